@@ -1,0 +1,16 @@
+# convoy_test(NAME SOURCES a.cc… [LIBS …] [LABELS …] [TIMEOUT seconds]): a Catch2 program that CTest runs.
+# LIBS defaults to convoy_core. Catch2's main comes from tests/main.cc, compiled once.
+function(convoy_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;LIBS;LABELS" ${ARGN})
+  if(NOT ARG_LIBS)
+    set(ARG_LIBS convoy_core)
+  endif()
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  add_executable(${name} ${ARG_SOURCES})
+  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
+  target_link_libraries(${name} PRIVATE ${ARG_LIBS} convoy_test_main convoy_warnings)
+  add_test(NAME ${name} COMMAND ${name})
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "cpu;${ARG_LABELS}")
+endfunction()
