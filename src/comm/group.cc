@@ -1,0 +1,200 @@
+// Group: c10d's calls with the options that Convoy's layers need (blocking calls run inline, no
+// thread is woken), and the group of one, which never touches c10d.
+#include <convoy/comm/group.h>
+
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+
+namespace convoy::comm {
+namespace {
+
+std::vector<int64_t> with_rows(const at::Tensor& like, int64_t rows) {
+  std::vector<int64_t> shape = like.sizes().vec();
+  TORCH_CHECK(!shape.empty(),
+              "a group gathers and scatters along dimension 0: the tensor has none");
+  shape[0] = rows;
+  return shape;
+}
+
+bool even(const std::vector<int64_t>& sizes) {
+  return std::all_of(sizes.begin(), sizes.end(), [&](int64_t s) { return s == sizes[0]; });
+}
+
+// Views of consecutive rows.
+std::vector<at::Tensor> split_rows(const at::Tensor& full, const std::vector<int64_t>& sizes) {
+  std::vector<at::Tensor> parts;
+  int64_t begin = 0;
+  for (const int64_t rows : sizes) {
+    parts.push_back(full.narrow(0, begin, rows));
+    begin += rows;
+  }
+  TORCH_CHECK(begin == full.size(0), "the sizes of the shards add up to ", begin,
+              " rows, the tensor has ", full.size(0));
+  return parts;
+}
+
+Pending finish(c10::intrusive_ptr<c10d::Work> work, std::vector<at::Tensor> tensors, bool async) {
+  Pending pending(std::move(work), std::move(tensors));
+  if (!async) pending.wait();
+  return pending;
+}
+
+}  // namespace
+
+void Pending::wait() {
+  if (work_) work_->wait();
+  work_.reset();
+  tensors_.clear();
+}
+
+Group::Group(c10::intrusive_ptr<c10d::ProcessGroup> process_group)
+    : process_group_(std::move(process_group)) {
+  if (!process_group_) return;
+  rank_ = process_group_->getRank();
+  size_ = process_group_->getSize();
+}
+
+std::string Group::name() const {
+  return process_group_ ? process_group_->getGroupName() : "alone";
+}
+
+Pending Group::all_reduce_impl(const at::Tensor& tensor, c10d::ReduceOp::RedOpType op,
+                               bool async) const {
+  if (alone()) return {};
+  c10d::AllreduceOptions options;
+  options.reduceOp = op;
+  options.asyncOp = async;
+  std::vector<at::Tensor> tensors = {tensor};
+  auto work = process_group_->allreduce(tensors, options);
+  return finish(std::move(work), std::move(tensors), async);
+}
+
+Pending Group::all_gather_impl(const at::Tensor& full, const at::Tensor& shard,
+                               const std::vector<int64_t>& sizes, bool async) const {
+  if (alone()) {
+    if (!full.is_same(shard)) full.copy_(shard);
+    return {};
+  }
+  c10d::AllgatherOptions options;
+  options.asyncOp = async;
+  at::Tensor out = full;
+  at::Tensor in = shard;
+  if (sizes.empty() || even(sizes)) {
+    return finish(process_group_->all_gather_single(out, in, options), {out, in}, async);
+  }
+  std::vector<std::vector<at::Tensor>> parts = {split_rows(full, sizes)};
+  std::vector<at::Tensor> inputs = {shard};
+  return finish(process_group_->allgather(parts, inputs, options), {out, in}, async);
+}
+
+Pending Group::reduce_scatter_impl(const at::Tensor& shard, const at::Tensor& full,
+                                   const std::vector<int64_t>& sizes, bool async) const {
+  if (alone()) {
+    if (!full.is_same(shard)) shard.copy_(full);
+    return {};
+  }
+  c10d::ReduceScatterOptions options;
+  options.asyncOp = async;
+  at::Tensor out = shard;
+  at::Tensor in = full;
+  if (sizes.empty() || even(sizes)) {
+    return finish(process_group_->reduce_scatter_single(out, in, options), {out, in}, async);
+  }
+  std::vector<std::vector<at::Tensor>> parts = {split_rows(full, sizes)};
+  std::vector<at::Tensor> outputs = {shard};
+  return finish(process_group_->reduce_scatter(outputs, parts, options), {out, in}, async);
+}
+
+void Group::all_reduce_(const at::Tensor& tensor, c10d::ReduceOp::RedOpType op) const {
+  all_reduce_impl(tensor, op, false);
+}
+
+void Group::broadcast_(const at::Tensor& tensor, int root) const {
+  if (alone()) return;
+  c10d::BroadcastOptions options;
+  options.rootRank = root;
+  options.asyncOp = false;
+  std::vector<at::Tensor> tensors = {tensor};
+  process_group_->broadcast(tensors, options)->wait();
+}
+
+void Group::barrier() const {
+  if (alone()) return;
+  c10d::BarrierOptions options;
+  options.asyncOp = false;
+  process_group_->barrier(options)->wait();
+}
+
+at::Tensor Group::all_gather(const at::Tensor& shard, const std::vector<int64_t>& sizes) const {
+  if (alone()) return shard;
+  const at::Tensor in = shard.contiguous();
+  int64_t rows = in.size(0) * size_;
+  if (!sizes.empty()) {
+    TORCH_CHECK(static_cast<int>(sizes.size()) == size_ && sizes[rank_] == in.size(0),
+                "all_gather in ", name(), ": rank ", rank_, " gives ", in.size(0),
+                " rows, which its size list doesn't say");
+    rows = 0;
+    for (const int64_t s : sizes) rows += s;
+  }
+  const at::Tensor full = at::empty(with_rows(in, rows), in.options());
+  all_gather_impl(full, in, sizes, false);
+  return full;
+}
+
+at::Tensor Group::reduce_scatter(const at::Tensor& full, const std::vector<int64_t>& sizes) const {
+  if (alone()) return full;
+  at::Tensor shard;
+  start_reduce_scatter(full.contiguous(), sizes, &shard).wait();
+  return shard;
+}
+
+void Group::all_gather_into(const at::Tensor& full, const at::Tensor& shard) const {
+  all_gather_impl(full, shard, {}, false);
+}
+
+void Group::reduce_scatter_into(const at::Tensor& shard, const at::Tensor& full) const {
+  reduce_scatter_impl(shard, full, {}, false);
+}
+
+Pending Group::start_all_reduce_(const at::Tensor& tensor, c10d::ReduceOp::RedOpType op) const {
+  return all_reduce_impl(tensor, op, true);
+}
+
+Pending Group::start_all_gather_into(const at::Tensor& full, const at::Tensor& shard) const {
+  return all_gather_impl(full, shard, {}, true);
+}
+
+Pending Group::start_reduce_scatter_into(const at::Tensor& shard, const at::Tensor& full) const {
+  return reduce_scatter_impl(shard, full, {}, true);
+}
+
+Pending Group::start_reduce_scatter(const at::Tensor& full, const std::vector<int64_t>& sizes,
+                                    at::Tensor* shard) const {
+  if (alone()) {
+    *shard = full;
+    return {};
+  }
+  TORCH_CHECK(sizes.empty() ? full.size(0) % size_ == 0 : static_cast<int>(sizes.size()) == size_,
+              "reduce_scatter in ", name(), ": ", full.size(0), " rows don't split over ", size_,
+              " ranks; pass the rows of each rank");
+  const int64_t rows = sizes.empty() ? full.size(0) / size_ : sizes[rank_];
+  *shard = at::empty(with_rows(full, rows), full.options());
+  return reduce_scatter_impl(*shard, full, sizes, true);
+}
+
+Pending Group::start_send(const at::Tensor& tensor, int to, int tag) const {
+  TORCH_CHECK(!alone(), "send in a group of one: there is no other rank");
+  std::vector<at::Tensor> tensors = {tensor};
+  auto work = process_group_->send(tensors, to, tag);
+  return {std::move(work), std::move(tensors)};
+}
+
+Pending Group::start_recv(const at::Tensor& tensor, int from, int tag) const {
+  TORCH_CHECK(!alone(), "recv in a group of one: there is no other rank");
+  std::vector<at::Tensor> tensors = {tensor};
+  auto work = process_group_->recv(tensors, from, tag);
+  return {std::move(work), std::move(tensors)};
+}
+
+}  // namespace convoy::comm
