@@ -20,6 +20,9 @@ build: deps
 test: build
 	@ctest --preset $(PRESET)
 
+bench: build
+	@PYTHONPATH=$(BUILD)/python $(CONVOY_VENV)/bin/python tests/bench/run.py $(BENCH) --build $(BUILD) $(if $(QUICK),--quick,)
+
 lint:
 	@.ci/lint.sh
 

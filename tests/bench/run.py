@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+"""Runs the benchmarks whose name begins with PREFIX and prints their JSON lines, then a table.
+
+  run.py [PREFIX] --build build/release [--list] [--quick]
+
+Every line is also appended to BUILD/bench/results.jsonl with the date, so that runs can be compared. The table on stderr
+shows a ratio above 1 where Convoy is better than the peer.
+"""
+import argparse
+import datetime
+import json
+import pathlib
+import subprocess
+import sys
+
+HERE = pathlib.Path(__file__).resolve().parent
+# name of a group of benchmarks -> (command, extra arguments for --quick); {build} is the build folder
+BENCHES = {
+    "comm.tcp": ([sys.executable, HERE / "comm_tcp.py", "--build", "{build}"], ["--sizes", "4KiB,1MiB", "--runs", "3"]),
+    "comm": ([sys.executable, HERE / "comm.py"], ["--ranks", "2", "--sizes", "64,1MiB", "--runs", "3"]),
+    "train": ([sys.executable, HERE / "train.py", "--build", "{build}"], ["--sizes", "small", "--runs", "1"]),
+    "build": ([sys.executable, HERE / "build.py"], ["--incremental-only"]),
+}
+
+
+def wanted(name: str, prefix: str) -> bool:
+    """Whether the group `name` can print a line whose bench begins with `prefix`."""
+    if name == "comm" and prefix.startswith("comm.tcp"):
+        return False
+    return name.startswith(prefix) or prefix.startswith(name)
+
+
+def table(results: list[dict]) -> str:
+    lines = [f"{'benchmark':24} {'case':24} {'value':>12} {'peer':>12} {'ratio':>7} {'of limit':>9}"]
+    for r in results:
+        share = r.get("share_of_limit")
+        peer = f"{r['peer_value']:.4g}" if "peer_value" in r else "-"
+        lines.append(f"{r['bench']:24} {r['case']:24} {r['value']:12.4g} {peer:>12} {r.get('ratio', float('nan')):7.2f} "
+                     f"{f'{share:.0%}' if share is not None else '-':>9}")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("prefix", nargs="?", default="")
+    parser.add_argument("--build", default="build/release")
+    parser.add_argument("--list", action="store_true", help="print the names and stop")
+    parser.add_argument("--quick", action="store_true", help="few cases: proves that the benchmarks run")
+    args = parser.parse_args()
+    chosen = {n: c for n, c in BENCHES.items() if wanted(n, args.prefix)}
+    if args.list or not chosen:
+        print("\n".join(BENCHES))
+        return 0 if args.list else 2
+    log = pathlib.Path(args.build) / "bench" / "results.jsonl"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    results, failed = [], []
+    for name, (command, quick) in chosen.items():
+        words = [str(w).format(build=args.build) for w in command] + (quick if args.quick else [])
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process, log.open("a") as out:
+            for line in process.stdout:
+                if not line.startswith("{"):
+                    print(line, end="", file=sys.stderr)
+                    continue
+                result = json.loads(line)
+                if not result["bench"].startswith(args.prefix):
+                    continue
+                print(line, end="", flush=True)
+                results.append(result)
+                out.write(json.dumps(result | {"date": datetime.datetime.now().isoformat(timespec="seconds")}) + "\n")
+        if process.returncode:
+            failed.append(name)
+    print(table(results), file=sys.stderr)
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
