@@ -29,6 +29,9 @@ struct NodeOptions {
   // store's host (CONVOY_INTERFACE or CONVOY_ADDRESS override it).
   std::string address;
   int tcp_streams = 4;  // connections for each pair of ranks on different machines
+  // Ranks with equal ids share memory, others are joined by TCP. Empty: CONVOY_HOST_ID, else found
+  // from the machine's boot id and network namespace. Set it to treat one machine as several.
+  std::string host_id;
 };
 
 // One process's end of the host backend: its heap, its maps of the peers' heaps, its connections,
