@@ -1,0 +1,263 @@
+// Decides the layout of the flat buckets (which parameters share one, in which order) and when
+// their reductions start. What the optimizer does with the result is adamw.cc's.
+#include <convoy/base/check.h>
+#include <convoy/parallel/data/adamw_kernel.h>
+#include <convoy/parallel/data/flat_buckets.h>
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <torch/csrc/autograd/function_hook.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <map>
+
+namespace convoy::data {
+namespace {
+
+// Every parameter begins on a cache line, in float32 and in float64; so does every shard.
+constexpr int64_t kAlignElements = 16;
+
+int64_t round_up(int64_t value, int64_t unit) {
+  return (value + unit - 1) / unit * unit;
+}
+
+bool narrow_type(at::ScalarType type) {
+  return type == at::kBFloat16 || type == at::kHalf;
+}
+
+// The order in which buckets are expected to fill: chunks from the last to the first, as backward
+// passes go; in a chunk, plain parameters from the last registered to the first, then those that
+// need an extra sum (norms get ready all along, the tied embedding at the very end).
+std::vector<size_t> backward_order(const std::vector<Param>& params) {
+  std::vector<size_t> order(params.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = params.size() - 1 - i;
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    if (params[a].chunk != params[b].chunk) return params[a].chunk > params[b].chunk;
+    return params[a].extra_sum < params[b].extra_sum;
+  });
+  return order;
+}
+
+double shard_squares(const Bucket& bucket, int64_t begin, int64_t end) {
+  const auto count = static_cast<size_t>(end - begin);
+  if (bucket.grads.scalar_type() == at::kDouble) {
+    return sum_of_squares(bucket.grads.const_data_ptr<double>() + begin, count);
+  }
+  return sum_of_squares(bucket.grads.const_data_ptr<float>() + begin, count);
+}
+
+}  // namespace
+
+struct FlatBuckets::State {
+  // What a reduction in this step has come to.
+  struct Progress {
+    int missing = 0;  // parameters of the bucket whose gradient isn't complete
+    bool started = false;
+    comm::Pending pending;
+  };
+
+  std::vector<Param> params;
+  ReductionGroups groups;
+  bool sharded = false;
+  std::vector<Bucket> buckets;
+  std::vector<size_t> bucket_of;  // by parameter
+  std::vector<Progress> progress;
+  std::map<int, bool> armed;  // by chunk
+  size_t next = 0;            // buckets before it have started
+  int overlapped = 0;
+
+  void lay_out(int64_t bucket_bytes);
+  void allocate(Bucket& bucket);
+  void ready(size_t param);
+  void start(size_t bucket);
+};
+
+namespace {
+
+// Tells the buckets that a parameter's gradient was accumulated.
+struct ReadyHook final : torch::autograd::PostAccumulateGradHook {
+  explicit ReadyHook(std::function<void()> call) : call(std::move(call)) {}
+  void operator()(const torch::autograd::Variable& /*param*/) override { call(); }
+  std::function<void()> call;
+};
+
+}  // namespace
+
+void FlatBuckets::State::lay_out(int64_t bucket_bytes) {
+  bucket_of.resize(params.size());
+  int64_t size = 0;
+  for (const size_t i : backward_order(params)) {
+    const Param& p = params[i];
+    const int64_t bytes = p.tensor.element_size();
+    const bool fits = !buckets.empty() && buckets.back().chunk == p.chunk &&
+                      buckets.back().extra_sum == p.extra_sum &&
+                      (size + p.tensor.numel()) * bytes <= bucket_bytes;
+    if (!fits) {
+      Bucket& bucket = buckets.emplace_back();
+      bucket.chunk = p.chunk;
+      bucket.extra_sum = p.extra_sum;
+      size = 0;
+    }
+    buckets.back().slots.push_back({i, size, p.tensor.numel()});
+    bucket_of[i] = buckets.size() - 1;
+    size = round_up(size + p.tensor.numel(), kAlignElements);
+  }
+}
+
+void FlatBuckets::State::allocate(Bucket& bucket) {
+  const Slot& last = bucket.slots.back();
+  const int64_t parts = groups.dp.size();
+  const int64_t size = round_up(last.offset + last.count, parts * kAlignElements);
+  const at::Tensor& first = params[last.param].tensor;
+  const at::ScalarType grad_type =
+      narrow_type(first.scalar_type()) ? at::kFloat : first.scalar_type();
+  bucket.params = at::zeros({size}, first.options().requires_grad(false));
+  bucket.grads = at::zeros({size}, first.options().dtype(grad_type).requires_grad(false));
+  bucket.shard_count = size / parts;
+  bucket.shard_begin = bucket.shard_count * groups.dp.rank();
+  for (const Slot& slot : bucket.slots) {
+    at::Tensor& tensor = params[slot.param].tensor;
+    const at::Tensor data = bucket.params.narrow(0, slot.offset, slot.count).view(tensor.sizes());
+    data.copy_(tensor.detach());
+    tensor.set_data(data);
+    if (grad_type != tensor.scalar_type()) tensor.set_grad_dtype(grad_type);
+    tensor.mutable_grad() = bucket.grads.narrow(0, slot.offset, slot.count).view(tensor.sizes());
+  }
+}
+
+void FlatBuckets::State::ready(size_t param) {
+  if (!armed[params[param].chunk]) return;
+  Progress& mine = progress[bucket_of[param]];
+  CONVOY_CHECK(mine.missing > 0, "gradient of " + params[param].name +
+                                     " was completed twice in the last backward pass of its chunk");
+  --mine.missing;
+  // In bucket order only: the ranks of the group must start the same collectives in the same order.
+  while (next < buckets.size() && progress[next].missing == 0) {
+    start(next++);
+    ++overlapped;
+  }
+}
+
+void FlatBuckets::State::start(size_t index) {
+  Bucket& bucket = buckets[index];
+  Progress& mine = progress[index];
+  mine.started = true;
+  if (groups.dp.alone()) return;
+  if (sharded) {
+    const at::Tensor shard = bucket.grads.narrow(0, bucket.shard_begin, bucket.shard_count);
+    mine.pending = groups.dp.start_reduce_scatter_into(shard, bucket.grads);
+  } else {
+    mine.pending = groups.dp.start_all_reduce_(bucket.grads);
+  }
+}
+
+FlatBuckets::FlatBuckets(std::vector<Param> params, ReductionGroups groups,
+                         const BucketOptions& options)
+    : state_(std::make_shared<State>()) {
+  State& s = *state_;
+  s.params = std::move(params);
+  s.groups = std::move(groups);
+  s.sharded = options.sharded && !s.groups.dp.alone();
+  for (const Param& p : s.params) {
+    CONVOY_CHECK(p.tensor.is_leaf() && p.tensor.requires_grad(),
+                 p.name + " is not a leaf that requires a gradient");
+    CONVOY_CHECK(p.tensor.scalar_type() == s.params[0].tensor.scalar_type(),
+                 p.name + " has another type than the parameters before it");
+  }
+  s.lay_out(options.bucket_bytes);
+  for (Bucket& bucket : s.buckets) s.allocate(bucket);
+  s.progress.resize(s.buckets.size());
+  for (size_t i = 0; i < s.params.size(); ++i) {
+    const std::weak_ptr<State> weak = state_;
+    torch::autograd::impl::set_post_acc_grad_hooks(s.params[i].tensor,
+                                                   std::make_unique<ReadyHook>([weak, i] {
+                                                     if (const auto state = weak.lock())
+                                                       state->ready(i);
+                                                   }));
+  }
+}
+
+FlatBuckets::~FlatBuckets() {
+  // A reduction that an error left behind still owns the bucket's memory through its Pending.
+  state_.reset();
+}
+
+void FlatBuckets::zero_grads() {
+  State& s = *state_;
+  for (size_t b = 0; b < s.buckets.size(); ++b) {
+    s.buckets[b].grads.zero_();
+    s.progress[b] = {};
+    s.progress[b].missing = static_cast<int>(s.buckets[b].slots.size());
+  }
+  s.armed.clear();
+  s.next = 0;
+  s.overlapped = 0;
+}
+
+void FlatBuckets::arm(int chunk) {
+  state_->armed[chunk] = true;
+}
+
+void FlatBuckets::finish() {
+  State& s = *state_;
+  while (s.next < s.buckets.size()) s.start(s.next++);
+  for (State::Progress& p : s.progress) p.pending.wait();
+  for (const Bucket& bucket : s.buckets) {
+    if (bucket.extra_sum == ExtraSum::kNone) continue;
+    const comm::Group& group = bucket.extra_sum == ExtraSum::kTied ? s.groups.tied : s.groups.tp;
+    group.all_reduce_(s.sharded ? bucket.grads.narrow(0, bucket.shard_begin, bucket.shard_count)
+                                : bucket.grads);
+  }
+}
+
+double FlatBuckets::grad_norm(std::vector<double>* also) const {
+  const State& s = *state_;
+  double squares = 0;
+  for (const Bucket& bucket : s.buckets) {
+    const int64_t shard_end = bucket.shard_begin + bucket.shard_count;
+    for (const Slot& slot : bucket.slots) {
+      if (!s.params[slot.param].counts_in_norm) continue;
+      const int64_t begin = std::max(slot.offset, bucket.shard_begin);
+      const int64_t end = std::min(slot.offset + slot.count, shard_end);
+      if (begin < end) squares += shard_squares(bucket, begin, end);
+    }
+  }
+  const auto count = static_cast<int64_t>(1 + (also ? also->size() : 0));
+  const at::Tensor sums = at::empty({count}, at::kDouble);
+  auto* values = sums.mutable_data_ptr<double>();
+  values[0] = squares;
+  if (also) std::copy(also->begin(), also->end(), values + 1);
+  s.groups.world.all_reduce_(sums);
+  if (also) std::copy(values + 1, values + count, also->begin());
+  return std::sqrt(values[0]);
+}
+
+void FlatBuckets::gather_grads() {
+  State& s = *state_;
+  if (!s.sharded) return;
+  for (const Bucket& bucket : s.buckets) {
+    s.groups.dp.all_gather_into(bucket.grads,
+                                bucket.grads.narrow(0, bucket.shard_begin, bucket.shard_count));
+  }
+}
+
+bool FlatBuckets::sharded() const {
+  return state_->sharded;
+}
+const std::vector<Param>& FlatBuckets::params() const {
+  return state_->params;
+}
+const std::vector<Bucket>& FlatBuckets::buckets() const {
+  return state_->buckets;
+}
+const ReductionGroups& FlatBuckets::groups() const {
+  return state_->groups;
+}
+int FlatBuckets::overlapped() const {
+  return state_->overlapped;
+}
+
+}  // namespace convoy::data

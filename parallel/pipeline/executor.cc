@@ -1,0 +1,190 @@
+// Turns a schedule's actions into calls of stage functions, autograd and the pipeline group. Order
+// and peers come from the schedule; nothing is decided here.
+#include <convoy/base/check.h>
+#include <convoy/parallel/pipeline/executor.h>
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+
+namespace convoy::pipeline {
+namespace {
+
+using schedule::Action;
+using schedule::Kind;
+
+}  // namespace
+
+Executor::Executor(comm::Group pp, std::vector<StageFunction> chunks)
+    : pp_(std::move(pp)), chunks_(std::move(chunks)) {
+  CONVOY_CHECK(!chunks_.empty(), "a pipeline rank computes at least one chunk");
+}
+
+bool Executor::is_last(int chunk) const {
+  return has_last_stage() && chunk + 1 == static_cast<int>(chunks_.size());
+}
+
+Executor::InFlight& Executor::flight(const Action& action) {
+  return flights_[static_cast<size_t>(action.chunk)][static_cast<size_t>(action.microbatch)];
+}
+
+void Executor::located(const Action& action, const std::function<void()>& body) const {
+  const auto where = [&] {
+    return "stage " + std::to_string(stage(action.chunk)) + " of " +
+           std::to_string(pp_.size() * static_cast<int>(chunks_.size())) + ", " +
+           schedule::describe(action) + ": ";
+  };
+  try {
+    body();
+  } catch (c10::Error& error) {
+    error.add_context(where());
+    throw;
+  }
+}
+
+std::vector<at::Tensor> Executor::run(const schedule::Schedule& schedule, const HiddenState& hidden,
+                                      const std::function<void(int chunk)>& before_last_backward) {
+  CONVOY_CHECK(schedule.ranks == pp_.size() && schedule.chunks == static_cast<int>(chunks_.size()),
+               "schedule " + schedule.name + " was made for another pipeline");
+  hidden_ = &hidden;
+  microbatches_ = schedule.microbatches;
+  before_last_backward_ = before_last_backward;
+  reset();
+  for (const schedule::Step& step : schedule.steps[static_cast<size_t>(pp_.rank())]) {
+    for (const Action& action : step) {
+      located(action, [&] { perform(action); });
+    }
+  }
+  drain_sends();
+  flights_.clear();
+  return std::move(results_);
+}
+
+void Executor::reset() {
+  sends_.clear();
+  results_.clear();
+  if (has_last_stage()) results_.resize(static_cast<size_t>(microbatches_));
+  flights_.clear();
+  flights_.resize(chunks_.size());
+  for (auto& chunk : flights_) chunk.resize(static_cast<size_t>(microbatches_));
+}
+
+void Executor::perform(const Action& action) {
+  switch (action.kind) {
+    case Kind::kForward:
+      return forward(action);
+    case Kind::kBackward:
+      return backward(action);
+    default:
+      return post(action);
+  }
+}
+
+void Executor::post(const Action& action) {
+  InFlight& f = flight(action);
+  switch (action.kind) {
+    case Kind::kSendForward:
+      sends_.push_back(pp_.start_send(f.output.detach(), action.peer));
+      break;
+    case Kind::kSendBackward:
+      sends_.push_back(pp_.start_send(f.input.grad(), action.peer));
+      f = {};
+      break;
+    case Kind::kRecvForward:
+      f.input = at::empty(hidden_->shape, hidden_->options);
+      f.input_pending = pp_.start_recv(f.input, action.peer);
+      break;
+    default:
+      f.output_grad = at::empty(hidden_->shape, hidden_->options);
+      f.grad_pending = pp_.start_recv(f.output_grad, action.peer);
+  }
+}
+
+at::Tensor Executor::compute(int chunk, int microbatch, const at::Tensor& input) {
+  const at::Tensor output = chunks_[static_cast<size_t>(chunk)](input, microbatch);
+  if (is_last(chunk)) {
+    results_[static_cast<size_t>(microbatch)] = output.detach();
+  } else {
+    TORCH_CHECK(output.sizes() == at::IntArrayRef(hidden_->shape) && output.is_contiguous(),
+                "a stage must return a contiguous hidden state of shape ",
+                at::IntArrayRef(hidden_->shape), ", not ", output.sizes());
+  }
+  return output;
+}
+
+void Executor::forward(const Action& action) {
+  InFlight& f = flight(action);
+  f.input_pending.wait();
+  if (stage(action.chunk) > 0) {
+    // With one pipeline rank the stage before is this rank's own: its output is at hand.
+    if (!f.input.defined()) {
+      f.input =
+          flights_[static_cast<size_t>(action.chunk - 1)][static_cast<size_t>(action.microbatch)]
+              .output.detach();
+    }
+    f.input.requires_grad_(true);
+  }
+  f.output = compute(action.chunk, action.microbatch, f.input);
+}
+
+void Executor::backward(const Action& action) {
+  InFlight& f = flight(action);
+  if (action.microbatch == microbatches_ - 1 && before_last_backward_) {
+    before_last_backward_(action.chunk);
+  }
+  if (is_last(action.chunk)) {
+    f.output.backward();
+  } else {
+    f.grad_pending.wait();
+    if (!f.output_grad.defined()) {
+      InFlight& next =
+          flights_[static_cast<size_t>(action.chunk + 1)][static_cast<size_t>(action.microbatch)];
+      f.output_grad = next.input.grad();
+      next = {};
+    }
+    f.output.backward(f.output_grad);
+  }
+  // The graph and its activations go now; only the input's gradient is still to be handed on.
+  f.output.reset();
+  f.output_grad.reset();
+  if (stage(action.chunk) == 0) f = {};
+}
+
+void Executor::drain_sends() {
+  for (comm::Pending& send : sends_) send.wait();
+  sends_.clear();
+}
+
+std::vector<at::Tensor> Executor::forward_only(int microbatches, const HiddenState& hidden) {
+  const at::NoGradGuard no_grad;
+  hidden_ = &hidden;
+  microbatches_ = microbatches;
+  reset();
+  const int chunks = static_cast<int>(chunks_.size());
+  const int last_stage = pp_.size() * chunks - 1;
+  const int next = (pp_.rank() + 1) % pp_.size();
+  const int previous = (pp_.rank() + pp_.size() - 1) % pp_.size();
+  for (int begin = 0; begin < microbatches; begin += pp_.size()) {
+    const int end = std::min(begin + pp_.size(), microbatches);
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      for (int m = begin; m < end; ++m) {
+        const Action action{Kind::kForward, m, chunk, -1};
+        located(action, [&] {
+          if (stage(chunk) > 0 && !pp_.alone()) post({Kind::kRecvForward, m, chunk, previous});
+          forward(action);
+          if (stage(chunk) < last_stage && !pp_.alone()) {
+            post({Kind::kSendForward, m, chunk, next});
+          }
+          if (!pp_.alone()) flight(action) = {};
+        });
+      }
+    }
+  }
+  drain_sends();
+  flights_.clear();
+  return std::move(results_);
+}
+
+}  // namespace convoy::pipeline
