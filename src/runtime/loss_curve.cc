@@ -1,157 +1,169 @@
-// Draws the loss curve: scales, ticks and colours of one small chart.
-#include <convoy/runtime/metrics.h>
+// Draws the loss curve by hand: a picture of two lines and two axes needs no plotting library.
+#include <convoy/runtime/loss_curve.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstdio>
+#include <limits>
 
 namespace convoy::runtime {
 namespace {
 
-constexpr double kWidth = 760;
-constexpr double kHeight = 440;
-constexpr double kLeft = 64;
-constexpr double kRight = 24;
-constexpr double kTop = 48;
-constexpr double kBottom = 56;
-// More points than this are not seen at this width.
-constexpr size_t kPointsMax = 600;
+constexpr double kWidth = 720, kHeight = 405;
+constexpr double kLeft = 64, kRight = 24, kTop = 48, kBottom = 48;
+constexpr int kTicks = 6;
+constexpr size_t kSmoothFrom = 300;  // points
+// Blue, orange, green: told apart with colour-blind eyes and on both backgrounds.
+constexpr std::array kColours = {"#3b82d6", "#e08a1e", "#2f9e6e"};
 
-constexpr const char* kStyle =
-    "<style>"
-    "svg{--ink:#1f2328;--soft:#59636e;--line:#d1d9e0;--train:#1f6feb;--valid:#bc4c00;"
-    "--page:#ffffff;font:13px system-ui,sans-serif}"
-    "@media(prefers-color-scheme:dark){svg{--ink:#f0f6fc;--soft:#9198a1;--line:#3d444d;"
-    "--train:#58a6ff;--valid:#f0883e;--page:#0d1117}}"
-    ".page{fill:var(--page)}.title{fill:var(--ink);font-size:16px;font-weight:600}"
-    ".soft{fill:var(--soft)}.grid{stroke:var(--line);stroke-width:1}"
-    ".train{stroke:var(--train);fill:none;stroke-width:1.6;stroke-linejoin:round}"
-    ".valid{stroke:var(--valid);fill:none;stroke-width:2}.dot{fill:var(--valid)}"
-    ".tt{fill:var(--train)}.vt{fill:var(--valid)}"
-    "</style>\n";
+struct Frame {
+  double x_min = 0, x_max = 1, y_min = 0, y_max = 1;
+  double x(double step) const {
+    return kLeft + (step - x_min) / (x_max - x_min) * (kWidth - kLeft - kRight);
+  }
+  double y(double loss) const {
+    return kTop + (y_max - loss) / (y_max - y_min) * (kHeight - kTop - kBottom);
+  }
+};
 
-template <class... Args>
-std::string format(const char* pattern, Args... args) {
+std::string format(const char* pattern, auto... values) {
   char text[512];
-  std::snprintf(text, sizeof text, pattern, args...);
+  std::snprintf(text, sizeof text, pattern, values...);
   return text;
 }
 
 std::string escaped(const std::string& text) {
   std::string out;
   for (const char c : text) {
-    if (c == '<')
+    if (c == '<') {
       out += "&lt;";
-    else if (c == '&')
+    } else if (c == '&') {
       out += "&amp;";
-    else
+    } else {
       out += c;
-  }
-  return out;
-}
-
-// A range of values on the chart, widened to whole ticks of 1, 2 or 5 times a power of ten.
-struct Axis {
-  Axis(double low, double high, int ticks) {
-    const double raw = std::max(high - low, 1e-6) / ticks;
-    const double power = std::pow(10.0, std::floor(std::log10(raw)));
-    const double lead = raw / power;
-    tick = power * (lead <= 1 ? 1 : lead <= 2 ? 2 : lead <= 5 ? 5 : 10);
-    begin = std::floor(low / tick) * tick;
-    end = std::max(std::ceil(high / tick) * tick, begin + tick);
-  }
-  double part(double value) const { return (value - begin) / (end - begin); }
-  double begin, end, tick;
-};
-
-struct Chart {
-  Axis x;
-  Axis y;
-  double px(double value) const { return kLeft + x.part(value) * (kWidth - kLeft - kRight); }
-  double py(double value) const {
-    return kHeight - kBottom - y.part(value) * (kHeight - kTop - kBottom);
-  }
-};
-
-Chart chart_of(const std::vector<Point>& train, const std::vector<Point>& validation) {
-  double high_x = 1;
-  double low_y = 1e300;
-  double high_y = -1e300;
-  for (const auto* series : {&train, &validation}) {
-    for (const Point& p : *series) {
-      if (!std::isfinite(p.y)) continue;
-      high_x = std::max(high_x, p.x);
-      low_y = std::min(low_y, p.y);
-      high_y = std::max(high_y, p.y);
     }
   }
-  if (low_y > high_y) low_y = 0, high_y = 1;
-  return {Axis(0, high_x, 8), Axis(low_y, high_y, 6)};
+  return out;
 }
 
-std::string grid(const Chart& c) {
-  std::string out;
-  const int rows = static_cast<int>(std::lround((c.y.end - c.y.begin) / c.y.tick));
-  for (int i = 0; i <= rows; ++i) {
-    const double value = c.y.begin + i * c.y.tick;
-    out += format("<line class=\"grid\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\"/>", kLeft,
-                  kWidth - kRight, c.py(value), c.py(value));
-    out += format("<text class=\"soft\" x=\"%.1f\" y=\"%.1f\" text-anchor=\"end\">%g</text>\n",
-                  kLeft - 8, c.py(value) + 4, std::round(value * 1e6) / 1e6);
+// The distance between ticks: 1, 2 or 5 times a power of ten, about kTicks of them.
+double tick_step(double range) {
+  const double raw = range / kTicks;
+  const double power = std::pow(10.0, std::floor(std::log10(raw)));
+  for (const double factor : {1.0, 2.0, 5.0}) {
+    if (raw <= factor * power) return factor * power;
   }
-  const int columns = static_cast<int>(std::lround((c.x.end - c.x.begin) / c.x.tick));
-  for (int i = 0; i <= columns; ++i) {
-    const double value = c.x.begin + i * c.x.tick;
-    out += format("<text class=\"soft\" x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\">%g</text>\n",
-                  c.px(value), kHeight - kBottom + 20, value);
+  return 10 * power;
+}
+
+Curve finite(const Curve& curve) {
+  Curve out{curve.label, {}};
+  for (const auto& point : curve.points) {
+    if (std::isfinite(point.second)) out.points.push_back(point);
   }
   return out;
 }
 
-std::string curve(const Chart& c, const std::vector<Point>& points, const char* style) {
-  if (points.empty()) return {};
-  std::string out = format("<polyline class=\"%s\" points=\"", style);
-  const size_t stride = std::max<size_t>(1, points.size() / kPointsMax);
-  for (size_t i = 0; i < points.size(); i += stride) {
-    if (std::isfinite(points[i].y))
-      out += format("%.1f,%.1f ", c.px(points[i].x), c.py(points[i].y));
+Frame frame_of(const std::vector<Curve>& curves) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  Frame frame{kInfinity, -kInfinity, kInfinity, -kInfinity};
+  for (const Curve& curve : curves) {
+    for (const auto& [step, loss] : curve.points) {
+      frame.x_min = std::min(frame.x_min, static_cast<double>(step));
+      frame.x_max = std::max(frame.x_max, static_cast<double>(step));
+      frame.y_min = std::min(frame.y_min, loss);
+      frame.y_max = std::max(frame.y_max, loss);
+    }
   }
-  if (std::isfinite(points.back().y)) {
-    out += format("%.1f,%.1f", c.px(points.back().x), c.py(points.back().y));
+  if (frame.x_min > frame.x_max) return {};
+  if (frame.x_max - frame.x_min < 1) frame.x_max = frame.x_min + 1;
+  const double margin = std::max(0.05 * (frame.y_max - frame.y_min), 1e-6);
+  frame.y_min -= margin;
+  frame.y_max += margin;
+  return frame;
+}
+
+std::string axes(const Frame& frame) {
+  std::string out;
+  const double y_step = tick_step(frame.y_max - frame.y_min);
+  for (double v = std::ceil(frame.y_min / y_step) * y_step; v <= frame.y_max; v += y_step) {
+    out += format("<line class='grid' x1='%.1f' x2='%.1f' y1='%.1f' y2='%.1f'/>", kLeft,
+                  kWidth - kRight, frame.y(v), frame.y(v));
+    out += format("<text x='%.1f' y='%.1f' text-anchor='end'>%.4g</text>", kLeft - 8,
+                  frame.y(v) + 4, v);
   }
-  return out + "\"/>\n";
+  const double x_step = std::max(1.0, tick_step(frame.x_max - frame.x_min));
+  for (double v = std::ceil(frame.x_min / x_step) * x_step; v <= frame.x_max; v += x_step) {
+    out += format("<text x='%.1f' y='%.1f' text-anchor='middle'>%.6g</text>", frame.x(v),
+                  kHeight - kBottom + 18, v);
+  }
+  out += format("<text x='%.1f' y='%.1f' text-anchor='middle'>step</text>",
+                (kLeft + kWidth - kRight) / 2, kHeight - 8);
+  out += format(
+      "<text transform='translate(16 %.1f) rotate(-90)' text-anchor='middle'>loss "
+      "(nats per token)</text>",
+      (kTop + kHeight - kBottom) / 2);
+  return out;
+}
+
+std::string line(const Frame& frame, const Curve& curve, const char* colour, double width,
+                 double opacity) {
+  std::string out = format(
+      "<polyline fill='none' stroke='%s' stroke-width='%.1f' stroke-opacity='%.2f' "
+      "stroke-linejoin='round' points='",
+      colour, width, opacity);
+  for (const auto& [step, loss] : curve.points) {
+    out += format("%.1f,%.1f ", frame.x(static_cast<double>(step)), frame.y(loss));
+  }
+  return out + "'/>";
+}
+
+Curve smoothed(const Curve& curve) {
+  Curve out{curve.label, {}};
+  const double keep = 1.0 - 1.0 / std::max(1.0, 0.02 * static_cast<double>(curve.points.size()));
+  double mean = curve.points.front().second;
+  for (const auto& [step, loss] : curve.points) {
+    mean = keep * mean + (1 - keep) * loss;
+    out.points.emplace_back(step, mean);
+  }
+  return out;
+}
+
+std::string drawn(const Frame& frame, const Curve& curve, size_t index) {
+  if (curve.points.empty()) return "";
+  const char* colour = kColours[index % kColours.size()];
+  std::string out;
+  if (curve.points.size() > kSmoothFrom) {
+    out = line(frame, curve, colour, 1.0, 0.3) + line(frame, smoothed(curve), colour, 2.0, 1.0);
+  } else {
+    out = line(frame, curve, colour, 2.0, 1.0);
+  }
+  const double x = kLeft + 160.0 * static_cast<double>(index);
+  out += format("<rect x='%.1f' y='30' width='14' height='4' rx='2' fill='%s'/>", x, colour);
+  out += format("<text x='%.1f' y='36'>", x + 20) + escaped(curve.label) +
+         format(" (last %.3f)</text>", curve.points.back().second);
+  return out;
 }
 
 }  // namespace
 
-std::string loss_curve_svg(const std::string& title, const std::vector<Point>& train,
-                           const std::vector<Point>& validation) {
-  const Chart c = chart_of(train, validation);
-  std::string out =
-      format("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %.0f %.0f\" role=\"img\">\n",
-             kWidth, kHeight);
-  out += kStyle;
+std::string loss_curve_svg(const std::string& title, const std::vector<Curve>& curves) {
+  std::vector<Curve> shown;
+  for (const Curve& curve : curves) shown.push_back(finite(curve));
+  const Frame frame = frame_of(shown);
+  std::string out = format(
+      "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 %.0f %.0f' width='%.0f' "
+      "height='%.0f'>",
+      kWidth, kHeight, kWidth, kHeight);
   out +=
-      "<title>" + escaped(title) + "</title><rect class=\"page\" width=\"100%\" height=\"100%\"/>";
-  out += format("<text class=\"title\" x=\"%.0f\" y=\"26\">", kLeft) + escaped(title) + "</text>\n";
-  out += grid(c);
-  out += curve(c, train, "train") + curve(c, validation, "valid");
-  for (const Point& p : validation) {
-    if (!std::isfinite(p.y)) continue;
-    out += format("<circle class=\"dot\" cx=\"%.1f\" cy=\"%.1f\" r=\"3\"/>", c.px(p.x), c.py(p.y));
-  }
-  const double legend = kWidth - kRight - 150;
-  out += format("<text class=\"tt\" x=\"%.0f\" y=\"66\">— training loss</text>", legend);
-  if (!validation.empty()) {
-    out += format("<text class=\"vt\" x=\"%.0f\" y=\"86\">• validation loss</text>", legend);
-  }
-  out += format(
-      "<text class=\"soft\" x=\"%.1f\" y=\"%.0f\" text-anchor=\"middle\">optimizer step</text>",
-      (kLeft + kWidth - kRight) / 2, kHeight - 14);
-  out += format(
-      "<text class=\"soft\" transform=\"translate(18 %.1f) rotate(-90)\" "
-      "text-anchor=\"middle\">loss (nats per token)</text>\n</svg>\n",
-      (kTop + kHeight - kBottom) / 2);
-  return out;
+      "<style>svg{background:#fff}text{font:12px sans-serif;fill:#444}.title{font-size:15px;"
+      "fill:#111}.grid{stroke:#ddd}@media(prefers-color-scheme:dark){svg{background:#16181d}"
+      "text{fill:#b8bcc4}.title{fill:#eee}.grid{stroke:#33363d}}</style>";
+  out += format("<text class='title' x='%.0f' y='20'>", kLeft) + escaped(title) + "</text>";
+  out += axes(frame);
+  for (size_t i = 0; i < shown.size(); ++i) out += drawn(frame, shown[i], i);
+  return out + "</svg>\n";
 }
 
 }  // namespace convoy::runtime

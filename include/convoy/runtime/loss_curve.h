@@ -1,0 +1,22 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace convoy::runtime {
+
+// One line of the picture: (step, loss) points in the order of the steps. Points that are not
+// finite are left out.
+struct Curve {
+  std::string label;  // "training", "validation"
+  std::vector<std::pair<int64_t, double>> points;
+};
+
+// The curves as one self-contained SVG (720 × 405), readable on light and dark pages. A curve of
+// more than 300 points is also drawn smoothed (an exponential mean over 2 % of its points), its raw
+// points pale behind it. Pure.
+std::string loss_curve_svg(const std::string& title, const std::vector<Curve>& curves);
+
+}  // namespace convoy::runtime
