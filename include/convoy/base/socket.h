@@ -1,0 +1,23 @@
+#pragma once
+
+#include <convoy/base/fd.h>
+#include <convoy/base/status.h>
+
+#include <cstdint>
+#include <string>
+
+namespace convoy {
+
+// A TCP socket that listens on `port` of every address of this machine (0: the kernel chooses).
+// A port that another program listens on: kAlreadyExists. Closed on exec.
+Result<UniqueFd> listen_tcp(uint16_t port);
+// The port that a bound socket has.
+Result<uint16_t> bound_port(int socket);
+// A port nobody listens on, below the range that the kernel hands to outgoing connections, so that
+// it stays free until the program that will listen there has started.
+Result<uint16_t> free_port();
+
+// This machine's name, as other machines of the cluster would call it.
+std::string host_name();
+
+}  // namespace convoy

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <convoy/base/clock.h>
+#include <convoy/base/status.h>
+
+#include <string>
+#include <string_view>
+
+// Durations and sizes as people write them.
+namespace convoy {
+
+// "90", "90s", "1.5m", "2h" or "250ms"; a bare number is seconds. Negative, infinite or unknown
+// units: kInvalidArgument that names `what`.
+Result<Nanos> parse_duration(std::string_view what, std::string_view text);
+// "250 ms", "1.5 s", "3 min 20 s", "2 h 5 min".
+std::string format_duration(Nanos duration);
+
+// "4096", "64KiB", "1.5GiB" (powers of 1024; "64K", "2G" mean the same).
+Result<uint64_t> parse_bytes(std::string_view what, std::string_view text);
+// "4096 B", "64 KiB", "1.5 GiB".
+std::string format_bytes(uint64_t bytes);
+
+}  // namespace convoy

@@ -1,0 +1,61 @@
+#pragma once
+
+#include <convoy/base/clock.h>
+#include <convoy/base/status.h>
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+// What `convoy run` does: starts the ranks of one machine, keeps and shows their output, and ends
+// all of them together.
+namespace convoy::launch {
+
+// Exit codes of `convoy run` beside the ranks' own. From sysexits.h where it has a fitting one, so
+// that they stay clear of the small codes that programs use.
+inline constexpr int kExitOk = 0;             // every rank ended with 0
+inline constexpr int kExitUsage = 64;         // bad option or input; nothing was started
+inline constexpr int kExitUnavailable = 69;   // port in use
+inline constexpr int kExitInternal = 70;      // the launcher itself failed
+inline constexpr int kExitCantExecute = 126;  // PROGRAM is no executable file
+inline constexpr int kExitNotFound = 127;     // no such PROGRAM
+inline constexpr int kExitSignalBase = 128;   // + n: ended by signal n (Ctrl-C: 130)
+
+struct LaunchOptions {
+  std::vector<std::string> program;  // PROGRAM and its arguments
+  int ranks = 1;                     // on this machine
+  std::string mesh;                  // for CONVOY_MESH; checked by the caller; may be empty
+  int nodes = 1;                     // machines of the job, each with `ranks` ranks
+  int node_rank = 0;                 // this machine, 0 … nodes - 1
+  std::string master_addr = "127.0.0.1";
+  uint16_t port = 0;   // of the job's store; 0: a free one (one machine only)
+  std::string output;  // run folder; "": runs/<job id> under the current folder
+  int threads = 0;     // OMP_NUM_THREADS; 0: what is set, else max(1, cores / ranks)
+  std::vector<std::pair<std::string, std::string>> environment;  // wins over what Convoy sets
+  bool prefix = true;                                            // "[3] " before rank 3's lines
+  bool json = false;  // events as JSON lines on stdout, ranks' output on stderr
+  Nanos grace = std::chrono::seconds(10);  // between Ctrl-C's forwarding and SIGKILL
+};
+
+// Runs the job and blocks until every process that it started is gone; returns the exit code.
+//
+// Processes: the caller's process stays a small guardian and forks the launcher proper, which forks
+// the ranks. Both adopt orphans (child subreapers) and watch each other, so that kill -9 of either
+// one ends every rank and what ranks started. Each rank has its own process group, and stdin
+// /dev/null. Call it from a process with one thread.
+//
+// Files: <run folder>/logs/rank_N.log, appended to; nothing anywhere else.
+//
+// Ends: when all ranks have ended; when one dies (code other than 0, or a signal) the others get
+// SIGTERM and then SIGKILL within 1 s, and the message names the first that died. SIGINT, SIGTERM
+// and SIGHUP are forwarded, SIGKILL follows after the grace time or at once on a second one.
+//
+// Fails before anything is started: kInvalidArgument; kAlreadyExists (port in use); kNotFound and
+// kFailedPrecondition (PROGRAM is missing, or not executable).
+Result<int> launch(const LaunchOptions& options);
+
+// The exit code for a launch() that failed.
+int exit_code_of(const Status& status);
+
+}  // namespace convoy::launch

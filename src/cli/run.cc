@@ -1,0 +1,140 @@
+// `convoy run`: its options, its help, and the checks that need more than the launcher knows.
+#include "src/cli/commands.h"
+#include <convoy/base/config.h>
+#include <convoy/base/units.h>
+#include <convoy/launch/launcher.h>
+#include <convoy/mesh/mesh.h>
+
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace convoy::cli {
+namespace {
+
+struct RunArguments {
+  launch::LaunchOptions options;
+  std::string rendezvous;
+  std::string grace = "10s";
+  std::vector<std::string> environment;
+  int port = 0;
+  bool no_prefix = false;
+};
+
+constexpr const char* kFooter = R"(Examples:
+  convoy run -n 4 -- ./train --steps 100
+      4 ranks; output on the terminal as "[3] ...", and in runs/<job>/logs/rank_3.log
+  convoy run -n 8 --mesh tp=2,pp=2,dp=2 -- python train.py
+      the mesh is checked against -n and handed to the program as CONVOY_MESH
+  convoy run -n 8 --nnodes 2 --node-rank 0 --rdzv 10.0.0.1:29500 -- ./train
+      the first of two machines with 8 ranks each; the other one says --node-rank 1
+  convoy run -n 2 --env CONVOY_LOG=debug --output /tmp/try -- ./train
+  convoy run -n 2 --json -- ./train | jq
+      one JSON line at the start, for each rank's end, and at the end
+
+Ctrl-C asks all ranks to end and kills them after the grace time; a second one kills at once.
+When a rank dies, the others are ended within 1 s and its last lines are shown.
+
+Exit codes:
+  0    every rank ended with 0
+  N    the exit code of the rank that died first (128 + signal, if a signal killed it)
+  64   bad option or input; nothing was started
+  69   the port is in use
+  70   the launcher itself failed
+  126  PROGRAM is not executable       127  there is no such PROGRAM
+  130  ended by Ctrl-C (143: SIGTERM, 129: SIGHUP)
+The variables that ranks find: `convoy env`.)";
+
+Status read_rendezvous(const std::string& text, launch::LaunchOptions* options) {
+  const size_t colon = text.rfind(':');
+  if (colon == std::string::npos || colon == 0) {
+    return {Code::kInvalidArgument,
+            "--rdzv is '" + text + "', but must be HOST:PORT, e.g. 10.0.0.1:29500."};
+  }
+  CONVOY_ASSIGN_OR_RETURN(const int64_t port,
+                          parse_integer("--rdzv's port", text.substr(colon + 1), 1, 65535));
+  options->master_addr = text.substr(0, colon);
+  options->port = static_cast<uint16_t>(port);
+  return ok_status();
+}
+
+Status complete(const Invocation& invocation, RunArguments* arguments) {
+  launch::LaunchOptions& options = arguments->options;
+  options.program = invocation.program;
+  options.prefix = !arguments->no_prefix;
+  options.port = static_cast<uint16_t>(arguments->port);
+  CONVOY_ASSIGN_OR_RETURN(options.grace, parse_duration("--grace", arguments->grace));
+  if (!arguments->rendezvous.empty()) {
+    CONVOY_RETURN_IF_ERROR(read_rendezvous(arguments->rendezvous, &options));
+  }
+  for (const std::string& entry : arguments->environment) {
+    const size_t equals = entry.find('=');
+    if (equals == std::string::npos || equals == 0) {
+      return {Code::kInvalidArgument, "--env is '" + entry + "', but must be NAME=VALUE."};
+    }
+    options.environment.emplace_back(entry.substr(0, equals), entry.substr(equals + 1));
+  }
+  if (!options.mesh.empty()) {
+    CONVOY_ASSIGN_OR_RETURN(const Mesh mesh,
+                            Mesh::parse(options.mesh, options.ranks * options.nodes));
+    options.mesh = mesh.to_string();
+  }
+  return ok_status();
+}
+
+int run(const Invocation& invocation, RunArguments* arguments) {
+  if (const Status status = complete(invocation, arguments); !status.ok()) return fail(status);
+  const Result<int> code = launch::launch(arguments->options);
+  if (code.ok()) return code.value();
+  fail(code.status());
+  return launch::exit_code_of(code.status());
+}
+
+}  // namespace
+
+void add_run(CLI::App& root, Invocation& invocation) {
+  CLI::App* app = root.add_subcommand("run", "Start a program on N ranks, and end them together");
+  const auto arguments = std::make_shared<RunArguments>();  // shared by the options and callback
+  launch::LaunchOptions& o = arguments->options;
+  app->usage("Usage: convoy run -n N [OPTIONS] -- PROGRAM ARGS...");
+  app->add_option("-n,--ranks", o.ranks, "ranks on this machine")
+      ->required()
+      ->check(CLI::Range(1, 4096))
+      ->type_name("N");
+  app->add_option("--mesh", o.mesh, "how ranks are arranged; default: all data parallel")
+      ->type_name("tp=2,pp=2,dp=2");
+  app->add_option("--output", o.output, "run folder; default: runs/<job> in this folder")
+      ->type_name("DIR");
+  app->add_option("--threads", o.threads, "OMP_NUM_THREADS; default: cores / ranks, at least 1")
+      ->check(CLI::Range(1, 4096))
+      ->type_name("T");
+  app->add_option("--env", arguments->environment, "a variable for the ranks; may be repeated")
+      ->take_all()
+      ->expected(1)
+      ->type_name("NAME=VALUE");
+  app->add_option("--grace", arguments->grace, "from Ctrl-C to SIGKILL; default: 10s")
+      ->type_name("TIME");
+  app->add_flag("--no-prefix", arguments->no_prefix, "show lines as they are, without \"[3] \"");
+  app->add_flag("--json", o.json, "events as JSON lines on stdout, the ranks' output on stderr");
+  CLI::Option* port = app->add_option("--port", arguments->port, "MASTER_PORT; default: a free one")
+                          ->check(CLI::Range(1, 65535))
+                          ->type_name("P");
+  CLI::Option* rendezvous =
+      app->add_option("--rdzv", arguments->rendezvous,
+                      "several machines: the first one's address, and a free port there")
+          ->type_name("HOST:PORT")
+          ->excludes(port);
+  app->add_option("--nnodes", o.nodes, "machines of the job, each with N ranks")
+      ->check(CLI::Range(1, 100000))
+      ->type_name("M");
+  app->add_option("--node-rank", o.node_rank, "which of them this is, from 0")
+      ->check(CLI::Range(0, 99999))
+      ->type_name("K")
+      ->needs(rendezvous);
+  app->footer(kFooter);
+  app->callback(
+      [&invocation, arguments] { invocation.exit_code = run(invocation, arguments.get()); });
+}
+
+}  // namespace convoy::cli

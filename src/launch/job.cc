@@ -1,0 +1,277 @@
+// The running job: which event leads to what. Ranks die in an order, and the first is the cause:
+// their pidfds are served in the order in which they became readable.
+#include "src/launch/job.h"
+
+#include <convoy/base/log.h>
+#include <convoy/base/socket.h>
+#include <convoy/base/units.h>
+
+#include <array>
+#include <cerrno>
+#include <csignal>
+#include <map>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+namespace convoy::launch {
+namespace {
+
+// After a rank's death the others get this long to end by themselves; the promise is 1 s in all.
+constexpr Nanos kDeathGrace = std::chrono::milliseconds(600);
+// What ranks leave behind gets this long after SIGTERM.
+constexpr Nanos kLeftoverGrace = std::chrono::milliseconds(300);
+constexpr size_t kReadBytes = 64 * 1024;
+// Reads of one rank's output after its end: a process that it left behind may write for ever.
+constexpr int kFinalReadsMax = 64;
+
+std::string number(int64_t value) {
+  return std::to_string(value);
+}
+
+// The caller's environment, what the contract says, and the user's own, in rising order.
+std::vector<std::string> rank_environment(const Plan& plan, int local) {
+  const LaunchOptions& o = plan.options;
+  std::map<std::string, std::string> values;
+  for (const std::string& entry : plan.inherited) {
+    const size_t equals = entry.find('=');
+    if (equals != std::string::npos) values[entry.substr(0, equals)] = entry.substr(equals + 1);
+  }
+  values["RANK"] = number(o.node_rank * o.ranks + local);
+  values["WORLD_SIZE"] = number(o.nodes * o.ranks);
+  values["LOCAL_RANK"] = number(local);
+  values["LOCAL_WORLD_SIZE"] = number(o.ranks);
+  values["MASTER_ADDR"] = o.master_addr;
+  values["MASTER_PORT"] = number(plan.port);
+  values["OMP_NUM_THREADS"] = number(plan.threads);
+  values["CONVOY_JOB_ID"] = plan.job_id;
+  values["CONVOY_RUN_DIR"] = plan.run_dir;
+  values["CONVOY_MESH"] = o.mesh;
+  values.emplace("CONVOY_GENERATION", "0");
+  values.emplace("PYTHONUNBUFFERED", "1");  // else Python's last words are lost in a buffer
+  for (const auto& [name, value] : o.environment) values[name] = value;
+  std::vector<std::string> result;
+  for (const auto& [name, value] : values) result.push_back(name + "=" + value);
+  return result;
+}
+
+}  // namespace
+
+Job::Job(const Plan& plan)
+    : plan_(plan),
+      terminal_({.prefix = plan.options.prefix, .all_to_stderr = plan.options.json}),
+      started_at_(Clock::system().now()) {}
+
+Result<int> Job::run(const UniqueFd& lifeline) {
+  CONVOY_RETURN_IF_ERROR(become_subreaper());
+  CONVOY_ASSIGN_OR_RETURN(loop_, EventLoop::create());
+  CONVOY_RETURN_IF_ERROR(watch_signals());
+  CONVOY_RETURN_IF_ERROR(loop_->watch(lifeline.get(), EPOLLIN, [this](uint32_t) {
+    guardian_died_ = true;
+    loop_->stop();
+  }));
+  Status status = start();
+  if (status.ok()) status = loop_->run();
+  if (guardian_died_ || !status.ok()) {
+    end_descendants(Nanos(0));
+    if (!status.ok()) return status;
+    return kExitInternal;  // nobody is left to read it
+  }
+  return report();
+}
+
+Status Job::watch_signals() {
+  sigset_t set;
+  ::sigemptyset(&set);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGCHLD}) ::sigaddset(&set, signal);
+  ::sigprocmask(SIG_BLOCK, &set, nullptr);
+  ::signal(SIGPIPE, SIG_IGN);  // a closed stdout is no reason to end the job
+  signals_.reset(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!signals_) return errno_status("watching signals", errno);
+  return loop_->watch(signals_.get(), EPOLLIN, [this](uint32_t) {
+    signalfd_siginfo info{};
+    while (::read(signals_.get(), &info, sizeof(info)) == sizeof(info)) {
+      on_signal(static_cast<int>(info.ssi_signo));
+    }
+  });
+}
+
+Status Job::start() {
+  for (int local = 0; local < plan_.options.ranks; ++local) {
+    CONVOY_RETURN_IF_ERROR(start_rank(local).with_context(
+        "rank " + number(plan_.options.node_rank * plan_.options.ranks + local)));
+  }
+  if (!plan_.options.json) return ok_status();
+  StartFacts facts{.job_id = plan_.job_id,
+                   .run_dir = plan_.run_dir,
+                   .master_addr = plan_.options.master_addr,
+                   .master_port = plan_.port,
+                   .world_size = plan_.options.nodes * plan_.options.ranks,
+                   .mesh = plan_.options.mesh,
+                   .ranks = {},
+                   .pids = {}};
+  for (const auto& rank : ranks_) {
+    facts.ranks.push_back(rank->rank);
+    facts.pids.push_back(rank->child.pid);
+  }
+  terminal_.event(start_event(facts));
+  return ok_status();
+}
+
+Status Job::start_rank(int local) {
+  const int global = plan_.options.node_rank * plan_.options.ranks + local;
+  CONVOY_ASSIGN_OR_RETURN(RankLog log,
+                          RankLog::open(plan_.run_dir + "/logs/rank_" + number(global) + ".log"));
+  CONVOY_ASSIGN_OR_RETURN(Child child,
+                          spawn(plan_.path, plan_.options.program, rank_environment(plan_, local)));
+  ranks_.push_back(std::make_unique<Rank>(
+      Rank{global, std::move(child), std::move(log), LineSplitter(), LineSplitter(), {}}));
+  ++running_;
+  Rank& rank = *ranks_.back();
+  CONVOY_RETURN_IF_ERROR(
+      loop_->watch(rank.child.pidfd.get(), EPOLLIN, [this, &rank](uint32_t) { on_exit(rank); }));
+  CONVOY_RETURN_IF_ERROR(loop_->watch(rank.child.out.get(), EPOLLIN,
+                                      [this, &rank](uint32_t) { on_output(rank, false); }));
+  return loop_->watch(rank.child.err.get(), EPOLLIN,
+                      [this, &rank](uint32_t) { on_output(rank, true); });
+}
+
+// Reads once; false when there is nothing more, now or ever.
+bool Job::read_output(Rank& rank, bool is_error) {
+  UniqueFd& fd = is_error ? rank.child.err : rank.child.out;
+  if (!fd) return false;
+  std::array<char, kReadBytes> bytes;
+  const ssize_t count = ::read(fd.get(), bytes.data(), bytes.size());
+  if (count < 0) return errno == EINTR;
+  if (count == 0) {
+    loop_->unwatch(fd.get());
+    fd.reset();
+    return false;
+  }
+  LineSplitter& splitter = is_error ? rank.err : rank.out;
+  splitter.feed({bytes.data(), static_cast<size_t>(count)},
+                [&](std::string_view text, bool is_progress) {
+                  if (!is_progress) {
+                    rank.log.add(text);
+                    terminal_.add(rank.rank, text, is_error);
+                  } else if (rank.rank == 0) {
+                    terminal_.progress(rank.rank, text);
+                  }
+                });
+  return true;
+}
+
+void Job::on_output(Rank& rank, bool is_error) {
+  read_output(rank, is_error);
+  const bool could_write = rank.log.error().ok();
+  rank.log.flush();
+  if (could_write && !rank.log.error().ok()) {
+    terminal_.say("convoy: the log of rank " + number(rank.rank) +
+                  " can't be written: " + rank.log.error().message());
+  }
+  terminal_.flush();
+}
+
+void Job::finish_output(Rank& rank) {
+  for (const bool is_error : {false, true}) {
+    for (int i = 0; i < kFinalReadsMax && read_output(rank, is_error); ++i) {
+    }
+    (is_error ? rank.err : rank.out).finish([&](std::string_view text, bool) {
+      rank.log.add(text);
+      terminal_.add(rank.rank, text, is_error);
+    });
+    UniqueFd& fd = is_error ? rank.child.err : rank.child.out;
+    if (fd) loop_->unwatch(fd.get());
+    fd.reset();
+  }
+  rank.log.flush();
+  terminal_.flush();
+}
+
+void Job::on_exit(Rank& rank) {
+  int wait_status = 0;
+  if (::waitpid(rank.child.pid, &wait_status, WNOHANG) != rank.child.pid) return;
+  loop_->unwatch(rank.child.pidfd.get());
+  finish_output(rank);
+  rank.exit = RankExit{.rank = rank.rank,
+                       .pid = rank.child.pid,
+                       .wait_status = wait_status,
+                       .was_asked = ending_,
+                       .at = Clock::system().now() - started_at_,
+                       .log = rank.log.path()};
+  const bool is_cause = !is_success(*rank.exit) && !ending_;
+  if (is_cause) cause_ = rank.rank - plan_.options.node_rank * plan_.options.ranks;
+  if (plan_.options.json) terminal_.event(exit_event(*rank.exit, is_cause));
+  if (--running_ == 0) {
+    loop_->stop();
+  } else if (is_cause) {
+    end_ranks(SIGTERM, kDeathGrace);
+  }
+}
+
+void Job::on_signal(int signal) {
+  if (signal == SIGCHLD) {
+    reap_adopted([this](pid_t pid) {
+      for (const auto& rank : ranks_) {
+        if (rank->child.pid == pid) return true;
+      }
+      return false;
+    });
+    return;
+  }
+  if (stopped_by_) {
+    terminal_.say("convoy: " + signal_name(signal) + " again: killing the ranks.");
+    signal_ranks(SIGKILL);
+    return;
+  }
+  stopped_by_ = signal;
+  const Nanos grace = plan_.options.grace;
+  terminal_.say("convoy: " + signal_name(signal) + ": asked " + number(running_) +
+                " ranks to end; SIGKILL in " + format_duration(grace) + ", or on a second one.");
+  end_ranks(signal, grace);
+}
+
+void Job::end_ranks(int signal, Nanos grace) {
+  ending_ = true;
+  signal_ranks(signal);
+  loop_->after(grace, [this] { signal_ranks(SIGKILL); });
+}
+
+void Job::signal_ranks(int signal) {
+  for (const auto& rank : ranks_) {
+    if (rank->exit) continue;
+    ::kill(-rank->child.pid, signal);
+    if (signal != SIGKILL) ::kill(-rank->child.pid, SIGCONT);  // a stopped rank would not see it
+  }
+}
+
+int Job::report() {
+  terminal_.end_progress();
+  const size_t leftovers = end_descendants(kLeftoverGrace);
+  const Nanos elapsed = Clock::system().now() - started_at_;
+  int code = kExitOk;
+  if (cause_) {
+    const Rank& cause = *ranks_[static_cast<size_t>(*cause_)];
+    std::vector<RankExit> all;
+    for (const auto& rank : ranks_) all.push_back(*rank->exit);
+    terminal_.say(failure_text(*cause.exit, cause.log.tail(), all));
+    code = code_of(*cause.exit);
+  } else if (stopped_by_) {
+    code = kExitSignalBase + *stopped_by_;
+    terminal_.say("convoy: ended by " + signal_name(*stopped_by_) + " after " +
+                  format_duration(elapsed) + "; logs: " + plan_.run_dir + "/logs");
+  }
+  if (leftovers > 0) {
+    terminal_.say("convoy: ended " + number(static_cast<int64_t>(leftovers)) +
+                  " processes that the ranks had left behind.");
+  }
+  if (plan_.options.json) {
+    const auto rank =
+        cause_ ? std::optional(ranks_[static_cast<size_t>(*cause_)]->rank) : std::nullopt;
+    terminal_.event(end_event(code, rank, elapsed));
+  }
+  return code;
+}
+
+}  // namespace convoy::launch

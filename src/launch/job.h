@@ -1,0 +1,73 @@
+#pragma once
+
+#include "src/launch/output.h"
+#include "src/launch/process.h"
+#include "src/launch/report.h"
+#include <convoy/base/event_loop.h>
+#include <convoy/base/fd.h>
+#include <convoy/base/status.h>
+#include <convoy/launch/launcher.h>
+
+#include <deque>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace convoy::launch {
+
+// A launch that has been checked and filled in: what every rank gets, and where files go.
+struct Plan {
+  LaunchOptions options;
+  std::string path;  // of the program
+  std::string job_id;
+  std::string run_dir;  // absolute; exists, with logs/ in it
+  uint16_t port = 0;
+  int threads = 1;
+  std::vector<std::string> inherited;  // "NAME=value" of the caller
+};
+
+// The ranks of one machine while they run. One thread, one event loop; use once.
+class Job {
+ public:
+  explicit Job(const Plan& plan);
+  // Starts the ranks, serves them until all have ended, and returns the exit code.
+  Result<int> run(const UniqueFd& lifeline);
+
+ private:
+  struct Rank {
+    int rank;
+    Child child;
+    RankLog log;
+    LineSplitter out;
+    LineSplitter err;
+    std::optional<RankExit> exit;
+  };
+
+  Status start();
+  Status start_rank(int local);
+  Status watch_signals();
+  void on_output(Rank& rank, bool is_error);
+  bool read_output(Rank& rank, bool is_error);
+  void on_exit(Rank& rank);
+  void on_signal(int signal);
+  // Asks the ranks that still run to end, and kills them after `grace`.
+  void end_ranks(int signal, Nanos grace);
+  void signal_ranks(int signal);
+  void finish_output(Rank& rank);
+  int report();
+
+  const Plan& plan_;
+  std::unique_ptr<EventLoop> loop_;
+  Terminal terminal_;
+  UniqueFd signals_;
+  std::vector<std::unique_ptr<Rank>> ranks_;
+  size_t running_ = 0;
+  std::optional<int> cause_;       // index into ranks_ of the first that died on its own
+  std::optional<int> stopped_by_;  // the signal that the user sent
+  bool ending_ = false;
+  bool guardian_died_ = false;
+  TimePoint started_at_;
+};
+
+}  // namespace convoy::launch
