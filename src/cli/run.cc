@@ -46,6 +46,13 @@ Exit codes:
   130  ended by Ctrl-C (143: SIGTERM, 129: SIGHUP)
 The variables that ranks find: `convoy env`.)";
 
+class RunFormatter final : public CLI::Formatter {
+ public:
+  std::string make_usage(const CLI::App* /*app*/, std::string /*name*/) const override {
+    return "Usage: convoy run -n N [OPTIONS] -- PROGRAM ARGS...\n";
+  }
+};
+
 Status read_rendezvous(const std::string& text, launch::LaunchOptions* options) {
   const size_t colon = text.rfind(':');
   if (colon == std::string::npos || colon == 0) {
@@ -97,7 +104,7 @@ void add_run(CLI::App& root, Invocation& invocation) {
   CLI::App* app = root.add_subcommand("run", "Start a program on N ranks, and end them together");
   const auto arguments = std::make_shared<RunArguments>();  // shared by the options and callback
   launch::LaunchOptions& o = arguments->options;
-  app->usage("Usage: convoy run -n N [OPTIONS] -- PROGRAM ARGS...");
+  app->formatter(std::make_shared<RunFormatter>());
   app->add_option("-n,--ranks", o.ranks, "ranks on this machine")
       ->required()
       ->check(CLI::Range(1, 4096))

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <convoy/base/clock.h>
 #include <convoy/base/fd.h>
 #include <convoy/base/status.h>
 
@@ -35,7 +36,7 @@ std::vector<pid_t> descendants();
 void reap_adopted(const std::function<bool(pid_t)>& kept);
 // Ends everything below this process: SIGTERM, SIGKILL after `patience`. Returns how many were
 // there. Blocks until all are gone (a process stuck in the kernel is given up after some seconds).
-size_t end_descendants(std::chrono::nanoseconds patience);
+size_t end_descendants(Nanos patience);
 
 // "SIGSEGV" for 11.
 std::string signal_name(int signal);
