@@ -170,6 +170,7 @@ Status read_master(const Getenv& getenv, const Family& family, const std::string
         "to a free port of rank 0's host, the same on every rank, e.g. MASTER_PORT=29500.");
   }
   out->master_port = static_cast<uint16_t>(port);
+  out->store_is_served = text_of(getenv, "TORCHELASTIC_USE_AGENT_STORE") == "True";
   return ok_status();
 }
 
@@ -178,7 +179,10 @@ Status read_settings(const Getenv& getenv, Environment* out) {
   out->run_dir = text_of(getenv, "CONVOY_RUN_DIR");
   out->interface = text_of(getenv, "CONVOY_INTERFACE");
   out->address = text_of(getenv, "CONVOY_ADDRESS");
+  out->host_id = text_of(getenv, "CONVOY_HOST_ID");
   out->fault = text_of(getenv, "CONVOY_FAULT");
+  CONVOY_RETURN_IF_ERROR(
+      read_int(getenv, "TORCHELASTIC_RESTART_COUNT", 0, INT32_MAX, &out->generation));
   CONVOY_RETURN_IF_ERROR(read_int(getenv, "CONVOY_GENERATION", 0, INT32_MAX, &out->generation));
   if (const std::string text = text_of(getenv, "CONVOY_TIMEOUT"); !text.empty()) {
     CONVOY_ASSIGN_OR_RETURN(out->timeout, parse_duration("CONVOY_TIMEOUT", text));

@@ -35,15 +35,20 @@ struct Environment {
   std::string master_addr = "127.0.0.1";  // MASTER_ADDR: host of rank 0, which serves the store
   uint16_t master_port = 0;               // MASTER_PORT: of the store; 0 only when world_size is 1
 
-  std::string mesh;                           // CONVOY_MESH: e.g. "tp=2,pp=2,dp=2"; "": all dp
-  std::string run_dir;                        // CONVOY_RUN_DIR: where the job's files go; "": none
-  std::string job_id;                         // CONVOY_JOB_ID: names the job in logs and messages
-  int generation = 0;                         // CONVOY_GENERATION: counts the job's memberships
+  // TORCHELASTIC_USE_AGENT_STORE: torchrun's agent serves the store already, so rank 0 must not.
+  bool store_is_served = false;
+
+  std::string mesh;     // CONVOY_MESH: e.g. "tp=2,pp=2,dp=2"; "": all dp
+  std::string run_dir;  // CONVOY_RUN_DIR: where the job's files go; "": none
+  std::string job_id;   // CONVOY_JOB_ID: names the job in logs and messages
+  int generation = 0;   // CONVOY_GENERATION: counts the job's memberships (under torchrun:
+                        // its restarts, if unset)
   Nanos timeout = std::chrono::seconds(300);  // CONVOY_TIMEOUT: of joining and of every collective
   std::string interface;                      // CONVOY_INTERFACE: network interface; "": automatic
   std::string address;                        // CONVOY_ADDRESS: address to listen on; "": automatic
-  std::string log_level = "info";             // CONVOY_LOG: debug|info|warn|error|off
-  std::string fault;                          // CONVOY_FAULT: fault points to arm, for tests
+  std::string host_id;  // CONVOY_HOST_ID: ranks with equal ids share memory; "": found out
+  std::string log_level = "info";  // CONVOY_LOG: debug|info|warn|error|off
+  std::string fault;               // CONVOY_FAULT: fault points to arm, for tests
 };
 
 // One row of the contract.

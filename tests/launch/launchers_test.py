@@ -1,0 +1,213 @@
+"""The same worker under convoy run, torchrun, mpirun and srun: launchers_test.py LAUNCHER WORKER CONVOY
+
+Method: start real launchers with N ranks of tests/launch/worker.cc, which prints what read_environment() saw, and
+check that every rank found its place, and all the same store. Slurm is started for the test: one machine that declares
+8 CPUs, all state in a temporary folder, ended afterwards. Exit code 77 means that the launcher is not installed.
+Does not check several machines; the node list's grammar is in environment_test.cc.
+"""
+import ctypes
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+SKIPPED = 77
+RANKS = 3
+LINE = re.compile(r"worker rank=(\d+) size=(\d+) local=(\d+)/(\d+) master=([^:]+):(\d+) by=(.+)")
+LAUNCHER_VARIABLES = re.compile(r"^(RANK|WORLD_SIZE|LOCAL_|MASTER_|CONVOY_(?!VENV)|OMPI_|PMI|SLURM|TORCHELASTIC)")
+
+
+def skip(why):
+    print(f"skipped: {why}")
+    sys.exit(SKIPPED)
+
+
+def clean_environment(**more):
+    kept = {k: v for k, v in os.environ.items() if not LAUNCHER_VARIABLES.match(k)}
+    return {**kept, **more}
+
+
+def run(command, **more):
+    print("+", " ".join(command), flush=True)
+    done = subprocess.run(command, env=clean_environment(**more), text=True, timeout=150, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=tempfile.gettempdir())
+    print(done.stdout, flush=True)
+    assert done.returncode == 0, f"exit code {done.returncode}"
+    return done.stdout
+
+
+def check(output, by, master=None):
+    found = sorted(LINE.findall(output), key=lambda f: int(f[0]))
+    assert [int(f[0]) for f in found] == list(range(RANKS)), found
+    for rank, f in enumerate(found):
+        assert f[1:4] == (str(RANKS), str(rank), str(RANKS)), f
+        assert f[6].strip() == by, f
+    masters = {f[4:6] for f in found}
+    assert len(masters) == 1, f"the ranks look for the store in different places: {masters}"
+    address, port = masters.pop()
+    assert 0 < int(port) < 65536
+    assert master is None or address == master, address
+
+
+def under_convoy(worker, convoy):
+    with tempfile.TemporaryDirectory() as folder:
+        check(run([convoy, "run", "-n", str(RANKS), "--output", folder, "--", worker]), "convoy run", "127.0.0.1")
+
+
+def under_torchrun(worker, _):
+    venv = os.environ.get("CONVOY_VENV", os.path.expanduser("~/.cache/convoy/venv"))
+    python = os.path.join(venv, "bin", "python")
+    if not os.path.exists(python):
+        skip(f"no {python}")
+    if subprocess.run([python, "-c", "import importlib.util as u, sys; sys.exit(u.find_spec('torch') is None)"],
+                      timeout=60).returncode != 0:
+        skip(f"{python} has no torch")
+    check(run([python, "-m", "torch.distributed.run", "--nproc-per-node", str(RANKS), "--master-addr", "127.0.0.1",
+               "--master-port", str(free_port()), "--no-python", worker]), "torchrun", "127.0.0.1")
+
+
+def under_mpirun(worker, _):
+    if shutil.which("mpirun") is None:
+        skip("no mpirun")
+    check(run(["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", str(RANKS), worker]), "mpirun", "127.0.0.1")
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("", 0))
+        return s.getsockname()[1]
+
+
+class Slurm:
+    """A Slurm cluster of this machine alone."""
+
+    CONFIG = """ClusterName=convoy_test
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+CryptoType=crypto/munge
+CredType=cred/munge
+SlurmctldPort={controller_port}
+SlurmdPort={node_port}
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+SlurmdParameters=config_overrides
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+MpiDefault=none
+ReturnToService=2
+NodeName={host} NodeAddr=127.0.0.1 CPUs=8 State=UNKNOWN
+PartitionName=test Nodes={host} Default=YES MaxTime=INFINITE State=UP
+"""
+
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder)
+        self.daemons = []
+        self.host = socket.gethostname().split(".")[0]
+        (self.folder / "state").mkdir()
+        (self.folder / "spool").mkdir()
+        (self.folder / "munge.key").write_bytes(os.urandom(1024))
+        os.chmod(self.folder / "munge.key", 0o400)
+        self.config = self.folder / "slurm.conf"
+        self.config.write_text(self.CONFIG.format(host=self.host, folder=folder, controller_port=free_port(),
+                                                  node_port=free_port()))
+
+    def start(self):
+        f = self.folder
+        self._daemon("munged", "--foreground", "--force", f"--key-file={f}/munge.key", f"--socket={f}/munge.socket",
+                     f"--pid-file={f}/munged.pid", f"--log-file={f}/munged.log", f"--seed-file={f}/munged.seed")
+        self._wait("munged's socket", lambda: (f / "munge.socket").exists())
+        self._daemon("slurmctld", "-D", "-f", str(self.config))
+        self._daemon("slurmd", "-D", "-f", str(self.config), "-N", self.host)
+        self._wait("an idle node", lambda: "idle" in subprocess.run(
+            ["sinfo", "-h", "-o", "%T"], env=self.environment(), text=True, timeout=60, capture_output=True).stdout)
+
+    def environment(self):
+        return clean_environment(SLURM_CONF=str(self.config))
+
+    def _daemon(self, *command):
+        log = open(self.folder / f"{command[0]}.out", "w")
+        self.daemons.append(subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL))
+
+    def _wait(self, what, holds, seconds=90):
+        end = time.monotonic() + seconds
+        while not holds():
+            dead = [d.args[0] for d in self.daemons if d.poll() is not None]
+            if dead or time.monotonic() > end:
+                raise RuntimeError(f"no {what}; ended: {dead}\n{self.logs()}")
+            time.sleep(0.2)
+
+    def logs(self):
+        return "\n".join(f"== {p.name}\n{p.read_text()[-3000:]}" for p in sorted(self.folder.glob("*.log"))
+                         + sorted(self.folder.glob("*.out")))
+
+    def stop(self):
+        # A step lives a little longer than srun; it must not outlive the test.
+        self._wait("empty queue", lambda: not subprocess.run(["squeue", "-h"], env=self.environment(), text=True,
+                                                             timeout=60, capture_output=True).stdout.strip())
+        for daemon in reversed(self.daemons):
+            daemon.terminate()
+        for daemon in self.daemons:
+            try:
+                daemon.wait(20)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+                daemon.wait()
+        for pid in children():
+            os.kill(pid, signal.SIGKILL)
+
+
+def adopt_orphans():
+    """Makes this process the parent of what its children leave behind (PR_SET_CHILD_SUBREAPER)."""
+    assert ctypes.CDLL(None, use_errno=True).prctl(36, 1, 0, 0, 0) == 0
+
+
+def children():
+    found = []
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended
+            continue
+        if int(fields[1]) == os.getpid() and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def under_srun(worker, _):
+    missing = [p for p in ("slurmctld", "slurmd", "srun", "sinfo", "munged") if shutil.which(p) is None]
+    if missing or os.geteuid() != 0:
+        skip(f"Slurm needs {', '.join(missing) or 'root'}")
+    adopt_orphans()
+    with tempfile.TemporaryDirectory(prefix="convoy-slurm-") as folder:
+        os.chmod(folder, 0o755)  # munge trusts no socket in a folder that others can't search
+        slurm = Slurm(folder)
+        try:
+            slurm.start()
+            check(run(["srun", "-n", str(RANKS), worker], SLURM_CONF=str(slurm.config)), "srun", slurm.host)
+        except Exception:
+            print(slurm.logs())
+            raise
+        finally:
+            slurm.stop()
+
+
+if __name__ == "__main__":
+    {"convoy": under_convoy, "torchrun": under_torchrun, "mpirun": under_mpirun,
+     "srun": under_srun}[sys.argv[1]](*map(os.path.abspath, sys.argv[2:4]))
+    print("ok")
