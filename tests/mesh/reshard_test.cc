@@ -356,6 +356,42 @@ TEST_CASE("a replica on the same node is preferred") {
   REQUIRE(sent_by(plan).size() == 4);
 }
 
+TEST_CASE("where sources overlap without being equal, the near one gives all it can") {
+  const Holder far{0, 0, {{{0}, {6}, 0, {1}}}};
+  const Holder near{1, 1, {{{2}, {6}, 0, {1}}}};
+  const Holder taker{2, 1, {{{0}, {8}, 0, {1}}}};
+  ReshardProblem problem{.shape = {8}, .sources = {far, near}, .destinations = {taker}};
+  const ReshardPlan plan = ReshardPlanner::create(std::move(problem)).value().plan().value();
+  REQUIRE(sent_by(plan) == std::map<int, int64_t>{{0, 2}, {1, 6}});
+}
+
+TEST_CASE("segments that stay together travel together") {
+  // q, k and v rows are three boxes; as column blocks of equal width they are one strided transfer.
+  const std::vector<Segment> qkv = {{.name = "q", .units = 4},
+                                    {.name = "k", .units = 2, .follows = "q"},
+                                    {.name = "v", .units = 2, .follows = "q"}};
+  const Mesh mesh = mesh_of("tp=1,dp=2", 2);
+  const ShardSpec spec{
+      .shape = {8, 6},
+      .dtype_bytes = 1,
+      .placements = {{"tp", Placement::shard(0, qkv)}, {"dp", Placement::shard(1)}}};
+  REQUIRE(spec.pieces(mesh, 0).size() == 3);
+  const DestinationPlan plan =
+      ReshardPlanner::create({mesh, spec}, {Mesh(), {.shape = {8, 6}, .dtype_bytes = 1}})
+          .value()
+          .plan_for_destination(0)
+          .value();
+  REQUIRE(plan.receives == std::vector<Transfer>{{.src_rank = 1,
+                                                  .dst_rank = 0,
+                                                  .src_offset = 0,
+                                                  .dst_offset = 3,
+                                                  .bytes = 3,
+                                                  .count = 8,
+                                                  .src_stride = 3,
+                                                  .dst_stride = 6}});
+  REQUIRE(plan.local_copies.size() == 1);
+}
+
 TEST_CASE("what can't be planned is refused with what to do") {
   using Catch::Contains;
   const Mesh mesh = mesh_of("tp=2", 2);
