@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace convoy::cli {
@@ -22,19 +23,27 @@ std::vector<std::string> known_words(const CLI::App& app) {
   return words;
 }
 
+// The innermost command that was named, and how it is spelt: "convoy data prepare".
+std::pair<const CLI::App*, std::string> chosen_command(const CLI::App& root) {
+  const CLI::App* app = &root;
+  std::string name = "convoy";
+  while (!app->get_subcommands().empty()) {
+    app = app->get_subcommands().front();
+    name += " " + app->get_name();
+  }
+  return {app, name};
+}
+
 int explain_unknown(const CLI::App& root, const Invocation& invocation) {
-  const std::vector<const CLI::App*> chosen =
-      root.get_subcommands().empty() ? std::vector<const CLI::App*>{&root}
-                                     : std::vector<const CLI::App*>{root.get_subcommands().front()};
-  const CLI::App& app = *chosen.front();
-  const std::string name = &app == &root ? "convoy" : "convoy " + app.get_name();
+  const auto [chosen, name] = chosen_command(root);
+  const CLI::App& app = *chosen;
   const std::vector<std::string> left = root.remaining(true);
   const std::string word = left.empty() ? "" : left.front();
   const bool is_option = word.starts_with("-");
   std::string text = name + " knows no " +
-                     (is_option       ? "option "
-                      : &app == &root ? "command "
-                                      : "argument ") +
+                     (is_option                          ? "option "
+                      : !app.get_subcommands({}).empty() ? "command "
+                                                         : "argument ") +
                      "'" + word + "'.";
   const std::string near = nearest_name(word.substr(0, word.find('=')), known_words(app));
   if (!near.empty()) {
@@ -72,9 +81,7 @@ int run_main(int argc, char** argv) {
     return explain_unknown(root, invocation);
   } catch (const CLI::ParseError& error) {
     if (!root.remaining(true).empty()) return explain_unknown(root, invocation);
-    const auto chosen = root.get_subcommands();
-    const std::string name =
-        chosen.empty() ? "convoy" : "convoy " + std::string(chosen.front()->get_name());
+    const std::string name = chosen_command(root).second;
     std::fprintf(stderr, "convoy: %s. `%s --help` explains.\n", error.what(), name.c_str());
     return kExitUsage;
   }
