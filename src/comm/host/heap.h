@@ -64,34 +64,42 @@ class Heap final : public SharedHeap {
   uint64_t offset_of(const void* data) const { return mapping_->offset_of(data); }
 
  private:
-  static constexpr size_t kClasses = 48;
+  static constexpr size_t kClasses = 36;
   static constexpr size_t kShards = 8;
   struct alignas(64) Shard {
     std::mutex mutex;
-    std::array<std::vector<uint32_t>, kClasses> free;  // offsets in units of 64 bytes
+    std::array<std::vector<uint64_t>, kClasses> free;  // offsets in the heap
+  };
+  struct FreeBlock {
+    size_t bytes = 0;
+    size_t resident = 0;  // at most so many of them hold pages
   };
 
   void* allocate_small(size_t size_class);
   bool refill(Shard& shard, size_t size_class);
   void* allocate_large(size_t bytes);
   void deallocate_large(uint64_t offset);
-  bool grow_allowed(size_t bytes);
-  void insert_free(uint64_t offset, size_t bytes);
-  void erase_free(std::map<uint64_t, size_t>::iterator block);
+  bool may_grow(size_t bytes);
+  FreeBlock take_free(uint64_t offset);
+  void put_free(uint64_t offset, FreeBlock block);
+  void give_back_pages(uint64_t offset, FreeBlock& block);
+  bool foreign() const;
 
   UniqueFd fd_;
   std::shared_ptr<HeapMapping> mapping_;
-  std::unique_ptr<uint8_t[], void (*)(uint8_t*)> page_class_;  // per page: 0, or class + 1
+  int owner_;            // pid of the process that made it; a forked child must not allocate
+  size_t kept_max_;      // bytes of free memory that keep their pages
+  uint8_t* page_class_;  // for each 4 KiB page 0, or size class + 1; own lazily filled map
   std::array<Shard, kShards> shards_;
   std::atomic<size_t> in_use_{0};
 
-  mutable std::mutex mutex_;  // guards the large blocks, all below
-  std::map<uint64_t, size_t> free_by_offset_;
+  mutable std::mutex mutex_;  // guards the large blocks: all below
+  std::map<uint64_t, FreeBlock> free_by_offset_;
   std::set<std::pair<size_t, uint64_t>> free_by_size_;
   std::unordered_map<uint64_t, size_t> large_;  // live large blocks
-  uint64_t frontier_ = 0;                       // everything beyond was never handed out
-  size_t grow_budget_ = 0;    // bytes that may be taken before memory is asked again
-  size_t free_resident_ = 0;  // bytes of free blocks that still hold pages
+  uint64_t frontier_ = 0;                       // nothing beyond was ever handed out
+  size_t grow_budget_ = 0;    // bytes that may be taken before the system is asked again
+  size_t free_resident_ = 0;  // sum over the free blocks
 };
 
 }  // namespace convoy::host

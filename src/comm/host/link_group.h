@@ -1,7 +1,6 @@
 #pragma once
 
 #include "src/comm/host/tcp_endpoint.h"
-
 #include <convoy/comm/host/group.h>
 
 #include <memory>

@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -73,7 +74,7 @@ class NodeImpl final : public Node {
 
   // Memory that peers may still read although its group is gone: `is_free` is asked now and then
   // and, once it says yes, the block returns to the heap.
-  void free_later(void* block, bool (*is_free)(const void*));
+  void free_later(void* block, std::function<bool()> is_free);
 
   // The per-process state of the links to other machines (link_*.cc): made by the first group that
   // needs it, destroyed before the node's own parts.
@@ -81,12 +82,13 @@ class NodeImpl final : public Node {
   std::shared_ptr<void> link_state;
 
  private:
-  friend class Watcher;
+  friend class Node;
   Status start();
+  Status watch_fd(int fd);
+  Status connect_process(const Endpoint& endpoint, Deadline deadline, Peer& peer);
   void watch();
-  void accept_peer();
-  void mark_gone(Peer& peer);
-  void reap_blocks();
+  void accept_peers();
+  std::shared_ptr<Peer> hear_end(int fd);
   void process_exits();
 
   NodeOptions options_;
@@ -98,14 +100,15 @@ class NodeImpl final : public Node {
   UniqueFd stop_;
   std::thread watcher_;
 
-  std::mutex mutex_;  // guards what follows
+  std::mutex connect_mutex_;  // one connection at a time, so that a peer is mapped once
+  std::mutex mutex_;          // guards peers_, accepted_, leftovers_
   std::map<std::string, std::shared_ptr<Peer>> peers_;
   std::map<int, UniqueFd> accepted_;  // connections of peers that map our heap
   std::mutex listeners_mutex_;        // held while listeners are called
   std::vector<PeerListener*> listeners_;
   struct Leftover {
     void* block;
-    bool (*is_free)(const void*);
+    std::function<bool()> is_free;
   };
   std::vector<Leftover> leftovers_;
 };

@@ -1,7 +1,6 @@
 #pragma once
 
 #include "src/comm/host/tcp_loop.h"
-
 #include <convoy/base/clock.h>
 #include <convoy/base/fd.h>
 #include <convoy/base/status.h>
@@ -21,7 +20,7 @@ struct TcpAddress {
   std::string host;  // numeric IPv4 or IPv6
   uint16_t port = 0;
 
-  std::string to_string() const;                            // "10.0.0.1:4711", "[fe80::1]:4711"
+  std::string to_string() const;                             // "10.0.0.1:4711", "[fe80::1]:4711"
   static Result<TcpAddress> parse(const std::string& text);  // of to_string's form
 };
 

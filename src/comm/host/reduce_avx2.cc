@@ -1,0 +1,10 @@
+// The reduction kernels for AVX2, FMA and F16C; the compiler's flags are in CMakeLists.txt.
+#include "src/comm/host/reduce_kernels_impl.h"
+
+namespace convoy::host {
+
+ReduceKernel reduce_kernel_avx2(DType dtype, ReduceOp op) {
+  return kernel_of(dtype, op);
+}
+
+}  // namespace convoy::host

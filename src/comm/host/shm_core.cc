@@ -1,0 +1,305 @@
+// Waiting and failing in a local group. Waiting looks at the awaited word first and at failures
+// second, so that an operation whose ranks all arrived succeeds although one of them has gone
+// since.
+#include "src/comm/host/shm_core.h"
+
+#include "src/comm/host/futex.h"
+#include <convoy/base/check.h>
+#include <convoy/base/log.h>
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+#include <sched.h>
+
+namespace convoy::host {
+namespace {
+
+constexpr Nanos kSleepSlice = std::chrono::milliseconds(50);  // failures are looked at so often
+constexpr Nanos kDrainMax = std::chrono::seconds(10);         // for a peer that is stopped
+constexpr int kSpinsOwnCore = 2000;  // some 20 us: every rank has a core of its own
+constexpr int kSpinsCrowded = 20;    // more ranks than cores: the awaited one needs ours
+
+int available_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+}
+
+std::string seconds_text(Nanos time) {
+  const double s = std::chrono::duration<double>(time).count();
+  char text[32];
+  std::snprintf(text, sizeof text, s < 10 && s != static_cast<int>(s) ? "%.1f s" : "%.0f s", s);
+  return text;
+}
+
+}  // namespace
+
+Area* Area::init(void* memory, int size) {
+  auto* area = new (memory) Area;
+  area->size = static_cast<uint32_t>(size);
+  area->detached = 0;
+  area->arrived = 0;
+  area->phase = 0;
+  area->sleepers = 0;
+  area->failure = kFine;
+  for (int r = 0; r < size; ++r) {
+    auto* state = new (&area->rank(r)) RankState;
+    state->phase = 0;
+    state->busy = 0;
+    state->left = 0;
+    state->request = 0;
+    state->event = 0;
+    state->event_sleepers = 0;
+    Mailbox& box = area->mailbox(r);
+    box.lock = 0;
+    box.sends = box.receives = {kNoEntry, kNoEntry};
+    box.free = kNoEntry;
+    box.used = 0;
+  }
+  return area;
+}
+
+ShmCore::ShmCore(std::shared_ptr<NodeImpl> node, std::vector<std::shared_ptr<Peer>> peers,
+                 Area* area, int rank, const GroupOptions& options)
+    : node_(std::move(node)),
+      peers_(std::move(peers)),
+      area_(area),
+      rank_(rank),
+      size_(static_cast<int>(peers_.size())),
+      options_(options),
+      spins_(size_ <= available_cores() ? kSpinsOwnCore : kSpinsCrowded) {
+  node_->add_listener(this);
+  for (const auto& peer : peers_) {
+    if (peer->gone.load()) peer_gone(*peer);
+  }
+}
+
+ShmCore::~ShmCore() {
+  leave();
+  node_->remove_listener(this);
+  leave_messages();
+  area_->detached.fetch_add(1);
+  if (rank_ != 0) return;
+  // The area is this rank's: it stays until nobody can look at it any more.
+  node_->free_later(area_, [area = area_, peers = peers_] {
+    int away = static_cast<int>(area->detached.load());
+    for (size_t r = 1; r < peers.size(); ++r) {
+      if (peers[r]->gone.load()) ++away;  // may count twice; then the group is long over
+    }
+    return away >= static_cast<int>(peers.size());
+  });
+}
+
+char* ShmCore::at(int r, uint64_t offset, size_t bytes) const {
+  const HeapMapping& heap = *peers_[r]->heap;
+  CONVOY_CHECK(offset <= heap.bytes() && bytes <= heap.bytes() - offset,
+               "a peer's record points outside of its heap");
+  return heap.base() + offset;
+}
+
+std::string ShmCore::names_of(const std::vector<int>& ranks) const {
+  std::string text;
+  for (const int r : ranks) {
+    text += (text.empty() ? "" : ",") + std::to_string(global_rank(r));
+  }
+  return text;
+}
+
+std::string ShmCore::Operation::name() const {
+  const std::string number = " #" + std::to_string(sequence);
+  if (count == 1) return std::string(op_name(kind)) + number;
+  return std::to_string(count) + " coalesced operations (" + std::string(op_name(kind)) + ", ...)" +
+         number;
+}
+
+void ShmCore::begin(const Operation& op) {
+  current_.store(op.sequence << 8 | (static_cast<uint64_t>(op.kind) + 1),
+                 std::memory_order_release);
+}
+
+Status ShmCore::fail(const Status& cause) {
+  uint32_t fine = Area::kFine;
+  if (area_->failure.compare_exchange_strong(fine, Area::kWriting)) {
+    area_->failure_code = static_cast<int32_t>(cause.code());
+    const size_t length = std::min(cause.message().size(), kReasonBytes - 1);
+    std::memcpy(area_->failure_text, cause.message().data(), length);
+    area_->failure_text[length] = 0;
+    area_->failure.store(Area::kFailed, std::memory_order_release);
+    wake_everybody();
+  }
+  return error();
+}
+
+Status ShmCore::error() const {
+  const TimePoint give_up = Clock::system().now() + std::chrono::seconds(1);
+  for (;;) {
+    const uint32_t state = area_->failure.load(std::memory_order_acquire);
+    if (state == Area::kFine) return ok_status();
+    if (state == Area::kFailed) {
+      return Status(static_cast<Code>(area_->failure_code), area_->failure_text);
+    }
+    // Somebody is writing the text; unless it died doing so.
+    if (Clock::system().now() > give_up) {
+      return Status(Code::kAborted, "group " + options_.name +
+                                        " failed, and the rank that knew "
+                                        "why died before it could tell");
+    }
+    sched_yield();
+  }
+}
+
+void ShmCore::wake_everybody() {
+  futex_wake_all(area_->phase);
+  for (int r = 0; r < size_; ++r) futex_wake_all(area_->rank(r).event);
+}
+
+void ShmCore::sleep_on(const std::atomic<uint32_t>& word, std::atomic<uint32_t>& sleepers,
+                       uint32_t seen, Nanos at_most) {
+  // Sequentially consistent with the waker's store of the word and look at the sleepers.
+  sleepers.fetch_add(1);
+  if (word.load() == seen) futex_wait(word, seen, std::min(at_most, kSleepSlice));
+  sleepers.fetch_sub(1);
+}
+
+Status ShmCore::barrier(Operation& op) {
+  const uint32_t mine = ++phase_;
+  self().phase.store(mine, std::memory_order_release);
+  const uint32_t all = mine * static_cast<uint32_t>(size_);
+  if (area_->arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == all) {
+    area_->phase.store(mine);
+    if (area_->sleepers.load() != 0) futex_wake_all(area_->phase);
+    return ok_status();
+  }
+  for (int i = 0; i < spins_; ++i) {
+    if (area_->phase.load(std::memory_order_acquire) == mine) return ok_status();
+    cpu_relax();
+  }
+  return wait_for_phase(op);
+}
+
+Status ShmCore::wait_for_phase(Operation& op) {
+  for (;;) {
+    const uint32_t seen = area_->phase.load(std::memory_order_acquire);
+    if (static_cast<int32_t>(seen - phase_) >= 0) return ok_status();
+    if (failed()) return error();
+    CONVOY_RETURN_IF_ERROR(check_peers(op));
+    const TimePoint now = Clock::system().now();
+    if (op.started == TimePoint{}) op.started = now;
+    if (now >= op.deadline.at()) {
+      return fail(
+          Status(Code::kDeadlineExceeded, missing_text(op, seconds_text(now - op.started))));
+    }
+    Nanos left = op.deadline.at() == TimePoint::max() ? kSleepSlice : op.deadline.at() - now;
+    if (!op.warned) {
+      const Nanos waited = now - op.started;
+      if (waited >= options_.patience) {
+        op.warned = true;
+        CONVOY_LOG(Warn) << missing_text(op, seconds_text(waited));
+      } else {
+        left = std::min(left, options_.patience - waited);
+      }
+    }
+    sleep_on(area_->phase, area_->sleepers, seen, left);
+  }
+}
+
+// A rank that has not arrived and never will.
+Status ShmCore::check_peers(const Operation& op) {
+  for (const int r : late_ranks()) {
+    if (!has_left(r)) continue;
+    // It may have arrived just before it left.
+    if (static_cast<int32_t>(area_->rank(r).phase.load(std::memory_order_acquire) - phase_) >= 0) {
+      continue;
+    }
+    return fail(Status(Code::kAborted, "rank " + std::to_string(global_rank(r)) + " (pid " +
+                                           std::to_string(pid_of(r)) + ") has left group " +
+                                           options_.name + " before " + op.name() +
+                                           ", which the other ranks perform"));
+  }
+  return ok_status();
+}
+
+std::vector<int> ShmCore::late_ranks() const {
+  std::vector<int> late;
+  for (int r = 0; r < size_; ++r) {
+    const uint32_t phase = area_->rank(r).phase.load(std::memory_order_acquire);
+    if (static_cast<int32_t>(phase - phase_) < 0) late.push_back(r);
+  }
+  return late;
+}
+
+// "rank 3 has not joined all_reduce #17 of group tp[0] after 5 s; 0,1,2 have"
+std::string ShmCore::missing_text(const Operation& op, const std::string& since) const {
+  const std::vector<int> late = late_ranks();
+  std::vector<int> absent, present, unfinished;
+  for (int r = 0; r < size_; ++r) {
+    const uint32_t phase = area_->rank(r).phase.load(std::memory_order_acquire);
+    const bool joined = static_cast<int32_t>(phase - op.first_phase) >= 0;
+    if (!joined) {
+      absent.push_back(r);
+    } else if (std::find(late.begin(), late.end(), r) != late.end()) {
+      unfinished.push_back(r);
+    } else {
+      present.push_back(r);
+    }
+  }
+  const bool joining = !absent.empty();
+  const std::vector<int>& missing = joining ? absent : unfinished;
+  const bool one = missing.size() == 1;
+  std::string text = (one ? "rank " : "ranks ") + names_of(missing) + (one ? " has" : " have") +
+                     (joining ? " not joined " : " joined but not finished ") + op.name() +
+                     " of group " + options_.name + " after " + since;
+  if (!present.empty()) {
+    text += "; " + names_of(present) + (present.size() == 1 ? " has" : " have");
+  }
+  return text;
+}
+
+void ShmCore::drain(uint32_t first_phase) {
+  self().busy.store(0, std::memory_order_release);
+  const Deadline limit = Deadline::after(kDrainMax);
+  for (int r = 0; r < size_; ++r) {
+    const RankState& other = area_->rank(r);
+    while (other.busy.load(std::memory_order_acquire) != 0 && !is_gone(r)) {
+      const bool joined =
+          static_cast<int32_t>(other.phase.load(std::memory_order_acquire) - first_phase) >= 0;
+      if (!joined) break;
+      if (limit.passed()) {
+        CONVOY_LOG(Warn) << "rank " << global_rank(r) << " (pid " << pid_of(r)
+                         << ") does not notice the failure of group " << options_.name
+                         << " (is it stopped?) and may still write into this rank's tensors";
+        return;
+      }
+      Clock::system().sleep_for(std::chrono::microseconds(50));
+    }
+  }
+}
+
+void ShmCore::leave() {
+  self().left.store(1, std::memory_order_release);
+  wake_everybody();
+}
+
+// On the watcher thread.
+void ShmCore::peer_gone(const Peer& peer) {
+  for (int r = 0; r < size_; ++r) {
+    if (peers_[r].get() != &peer || has_left(r)) continue;
+    std::vector<int> alive;
+    for (int other = 0; other < size_; ++other) {
+      if (!is_gone(other)) alive.push_back(other);
+    }
+    const uint64_t current = current_.load(std::memory_order_acquire);
+    Operation op;
+    op.kind = static_cast<OpKind>((current & 0xff) - 1);
+    op.sequence = current >> 8;
+    const std::string when = current == 0 ? "while no operation ran" : "during " + op.name();
+    (void)fail(Status(Code::kAborted, "rank " + std::to_string(global_rank(r)) + " (pid " +
+                                          std::to_string(peer.pid) + ") of group " + options_.name +
+                                          " died " + when + "; " + names_of(alive) +
+                                          (alive.size() == 1 ? " is" : " are") + " alive"));
+  }
+  wake_everybody();
+}
+
+}  // namespace convoy::host
