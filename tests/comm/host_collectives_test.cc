@@ -61,7 +61,7 @@ void fill(int32_t* data, size_t count, uint32_t seed, int from, int to) {
 struct Case {
   OpKind kind;
   uint32_t seed;
-  size_t count;   // the typical part; uneven cases vary it by rank
+  size_t count;  // the typical part; uneven cases vary it by rank
   bool uneven;
   bool in_place;
   int root;
@@ -122,8 +122,8 @@ std::string run_case(Rank& self, const Case& c) {
       add(out, op.out, c.count, out_shared);
       if (is_root) fill(out[0].data(), c.count, c.seed, me, -1);
       if (auto e = finish(); !e.empty()) return e;
-      return compare(out[0].data(), c.count,
-                     [&](size_t i) { return value(c.seed, c.root, -1, i); }, where);
+      return compare(
+          out[0].data(), c.count, [&](size_t i) { return value(c.seed, c.root, -1, i); }, where);
     }
     case OpKind::kAllReduce:
     case OpKind::kReduce: {
@@ -137,8 +137,9 @@ std::string run_case(Rank& self, const Case& c) {
       }
       if (auto e = finish(); !e.empty()) return e;
       if (!gets) return "";
-      return compare(static_cast<int32_t*>(op.out[0].data), c.count,
-                     [&](size_t i) { return total(c, n, -1, i); }, where);
+      return compare(
+          static_cast<int32_t*>(op.out[0].data), c.count,
+          [&](size_t i) { return total(c, n, -1, i); }, where);
     }
     case OpKind::kAllGather:
     case OpKind::kGather: {
@@ -156,9 +157,9 @@ std::string run_case(Rank& self, const Case& c) {
       }
       if (auto e = finish(); !e.empty()) return e;
       for (int r = 0; gets && r < n; ++r) {
-        const auto e = compare(out[r].data(), c.part(r, -1),
-                               [&](size_t i) { return value(c.seed, r, -1, i); },
-                               where + ", part " + std::to_string(r));
+        const auto e = compare(
+            out[r].data(), c.part(r, -1), [&](size_t i) { return value(c.seed, r, -1, i); },
+            where + ", part " + std::to_string(r));
         if (!e.empty()) return e;
       }
       return "";
@@ -174,8 +175,9 @@ std::string run_case(Rank& self, const Case& c) {
         add(out, op.out, c.part(0, me), out_shared);
       }
       if (auto e = finish(); !e.empty()) return e;
-      return compare(static_cast<int32_t*>(op.out[0].data), c.part(0, me),
-                     [&](size_t i) { return total(c, n, me, i); }, where);
+      return compare(
+          static_cast<int32_t*>(op.out[0].data), c.part(0, me),
+          [&](size_t i) { return total(c, n, me, i); }, where);
     }
     case OpKind::kAllToAll: {
       for (int r = 0; r < n; ++r) {
@@ -185,9 +187,9 @@ std::string run_case(Rank& self, const Case& c) {
       }
       if (auto e = finish(); !e.empty()) return e;
       for (int r = 0; r < n; ++r) {
-        const auto e = compare(out[r].data(), c.part(r, me),
-                               [&](size_t i) { return value(c.seed, r, me, i); },
-                               where + ", part " + std::to_string(r));
+        const auto e = compare(
+            out[r].data(), c.part(r, me), [&](size_t i) { return value(c.seed, r, me, i); },
+            where + ", part " + std::to_string(r));
         if (!e.empty()) return e;
       }
       return "";
@@ -201,16 +203,17 @@ std::string run_case(Rank& self, const Case& c) {
       }
       add(out, op.out, c.part(c.root, me), out_shared);
       if (auto e = finish(); !e.empty()) return e;
-      return compare(out[0].data(), c.part(c.root, me),
-                     [&](size_t i) { return value(c.seed, c.root, me, i); }, where);
+      return compare(
+          out[0].data(), c.part(c.root, me), [&](size_t i) { return value(c.seed, c.root, me, i); },
+          where);
     }
   }
   return "unknown kind";
 }
 
-constexpr OpKind kKinds[] = {OpKind::kBarrier,       OpKind::kBroadcast, OpKind::kAllReduce,
-                             OpKind::kReduce,        OpKind::kAllGather, OpKind::kReduceScatter,
-                             OpKind::kAllToAll,      OpKind::kGather,    OpKind::kScatter};
+constexpr OpKind kKinds[] = {OpKind::kBarrier,  OpKind::kBroadcast, OpKind::kAllReduce,
+                             OpKind::kReduce,   OpKind::kAllGather, OpKind::kReduceScatter,
+                             OpKind::kAllToAll, OpKind::kGather,    OpKind::kScatter};
 
 std::vector<Case> cases(int n, uint32_t seed) {
   std::mt19937 random(seed);
@@ -219,8 +222,14 @@ std::vector<Case> cases(int n, uint32_t seed) {
   for (const size_t count : {0, 1, 3, 255, 1023, 2047, 2049, 20001, 70007, 300001}) {
     for (const OpKind kind : kKinds) {
       if (count > 100000 && n > 4) continue;
-      Case c{kind, static_cast<uint32_t>(random()), count, random() % 3 == 0, random() % 3 == 0,
-             static_cast<int>(random() % n), all, all};
+      Case c{kind,
+             static_cast<uint32_t>(random()),
+             count,
+             random() % 3 == 0,
+             random() % 3 == 0,
+             static_cast<int>(random() % n),
+             all,
+             all};
       list.push_back(c);
       c.shared_in = c.shared_out = 0;
       list.push_back(c);

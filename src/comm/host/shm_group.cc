@@ -48,6 +48,28 @@ size_t payload_bytes(const Collective& op, int rank) {
   return total_count(contributed(op, rank)) * dtype_size(op.dtype);
 }
 
+// Whether only pairs of ranks know the sizes of what they exchange.
+bool sizes_by_pair(OpKind kind) {
+  return kind == OpKind::kAllToAll || kind == OpKind::kGather || kind == OpKind::kScatter;
+}
+
+// What the decision between small and large rests on: the same on all ranks where all know the
+// sizes, else this rank's own payload (then a single large one makes it large for all).
+size_t deciding_bytes(const Collective& op, int rank) {
+  size_t count = 0;
+  switch (op.kind) {
+    case OpKind::kBroadcast:
+      count = total_count(op.out);
+      break;
+    case OpKind::kAllGather:
+      for (const Span& span : op.out) count = std::max(count, span.count);
+      break;
+    default:
+      return payload_bytes(op, rank);
+  }
+  return count * dtype_size(op.dtype);
+}
+
 }  // namespace
 
 ShmGroup::ShmGroup(std::shared_ptr<ShmCore> core) : core_(std::move(core)) {
@@ -116,7 +138,7 @@ Status ShmGroup::check_arguments(std::span<const Collective> ops) {
 void ShmGroup::post(std::span<const Collective> ops) {
   const size_t records = record_bytes(ops);
   size_t payload = 0;
-  for (const Collective& op : ops) payload += payload_bytes(op, rank());
+  for (const Collective& op : ops) payload += deciding_bytes(op, rank());
   const size_t payload_at = (records + kPayloadAlign - 1) / kPayloadAlign * kPayloadAlign;
   const bool small = payload_at + payload <= kInlineBytes;
   Posting& mine = posting(rank());
@@ -139,9 +161,11 @@ void ShmGroup::post(std::span<const Collective> ops) {
     write_records(ops, block);
     mine.record_offset = core_->heap().offset_of(block);
   }
-  if (small) {
-    write_payload(ops, mine.data + payload_at);
-  } else if (needs_stage(ops)) {
+  if (small) write_payload(ops, mine.data + payload_at);
+  const bool all_small = small && std::none_of(ops.begin(), ops.end(), [](const Collective& op) {
+                           return sizes_by_pair(op.kind);
+                         });
+  if (!all_small && needs_stage(ops)) {
     stage_ = static_cast<char*>(core_->heap().allocate(kStageBytes));
     CONVOY_CHECK(stage_ != nullptr, "no memory in the shared heap for a staging area");
     mine.stage_offset = core_->heap().offset_of(stage_);
@@ -164,8 +188,12 @@ void ShmGroup::write_records(std::span<const Collective> ops, char* to) const {
     const size_t element = dtype_size(op.dtype);
     for (const auto* spans : {&op.in, &op.out}) {
       for (const Span& span : *spans) {
-        const bool shared = heap.contains(span.data, span.count * element);
-        const SpanRecord posted{span.count, shared ? heap.offset_of(span.data) : kPrivate};
+        SpanRecord posted{span.count, kPrivate};
+        if (span.count == 0) {
+          posted.offset = 0;  // nothing is moved: as good as shared
+        } else if (heap.contains(span.data, span.count * element)) {
+          posted.offset = heap.offset_of(span.data);
+        }
         std::memcpy(to, &posted, sizeof posted);
         to += sizeof posted;
       }

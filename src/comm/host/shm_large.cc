@@ -246,6 +246,7 @@ class Large {
 
   // Broadcast: each rank reads its slice of the root's buffer once and stores it to all.
   Status push_slice() {
+    if (n_ == 1) return ok_status();
     const auto [skip, count] = slice(me_, o_.mine.out[0].count);
     const char* from = address(root_, o_.ranks[root_].out[0]) + skip * element_;
     std::vector<char*> to;
