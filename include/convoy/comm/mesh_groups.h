@@ -1,0 +1,61 @@
+#pragma once
+
+#include <convoy/comm/group.h>
+#include <convoy/mesh/mesh.h>
+
+#include <torch/csrc/distributed/c10d/Store.hpp>
+
+#include <chrono>
+#include <initializer_list>
+#include <map>
+#include <mutex>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace convoy::comm {
+
+struct MeshGroupsOptions {
+  c10::DeviceType device = c10::DeviceType::CPU;  // CPU: the backend `convoy`; CUDA: NCCL
+  int device_index = 0;                           // CUDA: this rank's GPU
+  std::chrono::milliseconds timeout = std::chrono::minutes(10);  // of joining and of each operation
+  std::string prefix;  // of names and keys: what differs between generations of a job
+};
+
+// One rank's groups along the dimensions of a mesh, made on first use and then kept.
+//
+// Ownership: owns the groups; copies of a comm::Group share them and may outlive it. Threads:
+// group() may be called from any thread. Blocks: the first group() for a set of dimensions is
+// collective over that group: all its ranks must ask, and all ranks must ask for new sets in the
+// same order. Ends: the destructor lets go of the groups.
+class MeshGroups {
+ public:
+  MeshGroups(Mesh mesh, int rank, c10::intrusive_ptr<c10d::Store> store,
+             MeshGroupsOptions options = {});
+
+  // The group of the ranks that differ from this one only along `names`, its ranks in the mesh's
+  // order: rank within the group is the coordinate (for several names, the innermost changes
+  // fastest). Alone when there is only this rank. Named "tp[0]". Throws c10::Error when the group
+  // can't be made.
+  Group group(std::initializer_list<std::string_view> names) {
+    return group(std::span(names.begin(), names.size()));
+  }
+  Group group(std::span<const std::string_view> names);
+  // All ranks of the mesh.
+  Group world();
+
+  const Mesh& mesh() const { return mesh_; }
+  int rank() const { return rank_; }
+
+ private:
+  Group make(const std::string& name, const std::vector<int>& ranks);
+
+  Mesh mesh_;
+  int rank_;
+  c10::intrusive_ptr<c10d::Store> store_;
+  MeshGroupsOptions options_;
+  std::mutex mutex_;
+  std::map<std::string, Group> groups_;
+};
+
+}  // namespace convoy::comm

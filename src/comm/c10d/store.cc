@@ -1,0 +1,48 @@
+// Maps Convoy's store calls to c10d's: deadlines to timeouts, exceptions to Status.
+#include "src/comm/c10d/store.h"
+
+#include "src/comm/c10d/errors.h"
+
+#include <algorithm>
+#include <chrono>
+#include <vector>
+
+namespace convoy::comm {
+namespace {
+
+using std::chrono::milliseconds;
+
+// Longest single wait that is asked of the store: c10d adds it to a clock reading, which overflows
+// for "never".
+constexpr milliseconds kWaitMax = std::chrono::hours(24);
+
+// c10d reads 0 as "no timeout", so at least 1 ms.
+milliseconds timeout_of(Deadline deadline) {
+  const Nanos left = std::min<Nanos>(deadline.left(), kWaitMax);
+  return std::max(std::chrono::duration_cast<milliseconds>(left), milliseconds(1));
+}
+
+}  // namespace
+
+C10dStore::C10dStore(const c10::intrusive_ptr<c10d::Store>& store) : store_(store->clone()) {}
+
+Status C10dStore::set(const std::string& key, const std::string& value) {
+  try {
+    store_->set(key, std::vector<uint8_t>(value.begin(), value.end()));
+    return ok_status();
+  } catch (...) {
+    return current_exception_status().with_context("storing key " + key);
+  }
+}
+
+Result<std::string> C10dStore::get(const std::string& key, Deadline deadline) {
+  try {
+    store_->wait({key}, timeout_of(deadline));
+    const std::vector<uint8_t> value = store_->get(key);
+    return std::string(value.begin(), value.end());
+  } catch (...) {
+    return current_exception_status().with_context("waiting for key " + key);
+  }
+}
+
+}  // namespace convoy::comm
