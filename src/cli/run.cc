@@ -110,6 +110,7 @@ void add_run(CLI::App& root, Invocation& invocation) {
       ->check(CLI::Range(1, 4096))
       ->type_name("N");
   app->add_option("--mesh", o.mesh, "how ranks are arranged; default: all data parallel")
+      ->envname("CONVOY_MESH")
       ->type_name("tp=2,pp=2,dp=2");
   app->add_option("--output", o.output, "run folder; default: runs/<job> in this folder")
       ->type_name("DIR");

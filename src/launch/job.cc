@@ -22,7 +22,7 @@ namespace {
 constexpr Nanos kDeathGrace = std::chrono::milliseconds(600);
 // What ranks leave behind gets this long after SIGTERM.
 constexpr Nanos kLeftoverGrace = std::chrono::milliseconds(300);
-constexpr size_t kReadBytes = 64 * 1024;
+constexpr size_t kReadBytes = 65536;
 // Reads of one rank's output after its end: a process that it left behind may write for ever.
 constexpr int kFinalReadsMax = 64;
 
@@ -36,7 +36,9 @@ std::vector<std::string> rank_environment(const Plan& plan, int local) {
   std::map<std::string, std::string> values;
   for (const std::string& entry : plan.inherited) {
     const size_t equals = entry.find('=');
-    if (equals != std::string::npos) values[entry.substr(0, equals)] = entry.substr(equals + 1);
+    // What torchrun says of its own agent would be wrong here: there is none.
+    if (equals == std::string::npos || entry.starts_with("TORCHELASTIC_")) continue;
+    values[entry.substr(0, equals)] = entry.substr(equals + 1);
   }
   values["RANK"] = number(o.node_rank * o.ranks + local);
   values["WORLD_SIZE"] = number(o.nodes * o.ranks);

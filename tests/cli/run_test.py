@@ -183,6 +183,14 @@ class RunTest(unittest.TestCase):
         self.assertEqual(values[0]["CONVOY_JOB_ID"], values[1]["CONVOY_JOB_ID"])
         self.assertEqual(done.returncode, 0)
 
+    def test_what_is_set_already(self):
+        done = self.run_job(2, "env", CONVOY_MESH="tp=2", OMP_NUM_THREADS="5", TORCHELASTIC_USE_AGENT_STORE="True")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("CONVOY_MESH=tp=2\n", self.log(1))
+        self.assertIn("OMP_NUM_THREADS=5\n", self.log(1))
+        self.assertNotIn("TORCHELASTIC", self.log(1), "torchrun's agent is not there")
+        self.assertEqual(self.run_job(2, "true", CONVOY_MESH="tp=3").returncode, 64)
+
     def test_the_second_of_two_machines(self):
         done = self.run_job(2, "echo $RANK/$WORLD_SIZE $LOCAL_RANK $MASTER_ADDR $MASTER_PORT", "--nnodes", "3",
                             "--node-rank", "1", "--rdzv", "head:2950", "--no-prefix")
