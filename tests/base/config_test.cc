@@ -53,10 +53,6 @@ TEST_CASE("durations") {
 }
 
 TEST_CASE("sizes") {
-  REQUIRE(parse_bytes("b", "4096").value() == 4096);
-  REQUIRE(parse_bytes("b", "64KiB").value() == 65536);
-  REQUIRE(parse_bytes("b", "1.5G").value() == 1610612736);
-  REQUIRE_FALSE(parse_bytes("b", "5 parsecs").ok());
   REQUIRE(format_bytes(1000) == "1000 B");
   REQUIRE(format_bytes(65536) == "64 KiB");
   REQUIRE(format_bytes(1610612736) == "1.5 GiB");

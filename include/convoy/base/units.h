@@ -15,8 +15,6 @@ Result<Nanos> parse_duration(std::string_view what, std::string_view text);
 // "250 ms", "1.5 s", "3 min 20 s", "2 h 5 min".
 std::string format_duration(Nanos duration);
 
-// "4096", "64KiB", "1.5GiB" (powers of 1024; "64K", "2G" mean the same).
-Result<uint64_t> parse_bytes(std::string_view what, std::string_view text);
 // "4096 B", "64 KiB", "1.5 GiB".
 std::string format_bytes(uint64_t bytes);
 
