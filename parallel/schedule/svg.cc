@@ -162,7 +162,7 @@ class Drawing {
     for (const Kind kind : {Kind::kForward, Kind::kBackward}) {
       for (int chunk = 0; chunk < std::min(schedule_.chunks, kShades); ++chunk) {
         std::string name(kind_name(kind));
-        if (schedule_.chunks > 1) name += " " + std::to_string(chunk);
+        if (schedule_.chunks > 1) name += ", chunk " + std::to_string(chunk);
         out += rect(x, y, 12, 12, css_of({kind, 0, chunk, -1}));
         out += text_at(x + 17, y + 10.5, "quiet", name);
         x += 34 + kDigitWidth * name.size();
