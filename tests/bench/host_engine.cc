@@ -1,62 +1,28 @@
-// Times the host engine alone, without torch: forks N ranks and prints, for each operation, size and
-// placement, the median time, GB/s of one rank's data, and the share of the memory-traffic limit: the
-// least bytes that must pass the memory bus, at the rate at which N processes copy with streaming
-// stores in the same run. Usage: host_engine [ranks...]; QUICK=1: fewer repeats.
-#include <convoy/comm/host/group.h>
-
+// Times the host engine alone, without torch: forks N ranks and prints, for each operation, size
+// and placement, the median time, GB/s of one rank's data, and the share of the memory-traffic
+// limit: the least bytes that must pass the memory bus, at the rate at which N processes copy with
+// streaming stores in the same run. Usage: host_engine [ranks...]; QUICK=1: fewer repeats.
 #include "src/comm/host/copy.h"
-
-#include <sys/mman.h>
-#include <sys/wait.h>
-#include <unistd.h>
+#include "tests/comm/file_store.h"
+#include <convoy/comm/host/group.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <functional>
 #include <sstream>
 #include <string>
-#include <thread>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
 #include <vector>
 
 using namespace convoy;
 using namespace convoy::host;
 
 namespace {
-
-// Keys are files: the ranks are processes and need a store that several processes see.
-class FileStore final : public Store {
- public:
-  explicit FileStore(std::string folder) : folder_(std::move(folder)) {}
-  Status set(const std::string& key, const std::string& value) override {
-    const std::string path = path_of(key);
-    std::ofstream(path + ".part") << value;
-    std::filesystem::rename(path + ".part", path);
-    return ok_status();
-  }
-  Result<std::string> get(const std::string& key, Deadline deadline) override {
-    while (!deadline.passed()) {
-      if (std::ifstream file(path_of(key)); file) {
-        std::ostringstream text;
-        text << file.rdbuf();
-        return text.str();
-      }
-      std::this_thread::sleep_for(std::chrono::microseconds(200));
-    }
-    return Status(Code::kDeadlineExceeded, "no key " + key);
-  }
-
- private:
-  std::string path_of(std::string key) const {
-    std::replace(key.begin(), key.end(), '/', '_');
-    return folder_ + "/" + key;
-  }
-  std::string folder_;
-};
 
 double now_us() {
   return std::chrono::duration<double, std::micro>(
@@ -98,9 +64,9 @@ struct Bench {
   }
 
   char* memory(size_t bytes, bool shared) {
-    void* data = shared ? node->heap().allocate(bytes)
-                        : mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
-                               MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* data =
+        shared ? node->heap().allocate(bytes)
+               : mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     std::memset(data, 0, bytes);
     return static_cast<char*>(data);
   }
@@ -216,7 +182,7 @@ int rank_main(int rank, int size, const std::string& folder, const std::vector<s
               const std::string& only) {
   Bench b;
   b.node = Node::create({}).value();
-  FileStore store(folder);
+  testing::FileStore store(folder);
   GroupOptions options;
   options.name = "bench";
   b.group = Group::create(b.node, store, rank, size, options).value();
@@ -247,11 +213,10 @@ int main(int argc, char** argv) {
   }
   const std::string only = std::getenv("ONLY") != nullptr ? std::getenv("ONLY") : "";
   for (const int n : ranks) {
-    std::string folder = (std::filesystem::temp_directory_path() / "convoy-bench-XXXXXX").string();
-    if (mkdtemp(folder.data()) == nullptr) return 1;
+    const testing::TemporaryFolder folder;
     std::fflush(stdout);
     for (int r = 0; r < n; ++r) {
-      if (fork() == 0) _exit(rank_main(r, n, folder, sizes, only));
+      if (fork() == 0) _exit(rank_main(r, n, folder.path(), sizes, only));
     }
     bool well = true;
     for (int r = 0; r < n; ++r) {
@@ -259,7 +224,6 @@ int main(int argc, char** argv) {
       wait(&status);
       well = well && status == 0;
     }
-    std::filesystem::remove_all(folder);
     if (!well) return 1;
   }
   return 0;
