@@ -202,9 +202,9 @@ std::string perform(Group& group, const std::vector<Case>& cases) {
   return "";
 }
 
-constexpr OpKind kKinds[] = {OpKind::kBarrier,   OpKind::kBroadcast,     OpKind::kAllReduce,
-                             OpKind::kReduce,    OpKind::kAllGather,     OpKind::kReduceScatter,
-                             OpKind::kAllToAll,  OpKind::kGather,        OpKind::kScatter};
+constexpr OpKind kKinds[] = {OpKind::kBarrier,  OpKind::kBroadcast, OpKind::kAllReduce,
+                             OpKind::kReduce,   OpKind::kAllGather, OpKind::kReduceScatter,
+                             OpKind::kAllToAll, OpKind::kGather,    OpKind::kScatter};
 
 std::vector<Case> small_cases(int size) {
   std::vector<Case> cases;
@@ -217,8 +217,8 @@ std::vector<Case> small_cases(int size) {
       }
     }
   }
-  for (const ReduceOp op : {ReduceOp::kAvg, ReduceOp::kProduct, ReduceOp::kMin, ReduceOp::kMax,
-                            ReduceOp::kPremulSum}) {
+  for (const ReduceOp op :
+       {ReduceOp::kAvg, ReduceOp::kProduct, ReduceOp::kMin, ReduceOp::kMax, ReduceOp::kPremulSum}) {
     for (const OpKind kind : {OpKind::kAllReduce, OpKind::kReduce, OpKind::kReduceScatter}) {
       cases.push_back({kind, DType::kF32, op, 333});
       cases.push_back({kind, DType::kBF16, op, 20000});
@@ -262,37 +262,37 @@ TEST_CASE("several collectives in one operation") {
   LinkRanks ranks;
   ranks.size = 3;
   CHECK(ranks.run([&](int rank, Group& group) -> std::string {
-          std::vector<Case> cases = large_cases(3);
-          for (const Case& c : small_cases(3)) {
-            if (c.dtype == DType::kF32) cases.push_back(c);
-          }
-          std::vector<Job> jobs(cases.size());
-          std::vector<Collective> ops;
-          for (size_t i = 0; i < cases.size(); ++i) {
-            prepare(jobs[i], cases[i], rank, 3);
-            ops.push_back(jobs[i].op);
-          }
-          if (const Status status = group.run(ops, soon()); !status.ok()) {
-            return status.to_string();
-          }
-          for (size_t i = 0; i < cases.size(); ++i) {
-            if (std::string wrong = check(jobs[i], cases[i]); !wrong.empty()) return wrong;
-          }
-          return group.sequence() == 1 ? "" : "wrong sequence";
-        }) == "");
+    std::vector<Case> cases = large_cases(3);
+    for (const Case& c : small_cases(3)) {
+      if (c.dtype == DType::kF32) cases.push_back(c);
+    }
+    std::vector<Job> jobs(cases.size());
+    std::vector<Collective> ops;
+    for (size_t i = 0; i < cases.size(); ++i) {
+      prepare(jobs[i], cases[i], rank, 3);
+      ops.push_back(jobs[i].op);
+    }
+    if (const Status status = group.run(ops, soon()); !status.ok()) {
+      return status.to_string();
+    }
+    for (size_t i = 0; i < cases.size(); ++i) {
+      if (std::string wrong = check(jobs[i], cases[i]); !wrong.empty()) return wrong;
+    }
+    return group.sequence() == 1 ? "" : "wrong sequence";
+  }) == "");
 }
 
 TEST_CASE("many operations in a row, ranks at different speeds") {
   LinkRanks ranks;
   ranks.size = 4;
   CHECK(ranks.run([&](int rank, Group& group) -> std::string {
-          std::mt19937 random(static_cast<unsigned>(kSeed) + static_cast<unsigned>(rank));
-          const std::vector<Case> cases = small_cases(4);
-          for (int i = 0; i < 300; ++i) {
-            if (random() % 16 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-            const Case& c = cases[static_cast<size_t>(i * 7) % cases.size()];
-            if (std::string wrong = perform(group, {c}); !wrong.empty()) return wrong;
-          }
-          return "";
-        }) == "");
+    std::mt19937 random(static_cast<unsigned>(kSeed) + static_cast<unsigned>(rank));
+    const std::vector<Case> cases = small_cases(4);
+    for (int i = 0; i < 300; ++i) {
+      if (random() % 16 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      const Case& c = cases[static_cast<size_t>(i * 7) % cases.size()];
+      if (std::string wrong = perform(group, {c}); !wrong.empty()) return wrong;
+    }
+    return "";
+  }) == "");
 }

@@ -2,7 +2,6 @@
 
 // Ranks as threads of the test, joined by TCP over loopback. Each has its own endpoint.
 #include "src/comm/host/link_group.h"
-
 #include <convoy/comm/host/group.h>
 #include <convoy/rendezvous/store.h>
 

@@ -179,7 +179,7 @@ Status LinkEngine::begin(std::span<const Collective> ops, uint64_t sequence) {
   operation.header += operation.signature;
   operation.requests.resize(size_);
   for (const Collective& op : ops) {
-    operation.requests[rank_].push_back(signature_of(op, rank_, size_));
+    operation.requests[rank_].push_back(op_signature(op, rank_, size_));
   }
   operation.joined.assign(size_, false);
   operation.joined[rank_] = true;
@@ -213,7 +213,7 @@ bool LinkEngine::pump_out(Stream& stream) {
   if (!stream.writable || stream.closed) return false;
   // After a mismatch only headers go out: the others want to name every request.
   if (operation_->suspicious && (stream.index != 0 || stream.send_at > 0)) return false;
-  iovec vector[kVectorMax];
+  iovec vector[kVectorMax] = {};
   int count = 0;
   size_t bytes = 0, offset = stream.send_offset;
   for (size_t i = stream.send_at; i < stream.sends.size() && count < kVectorMax; ++i) {
@@ -292,7 +292,7 @@ bool LinkEngine::read_staging(Stream& stream) {
 // the next header follows: what is beyond goes to the (empty) staging in the same call.
 bool LinkEngine::read_items(Stream& stream) {
   if (!stream.readable || stream.closed) return false;
-  iovec vector[kVectorMax];
+  iovec vector[kVectorMax] = {};
   int count = 0;
   size_t direct = 0, offset = stream.recv_offset;
   for (size_t i = stream.recv_at; i < stream.recvs.size() && count < kVectorMax - 1; ++i) {

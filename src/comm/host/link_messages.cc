@@ -249,6 +249,8 @@ Status LinkChannel::frame_ended(int rank, size_t stream_index, const Frame& fram
   }
   if (frame.type == FrameType::kGoodbye) {
     peer.left = true;
+    // After a failure that is the cause of everything, not the leaving.
+    if (!error_.ok()) return ok_status();
     left_news_.emplace_back(rank, frame.id);
     peer_left(rank);
     return ok_status();

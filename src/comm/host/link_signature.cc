@@ -210,7 +210,7 @@ std::string OpSignature::to_string() const {
   return text + ")";
 }
 
-OpSignature signature_of(const Collective& op, int rank, int size) {
+OpSignature op_signature(const Collective& op, int rank, int size) {
   OpSignature signature{op.kind, op.dtype, op.reduce, op.root, op.premul, {}, {}};
   const bool is_root = rank == op.root;
   const size_t in = spans_in(op.kind, is_root, static_cast<size_t>(size));
@@ -254,7 +254,7 @@ std::string encode_signatures(std::span<const Collective> ops, int rank, int siz
   std::string bytes;
   append(bytes, static_cast<uint32_t>(ops.size()));
   for (const Collective& op : ops) {
-    const OpSignature s = signature_of(op, rank, size);
+    const OpSignature s = op_signature(op, rank, size);
     WireOp wire{};
     wire.kind = static_cast<uint8_t>(s.kind);
     wire.dtype = static_cast<uint8_t>(s.dtype);

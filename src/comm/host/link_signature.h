@@ -29,7 +29,7 @@ struct OpSignature {
 bool is_reducing(OpKind kind);
 
 // As `rank` of `size` asks for it; spans that its part of the collective does not use are left out.
-OpSignature signature_of(const Collective& op, int rank, int size);
+OpSignature op_signature(const Collective& op, int rank, int size);
 
 // Whether `op` makes sense for `rank` of `size` by itself: the number of spans, the root, no null
 // data, a reduction that the dtype has. kInvalidArgument with the reason.
