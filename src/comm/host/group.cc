@@ -1,10 +1,12 @@
-// How a group comes to be: every rank publishes one record and reads the others', and ranks that
-// all share this machine's memory get a ShmGroup.
+// How a group comes to be: every rank publishes one record and reads the others'. Ranks that all
+// share this machine's memory get a ShmGroup, others a group of TCP links.
+#include "src/comm/host/link_group.h"
 #include "src/comm/host/node_impl.h"
 #include "src/comm/host/shm_group.h"
 #include <convoy/base/check.h>
 #include <convoy/comm/host/group.h>
 
+#include <algorithm>
 #include <unistd.h>
 
 namespace convoy::host {
@@ -103,7 +105,14 @@ Result<std::unique_ptr<Group>> Group::create(std::shared_ptr<Node> node, Store& 
   CONVOY_RETURN_IF_ERROR(store.set(options.name + "/" + std::to_string(rank), own.encode())
                              .with_context("publishing a rank of group " + options.name));
   CONVOY_ASSIGN_OR_RETURN(const auto endpoints, read_endpoints(store, own, rank, size, options));
-  return make_shm_group(std::move(own_node), endpoints, rank, options);
+  std::vector<std::string> hosts;
+  for (const Endpoint& endpoint : endpoints) hosts.push_back(endpoint.host);
+  if (std::all_of(hosts.begin(), hosts.end(), [&](const auto& h) { return h == own.host; })) {
+    return make_shm_group(std::move(own_node), endpoints, rank, options);
+  }
+  if (area != nullptr) own_node->heap().deallocate(area);
+  TcpEndpoint& links = own_node->links();
+  return make_link_group(std::move(own_node), links, store, rank, size, hosts, options);
 }
 
 }  // namespace convoy::host
