@@ -71,6 +71,13 @@ Result<std::unique_ptr<Group>> make_shm_group(std::shared_ptr<NodeImpl> node,
   }
   auto* area = reinterpret_cast<Area*>(peers[0]->heap->base() + first.area_offset);
   auto core = std::make_shared<ShmCore>(std::move(node), std::move(peers), area, rank, options);
+  // A rank that goes on, sends a message and ends must not be gone before the others have mapped
+  // it.
+  ShmCore::Operation creation;
+  creation.sequence = 0;
+  creation.first_phase = 1;
+  creation.deadline = deadline;
+  CONVOY_RETURN_IF_ERROR(core->barrier(creation));
   return std::unique_ptr<Group>(std::make_unique<ShmGroup>(std::move(core)));
 }
 
@@ -110,6 +117,7 @@ Result<std::unique_ptr<Group>> Group::create(std::shared_ptr<Node> node, Store& 
   if (std::all_of(hosts.begin(), hosts.end(), [&](const auto& h) { return h == own.host; })) {
     return make_shm_group(std::move(own_node), endpoints, rank, options);
   }
+  // Nobody has looked at it. After a failure above somebody may, so there it stays.
   if (area != nullptr) own_node->heap().deallocate(area);
   TcpEndpoint& links = own_node->links();
   return make_link_group(std::move(own_node), links, store, rank, size, hosts, options);
