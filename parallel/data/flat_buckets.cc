@@ -1,10 +1,13 @@
 // Decides the layout of the flat buckets (which parameters share one, in which order) and when
-// their reductions start. What the optimizer does with the result is adamw.cc's.
+// their reductions start. What the optimizer does with the result is adamw.cc's. Fault points, each
+// of which leaves out one sum: data.reduce, data.sum_partial, data.sum_tied.
 #include <convoy/base/check.h>
+#include <convoy/base/fault.h>
 #include <convoy/parallel/data/adamw_kernel.h>
 #include <convoy/parallel/data/flat_buckets.h>
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
@@ -28,13 +31,20 @@ bool narrow_type(at::ScalarType type) {
   return type == at::kBFloat16 || type == at::kHalf;
 }
 
+// Whether a parameter's gradient is complete only after FlatBuckets::finish() has summed it over
+// tp.
+bool late(const Param& param) {
+  return param.extra_sum == ExtraSum::kTensorParallel;
+}
+
 // The order in which buckets are expected to fill: chunks from the last to the first, as backward
-// passes go; in a chunk, plain parameters from the last registered to the first, then those that
-// need an extra sum (norms get ready all along, the tied embedding at the very end).
+// passes go, in a chunk from the last registered to the first, the tied embedding at its very end.
+// Late parameters of all chunks come last, together.
 std::vector<size_t> backward_order(const std::vector<Param>& params) {
   std::vector<size_t> order(params.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = params.size() - 1 - i;
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    if (late(params[a]) != late(params[b])) return late(params[b]);
     if (params[a].chunk != params[b].chunk) return params[a].chunk > params[b].chunk;
     return params[a].extra_sum < params[b].extra_sum;
   });
@@ -54,8 +64,7 @@ double shard_squares(const Bucket& bucket, int64_t begin, int64_t end) {
 struct FlatBuckets::State {
   // What a reduction in this step has come to.
   struct Progress {
-    int missing = 0;  // parameters of the bucket whose gradient isn't complete
-    bool started = false;
+    int missing = 0;  // additions until the bucket's gradients are complete
     comm::Pending pending;
   };
 
@@ -65,45 +74,66 @@ struct FlatBuckets::State {
   std::vector<Bucket> buckets;
   std::vector<size_t> bucket_of;  // by parameter
   std::vector<Progress> progress;
+  std::vector<bool> touched;  // by parameter: a gradient was added in this step
   std::map<int, bool> armed;  // by chunk
-  size_t next = 0;            // buckets before it have started
+  std::function<void()> sum_partial;
+  size_t next = 0;  // buckets before it have started
   int overlapped = 0;
 
   void lay_out(int64_t bucket_bytes);
   void allocate(Bucket& bucket);
-  void ready(size_t param);
+  void added(size_t param);
   void start(size_t bucket);
+  void sum_tied();
+  at::Tensor grad_view(const Bucket& bucket, const Slot& slot) const {
+    return bucket.grads.narrow(0, slot.offset, slot.count).view(params[slot.param].value.sizes());
+  }
 };
 
 namespace {
 
-// Tells the buckets that a parameter's gradient was accumulated.
-struct ReadyHook final : torch::autograd::PostAccumulateGradHook {
-  explicit ReadyHook(std::function<void()> call) : call(std::move(call)) {}
-  void operator()(const torch::autograd::Variable& /*param*/) override { call(); }
+// Calls back when autograd has added to a leaf's .grad.
+struct AddedHook final : torch::autograd::PostAccumulateGradHook {
+  explicit AddedHook(std::function<void()> call) : call(std::move(call)) {}
+  void operator()(const torch::autograd::Variable& /*leaf*/) override { call(); }
   std::function<void()> call;
 };
 
 }  // namespace
+
+Param autograd_param(std::string name, const at::Tensor& leaf) {
+  Param param;
+  param.name = std::move(name);
+  param.value = leaf;
+  param.counted = {{0, leaf.numel()}};
+  param.attach = [leaf](const at::Tensor& grad, std::function<void()> added) {
+    if (grad.scalar_type() != leaf.scalar_type()) leaf.set_grad_dtype(grad.scalar_type());
+    leaf.mutable_grad() = grad;
+    torch::autograd::impl::set_post_acc_grad_hooks(leaf,
+                                                   std::make_unique<AddedHook>(std::move(added)));
+  };
+  param.clear = [leaf] { leaf.grad().zero_(); };
+  return param;
+}
 
 void FlatBuckets::State::lay_out(int64_t bucket_bytes) {
   bucket_of.resize(params.size());
   int64_t size = 0;
   for (const size_t i : backward_order(params)) {
     const Param& p = params[i];
-    const int64_t bytes = p.tensor.element_size();
-    const bool fits = !buckets.empty() && buckets.back().chunk == p.chunk &&
+    const int64_t bytes = p.value.element_size();
+    const bool fits = !buckets.empty() && (late(p) || buckets.back().chunk == p.chunk) &&
                       buckets.back().extra_sum == p.extra_sum &&
-                      (size + p.tensor.numel()) * bytes <= bucket_bytes;
+                      (size + p.value.numel()) * bytes <= bucket_bytes;
     if (!fits) {
       Bucket& bucket = buckets.emplace_back();
       bucket.chunk = p.chunk;
       bucket.extra_sum = p.extra_sum;
       size = 0;
     }
-    buckets.back().slots.push_back({i, size, p.tensor.numel()});
+    buckets.back().slots.push_back({i, size, p.value.numel()});
     bucket_of[i] = buckets.size() - 1;
-    size = round_up(size + p.tensor.numel(), kAlignElements);
+    size = round_up(size + p.value.numel(), kAlignElements);
   }
 }
 
@@ -111,7 +141,7 @@ void FlatBuckets::State::allocate(Bucket& bucket) {
   const Slot& last = bucket.slots.back();
   const int64_t parts = groups.dp.size();
   const int64_t size = round_up(last.offset + last.count, parts * kAlignElements);
-  const at::Tensor& first = params[last.param].tensor;
+  const at::Tensor& first = params[last.param].value;
   const at::ScalarType grad_type =
       narrow_type(first.scalar_type()) ? at::kFloat : first.scalar_type();
   bucket.params = at::zeros({size}, first.options().requires_grad(false));
@@ -119,23 +149,24 @@ void FlatBuckets::State::allocate(Bucket& bucket) {
   bucket.shard_count = size / parts;
   bucket.shard_begin = bucket.shard_count * groups.dp.rank();
   for (const Slot& slot : bucket.slots) {
-    at::Tensor& tensor = params[slot.param].tensor;
-    const at::Tensor data = bucket.params.narrow(0, slot.offset, slot.count).view(tensor.sizes());
-    data.copy_(tensor.detach());
-    tensor.set_data(data);
-    if (grad_type != tensor.scalar_type()) tensor.set_grad_dtype(grad_type);
-    tensor.mutable_grad() = bucket.grads.narrow(0, slot.offset, slot.count).view(tensor.sizes());
+    const at::Tensor& value = params[slot.param].value;
+    const at::Tensor data = bucket.params.narrow(0, slot.offset, slot.count).view(value.sizes());
+    data.copy_(value.detach());
+    value.set_data(data);
   }
 }
 
-void FlatBuckets::State::ready(size_t param) {
+void FlatBuckets::State::added(size_t param) {
+  touched[param] = true;
   if (!armed[params[param].chunk]) return;
   Progress& mine = progress[bucket_of[param]];
-  CONVOY_CHECK(mine.missing > 0, "gradient of " + params[param].name +
-                                     " was completed twice in the last backward pass of its chunk");
+  CONVOY_CHECK(mine.missing > 0, params[param].name +
+                                     " was used more often than announced in the " +
+                                     "last backward pass of its chunk");
   --mine.missing;
   // In bucket order only: the ranks of the group must start the same collectives in the same order.
-  while (next < buckets.size() && progress[next].missing == 0) {
+  while (next < buckets.size() && progress[next].missing == 0 &&
+         buckets[next].extra_sum != ExtraSum::kTensorParallel) {
     start(next++);
     ++overlapped;
   }
@@ -144,13 +175,28 @@ void FlatBuckets::State::ready(size_t param) {
 void FlatBuckets::State::start(size_t index) {
   Bucket& bucket = buckets[index];
   Progress& mine = progress[index];
-  mine.started = true;
-  if (groups.dp.alone()) return;
+  if (groups.dp.alone() || fault::strikes("data.reduce")) return;
   if (sharded) {
     const at::Tensor shard = bucket.grads.narrow(0, bucket.shard_begin, bucket.shard_count);
     mine.pending = groups.dp.start_reduce_scatter_into(shard, bucket.grads);
   } else {
     mine.pending = groups.dp.start_all_reduce_(bucket.grads);
+  }
+}
+
+// Both stages add the other's gradient to their own. The sum of two numbers does not depend on
+// their order, so the copies stay equal bit for bit.
+void FlatBuckets::State::sum_tied() {
+  for (const Bucket& bucket : buckets) {
+    if (bucket.extra_sum != ExtraSum::kTied) continue;
+    const at::Tensor mine =
+        sharded ? bucket.grads.narrow(0, bucket.shard_begin, bucket.shard_count) : bucket.grads;
+    const at::Tensor other = at::empty_like(mine);
+    comm::Pending received = groups.pp.start_recv(other, groups.tied_peer);
+    comm::Pending sent = groups.pp.start_send(mine, groups.tied_peer);
+    received.wait();
+    sent.wait();
+    mine.add_(other);
   }
 }
 
@@ -162,21 +208,24 @@ FlatBuckets::FlatBuckets(std::vector<Param> params, ReductionGroups groups,
   s.groups = std::move(groups);
   s.sharded = options.sharded && !s.groups.dp.alone();
   for (const Param& p : s.params) {
-    CONVOY_CHECK(p.tensor.is_leaf() && p.tensor.requires_grad(),
+    CONVOY_CHECK(p.value.is_leaf() && p.value.requires_grad(),
                  p.name + " is not a leaf that requires a gradient");
-    CONVOY_CHECK(p.tensor.scalar_type() == s.params[0].tensor.scalar_type(),
+    CONVOY_CHECK(p.value.scalar_type() == s.params[0].value.scalar_type(),
                  p.name + " has another type than the parameters before it");
   }
   s.lay_out(options.bucket_bytes);
   for (Bucket& bucket : s.buckets) s.allocate(bucket);
   s.progress.resize(s.buckets.size());
-  for (size_t i = 0; i < s.params.size(); ++i) {
-    const std::weak_ptr<State> weak = state_;
-    torch::autograd::impl::set_post_acc_grad_hooks(s.params[i].tensor,
-                                                   std::make_unique<ReadyHook>([weak, i] {
-                                                     if (const auto state = weak.lock())
-                                                       state->ready(i);
-                                                   }));
+  s.sum_partial = options.sum_partial;
+  s.touched.resize(s.params.size());
+  for (const Bucket& bucket : s.buckets) {
+    for (const Slot& slot : bucket.slots) {
+      const size_t i = slot.param;
+      const std::weak_ptr<State> weak = state_;
+      s.params[i].attach(s.grad_view(bucket, slot), [weak, i] {
+        if (const auto state = weak.lock()) state->added(i);
+      });
+    }
   }
 }
 
@@ -185,12 +234,15 @@ FlatBuckets::~FlatBuckets() {
   state_.reset();
 }
 
-void FlatBuckets::zero_grads() {
+void FlatBuckets::begin_step() {
   State& s = *state_;
   for (size_t b = 0; b < s.buckets.size(); ++b) {
-    s.buckets[b].grads.zero_();
     s.progress[b] = {};
-    s.progress[b].missing = static_cast<int>(s.buckets[b].slots.size());
+    for (const Slot& slot : s.buckets[b].slots) {
+      s.progress[b].missing += s.params[slot.param].uses;
+      s.params[slot.param].clear();
+      s.touched[slot.param] = false;
+    }
   }
   s.armed.clear();
   s.next = 0;
@@ -203,14 +255,15 @@ void FlatBuckets::arm(int chunk) {
 
 void FlatBuckets::finish() {
   State& s = *state_;
+  for (const Bucket& bucket : s.buckets) {
+    for (const Slot& slot : bucket.slots) {
+      if (!s.touched[slot.param]) s.grad_view(bucket, slot).zero_();
+    }
+  }
+  if (s.sum_partial && !fault::strikes("data.sum_partial")) s.sum_partial();
   while (s.next < s.buckets.size()) s.start(s.next++);
   for (State::Progress& p : s.progress) p.pending.wait();
-  for (const Bucket& bucket : s.buckets) {
-    if (bucket.extra_sum == ExtraSum::kNone) continue;
-    const comm::Group& group = bucket.extra_sum == ExtraSum::kTied ? s.groups.tied : s.groups.tp;
-    group.all_reduce_(s.sharded ? bucket.grads.narrow(0, bucket.shard_begin, bucket.shard_count)
-                                : bucket.grads);
-  }
+  if (s.groups.tied_peer >= 0 && !fault::strikes("data.sum_tied")) s.sum_tied();
 }
 
 double FlatBuckets::grad_norm(std::vector<double>* also) const {
@@ -219,10 +272,11 @@ double FlatBuckets::grad_norm(std::vector<double>* also) const {
   for (const Bucket& bucket : s.buckets) {
     const int64_t shard_end = bucket.shard_begin + bucket.shard_count;
     for (const Slot& slot : bucket.slots) {
-      if (!s.params[slot.param].counts_in_norm) continue;
-      const int64_t begin = std::max(slot.offset, bucket.shard_begin);
-      const int64_t end = std::min(slot.offset + slot.count, shard_end);
-      if (begin < end) squares += shard_squares(bucket, begin, end);
+      for (const Elements& part : s.params[slot.param].counted) {
+        const int64_t begin = std::max(slot.offset + part.begin, bucket.shard_begin);
+        const int64_t end = std::min(slot.offset + part.begin + part.count, shard_end);
+        if (begin < end) squares += shard_squares(bucket, begin, end);
+      }
     }
   }
   const auto count = static_cast<int64_t>(1 + (also ? also->size() : 0));

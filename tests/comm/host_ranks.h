@@ -1,5 +1,6 @@
 #pragma once
 
+#include "tests/comm/file_store.h"
 #include <convoy/comm/host/group.h>
 
 #include <catch2/catch.hpp>
@@ -58,6 +59,42 @@ inline void run_threads(int size, const std::function<std::string(Rank&)>& body,
     INFO("rank " << r << " of " << size);
     CHECK(failures[r] == "");
   }
+}
+
+// Runs `body` in `size` processes, each a rank. Returns what wait() said of each. A body reports by
+// its exit code and by text on stderr; `parent` runs meanwhile with the processes' ids.
+inline std::vector<int> run_processes(
+    int size, const std::function<int(Rank&)>& body, const GroupOptions& options,
+    const std::function<void(const std::vector<pid_t>&)>& parent = {}) {
+  const TemporaryFolder folder;
+  std::vector<pid_t> pids;
+  for (int r = 0; r < size; ++r) {
+    const pid_t pid = fork();
+    if (pid == 0) {
+      alarm(100);
+      FileStore store(folder.path());
+      auto node = make_node();
+      auto group = Group::create(node, store, r, size, options);
+      if (!group.ok()) {
+        std::fprintf(stderr, "rank %d: %s\n", r, group.status().to_string().c_str());
+        _exit(99);
+      }
+      Rank self{r, size, node, std::move(*group)};
+      const int code = body(self);
+      self.group.reset();
+      self.node.reset();
+      _exit(code);
+    }
+    pids.push_back(pid);
+  }
+  if (parent) parent(pids);
+  std::vector<int> outcomes;
+  for (const pid_t pid : pids) {
+    int status = 0;
+    waitpid(pid, &status, 0);
+    outcomes.push_back(status);
+  }
+  return outcomes;
 }
 
 inline Deadline soon() {

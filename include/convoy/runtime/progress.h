@@ -30,9 +30,11 @@ class Progress {
   Progress& operator=(const Progress&) = delete;
 
   void update(const StepReport& report);
+  // The run turned out to be shorter or longer than announced.
+  void set_total_steps(int64_t total_steps) { total_steps_ = total_steps; }
 
  private:
-  const int64_t total_steps_;
+  int64_t total_steps_;
   const bool live_;
   std::FILE* const out_;
   const Clock& clock_;

@@ -1,10 +1,12 @@
-// How a group comes to be: every rank publishes one record and reads the others', and ranks that
-// all share this machine's memory get a ShmGroup.
+// How a group comes to be: every rank publishes one record and reads the others'. Ranks that all
+// share this machine's memory get a ShmGroup, others a group of TCP links.
+#include "src/comm/host/link_group.h"
 #include "src/comm/host/node_impl.h"
 #include "src/comm/host/shm_group.h"
 #include <convoy/base/check.h>
 #include <convoy/comm/host/group.h>
 
+#include <algorithm>
 #include <unistd.h>
 
 namespace convoy::host {
@@ -69,6 +71,13 @@ Result<std::unique_ptr<Group>> make_shm_group(std::shared_ptr<NodeImpl> node,
   }
   auto* area = reinterpret_cast<Area*>(peers[0]->heap->base() + first.area_offset);
   auto core = std::make_shared<ShmCore>(std::move(node), std::move(peers), area, rank, options);
+  // A rank that goes on, sends a message and ends must not be gone before the others have mapped
+  // it.
+  ShmCore::Operation creation;
+  creation.sequence = 0;
+  creation.first_phase = 1;
+  creation.deadline = deadline;
+  CONVOY_RETURN_IF_ERROR(core->barrier(creation));
   return std::unique_ptr<Group>(std::make_unique<ShmGroup>(std::move(core)));
 }
 
@@ -103,7 +112,15 @@ Result<std::unique_ptr<Group>> Group::create(std::shared_ptr<Node> node, Store& 
   CONVOY_RETURN_IF_ERROR(store.set(options.name + "/" + std::to_string(rank), own.encode())
                              .with_context("publishing a rank of group " + options.name));
   CONVOY_ASSIGN_OR_RETURN(const auto endpoints, read_endpoints(store, own, rank, size, options));
-  return make_shm_group(std::move(own_node), endpoints, rank, options);
+  std::vector<std::string> hosts;
+  for (const Endpoint& endpoint : endpoints) hosts.push_back(endpoint.host);
+  if (std::all_of(hosts.begin(), hosts.end(), [&](const auto& h) { return h == own.host; })) {
+    return make_shm_group(std::move(own_node), endpoints, rank, options);
+  }
+  // Nobody has looked at it. After a failure above somebody may, so there it stays.
+  if (area != nullptr) own_node->heap().deallocate(area);
+  TcpEndpoint& links = own_node->links();
+  return make_link_group(std::move(own_node), links, store, rank, size, hosts, options);
 }
 
 }  // namespace convoy::host

@@ -211,9 +211,16 @@ void* Heap::allocate_large(size_t bytes) {
     const size_t rest = block.bytes - bytes;
     if (rest > 0) put_free(offset + bytes, {rest, std::min(rest, block.resident)});
   } else {
-    if (bytes > mapping_->bytes() - frontier_ || !may_grow(bytes)) return nullptr;
+    // A free block at the frontier is a beginning.
     offset = frontier_;
-    frontier_ += bytes;
+    if (!free_by_offset_.empty()) {
+      const auto& [last, block] = *free_by_offset_.rbegin();
+      if (last + block.bytes == frontier_) offset = last;
+    }
+    const size_t fresh = bytes - (frontier_ - offset);
+    if (fresh > mapping_->bytes() - frontier_ || !may_grow(fresh)) return nullptr;
+    if (offset != frontier_) take_free(offset);
+    frontier_ += fresh;
   }
   large_.emplace(offset, bytes);
   in_use_.fetch_add(bytes, std::memory_order_relaxed);

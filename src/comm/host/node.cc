@@ -184,7 +184,12 @@ Result<std::shared_ptr<NodeImpl>> NodeImpl::make(const NodeOptions& options) {
 
 Status NodeImpl::start() {
   CONVOY_ASSIGN_OR_RETURN(heap_, Heap::create(options_.heap_bytes));
-  host_id_ = machine_identity();
+  host_id_ = options_.host_id;
+  if (const char* id = std::getenv("CONVOY_HOST_ID"); id != nullptr && host_id_.empty()) {
+    host_id_ = id;
+  }
+  if (host_id_.empty()) host_id_ = machine_identity();
+  links_ = std::make_unique<TcpEndpoint>(options_.address, options_.tcp_streams);
   socket_name_ = random_name();
   listener_.reset(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   sockaddr_un address;
@@ -207,7 +212,7 @@ Status NodeImpl::start() {
 }
 
 NodeImpl::~NodeImpl() {
-  link_state.reset();
+  links_.reset();
   if (watcher_.joinable()) {
     const uint64_t one = 1;
     [[maybe_unused]] const ssize_t written = write(stop_.get(), &one, sizeof one);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "src/comm/host/heap.h"
+#include "src/comm/host/tcp_endpoint.h"
 #include <convoy/base/clock.h>
 #include <convoy/base/fd.h>
 #include <convoy/base/status.h>
@@ -61,8 +62,9 @@ class NodeImpl final : public Node {
   SharedHeap& heap() override { return *heap_; }
   Heap& own_heap() { return *heap_; }
   const NodeOptions& options() const { return options_; }
-  // Boot id and network namespace: equal for two processes exactly when they can reach each
-  // other's abstract sockets, hence share memory.
+  // NodeOptions::host_id, else CONVOY_HOST_ID, else boot id and network namespace: these are equal
+  // for two processes exactly when they can reach each other's abstract sockets, hence share
+  // memory.
   const std::string& host_id() const { return host_id_; }
   const std::string& socket_name() const { return socket_name_; }
 
@@ -76,10 +78,8 @@ class NodeImpl final : public Node {
   // and, once it says yes, the block returns to the heap.
   void free_later(void* block, std::function<bool()> is_free);
 
-  // The per-process state of the links to other machines (link_*.cc): made by the first group that
-  // needs it, destroyed before the node's own parts.
-  std::mutex link_mutex;
-  std::shared_ptr<void> link_state;
+  // The door for ranks on other machines. It opens with the first group that needs it.
+  TcpEndpoint& links() { return *links_; }
 
  private:
   friend class Node;
@@ -95,6 +95,7 @@ class NodeImpl final : public Node {
   std::string host_id_;
   std::string socket_name_;
   std::shared_ptr<Heap> heap_;
+  std::unique_ptr<TcpEndpoint> links_;
   UniqueFd listener_;
   UniqueFd epoll_;
   UniqueFd stop_;

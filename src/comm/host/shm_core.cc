@@ -107,6 +107,7 @@ std::string ShmCore::names_of(const std::vector<int>& ranks) const {
 }
 
 std::string ShmCore::Operation::name() const {
+  if (sequence == 0) return "the creation";
   const std::string number = " #" + std::to_string(sequence);
   if (count == 1) return std::string(op_name(kind)) + number;
   return std::to_string(count) + " coalesced operations (" + std::string(op_name(kind)) + ", ...)" +

@@ -45,8 +45,8 @@ class ShmCore final : public PeerListener {
   // What run() does now, for waiting and for messages: "all_reduce #17".
   struct Operation {
     OpKind kind = OpKind::kBarrier;
-    size_t count = 1;  // collectives in it
-    uint64_t sequence = 0;
+    size_t count = 1;          // collectives in it
+    uint64_t sequence = 0;     // 0: the group's creation
     uint32_t first_phase = 0;  // of its arrival
     Deadline deadline = Deadline::never();
     TimePoint started{};

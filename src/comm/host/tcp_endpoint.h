@@ -1,6 +1,7 @@
 #pragma once
 
 #include "src/comm/host/tcp_loop.h"
+#include "src/comm/host/tcp_socket.h"
 #include <convoy/base/clock.h>
 #include <convoy/base/fd.h>
 #include <convoy/base/status.h>
@@ -12,17 +13,9 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <utility>
 
 namespace convoy::host {
-
-// What one rank tells the others so that they can connect to it.
-struct TcpAddress {
-  std::string host;  // numeric IPv4 or IPv6
-  uint16_t port = 0;
-
-  std::string to_string() const;                             // "10.0.0.1:4711", "[fe80::1]:4711"
-  static Result<TcpAddress> parse(const std::string& text);  // of to_string's form
-};
 
 // Opens with every connection: who calls whom, and for which of the group's streams. 64 bytes,
 // little endian, of fixed size, so that no length field can lie.
@@ -45,8 +38,8 @@ struct Hello {
 // no group.
 class TcpEndpoint {
  public:
-  // `address` as NodeOptions::address; empty: found at start(), see tcp_address.h.
-  explicit TcpEndpoint(std::string address = "");
+  // As in NodeOptions; `address` empty: found at start(), see tcp_socket.h.
+  explicit TcpEndpoint(std::string address = "", int streams = 4);
   ~TcpEndpoint();
   TcpEndpoint(const TcpEndpoint&) = delete;
   TcpEndpoint& operator=(const TcpEndpoint&) = delete;
@@ -55,6 +48,7 @@ class TcpEndpoint {
   Status start();
   // Where peers connect to; valid after start() succeeded.
   const TcpAddress& address() const { return address_; }
+  int streams() const { return streams_; }
   TcpLoop& loop() { return loop_; }
 
   // A connection that presented the secret, greeted and answered. Called on the I/O thread.
@@ -71,15 +65,16 @@ class TcpEndpoint {
   void drop(const std::shared_ptr<Guest>& guest, const std::string& why);
 
   const std::string wanted_;
+  const int streams_;
   std::mutex start_mutex_;
   bool started_ = false;
   Status start_status_;
   TcpAddress address_;
   UniqueFd listener_;
-  std::mutex mutex_;  // guards expected_
+  // I/O thread only:
   std::map<std::pair<uint64_t, uint64_t>, std::shared_ptr<Accepted>> expected_;
-  std::set<std::shared_ptr<Guest>> guests_;  // I/O thread only
-  TcpLoop loop_;                             // last: its thread ends before what it uses
+  std::set<std::shared_ptr<Guest>> guests_;
+  TcpLoop loop_;  // last: its thread ends before what it uses
 };
 
 // Connects to `address`, sends `hello` and waits for the answer. Tries again while nobody listens,

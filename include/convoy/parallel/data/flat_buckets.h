@@ -5,39 +5,61 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 namespace convoy::data {
 
-// The sum that a gradient needs beside the one over the data-parallel group, because ranks hold
-// copies of the parameter and each saw only a part of its uses.
+// What a gradient needs beside the sum over the data-parallel group, because ranks hold copies of
+// the parameter and each saw only a part of its uses.
 enum class ExtraSum : uint8_t {
   kNone,
-  kTensorParallel,  // replicated over tp, used on a part of the sequence (norms, sequence parallel)
-  kTied,            // the embedding that the first and the last pipeline stage share
+  // Partly over tp (norms in sequence-parallel regions, key/value heads that several ranks hold):
+  // what exactly is the layers' knowledge, see BucketOptions::sum_partial.
+  kTensorParallel,
+  kTied,  // the embedding that the first and the last pipeline stage share
+};
+
+// Elements [begin, begin + count) of a parameter, flattened.
+struct Elements {
+  int64_t begin = 0;
+  int64_t count = 0;
 };
 
 // One parameter as the optimizer sees it.
 struct Param {
   std::string name;
-  at::Tensor tensor;  // a leaf that requires grad
+  at::Tensor value;   // a leaf; its storage is replaced
   bool decay = true;  // whether weight decay applies
-  // Whether this rank's copy counts in the global gradient norm: true on exactly one of the ranks
-  // that hold the same elements over tp and pp. Data-parallel copies are taken care of here.
-  bool counts_in_norm = true;
+  // The elements of this rank's copy that count in the global gradient norm: each element of the
+  // model on exactly one of the ranks that hold it over tp and pp. Data-parallel copies are taken
+  // care of here.
+  std::vector<Elements> counted;
   ExtraSum extra_sum = ExtraSum::kNone;
   // Which model chunk of this rank it belongs to (interleaved schedules hold several).
   int chunk = 0;
+  // How many times a micro-batch's backward pass adds to the gradient.
+  int uses = 1;
+  // Makes whoever computes gradients add them to `grad` from now on, and call `added` after each
+  // addition.
+  std::function<void(const at::Tensor& grad, std::function<void()> added)> attach;
+  // A step begins: the next addition overwrites, or finds zeros.
+  std::function<void()> clear;
 };
 
-// The groups that gradients are summed over. A default group is a group of one.
+// A parameter whose gradient is autograd's .grad: all elements count, one use.
+Param autograd_param(std::string name, const at::Tensor& leaf);
+
+// Whom gradients are summed with. A default group is a group of one.
 struct ReductionGroups {
   comm::Group dp;
-  comm::Group tp;
-  comm::Group tied;   // the ranks that hold the tied embedding of this tp and dp coordinate
   comm::Group world;  // all ranks of the job
+  // The ranks of this pipeline, and the one there that holds the other copy of the tied embedding;
+  // -1: no other rank does.
+  comm::Group pp;
+  int tied_peer = -1;
 };
 
 struct BucketOptions {
@@ -47,9 +69,12 @@ struct BucketOptions {
   // ZeRO stage 1: gradients are reduce-scattered, and each data-parallel rank keeps the optimizer
   // state of its part only.
   bool sharded = false;
+  // Completes the gradients of all ExtraSum::kTensorParallel parameters over tp. Called by finish()
+  // on every rank, before those gradients are summed over dp. May be null if there are none.
+  std::function<void()> sum_partial;
 };
 
-// A run of a bucket's elements that are treated alike.
+// Where a parameter lies in its bucket.
 struct Slot {
   size_t param = 0;    // index into params()
   int64_t offset = 0;  // elements from the bucket's begin
@@ -71,10 +96,10 @@ struct Bucket {
 // Parameters and gradients of one rank in flat buckets, and their reduction over the mesh.
 //
 // Construction moves every parameter's data into a bucket (the tensor's storage is replaced; the
-// tensor object stays) and makes .grad a view of the bucket. Memory comes from the current CPU
-// allocator, so with the shared one collectives move it without staging.
+// tensor object stays) and its gradient becomes a view of the bucket. Memory comes from the current
+// CPU allocator, so with the shared one collectives move it without staging.
 //
-// A step: zero_grads(); backward of every micro-batch, with arm(chunk) before the last one of each
+// A step: begin_step(); backward of every micro-batch, with arm(chunk) before the last one of each
 // chunk; finish(). After arm(), hooks count the parameters whose gradient is complete, and a
 // bucket's all-reduce (sharded: reduce-scatter) starts by itself as soon as it and all buckets
 // before it are full. Gradients are summed, never averaged: scale the loss by 1 / (tokens of the
@@ -90,7 +115,8 @@ class FlatBuckets {
   FlatBuckets(const FlatBuckets&) = delete;
   FlatBuckets& operator=(const FlatBuckets&) = delete;
 
-  void zero_grads();
+  // Forgets the gradients of the step before.
+  void begin_step();
   // The next backward pass of `chunk` completes its gradients.
   void arm(int chunk);
   // Starts what has not started (parameters that no loss depends on have gradient 0), waits for all
@@ -102,7 +128,7 @@ class FlatBuckets {
   // same bits on all ranks, sharded or not. `also` (may be null): numbers of each rank that the
   // same collective sums over the world, in place.
   double grad_norm(std::vector<double>* also = nullptr) const;
-  // Sharded: makes .grad whole on every rank again, for inspection. A collective over dp.
+  // Sharded: makes the gradients whole on every rank again, for inspection. A collective over dp.
   void gather_grads();
 
   bool sharded() const;

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <convoy/base/status.h>
+#include <convoy/comm/group.h>
+#include <convoy/comm/mesh_groups.h>
+#include <convoy/launch/environment.h>
+#include <convoy/mesh/mesh.h>
+
+#include <c10/util/intrusive_ptr.h>
+#include <torch/csrc/distributed/c10d/Store.hpp>
+
+#include <memory>
+#include <string>
+
+namespace convoy::runtime {
+
+struct RuntimeOptions {
+  std::string mesh;  // "tp=2,pp=2,dp=2"; "": CONVOY_MESH, else all ranks along dp
+  // Let CPU tensors live in memory that the machine's ranks share, so that collectives move them
+  // without staging. Switched on only when there are other ranks.
+  bool shared_tensors = true;
+};
+
+// One worker of a job, from its environment to its groups: what every program needs before it can
+// build a model, on 1 rank as on 64.
+//
+// start() reads the launch environment (`convoy run`, torchrun, mpirun, srun, or none: one rank),
+// checks the loaded torch, gives log lines their identity, sets the number of threads, connects to
+// the job's store and makes the mesh. The destructor takes all of it down in reverse. One a
+// process at a time; used by one thread. Blocks: start() until rank 0's store can be reached;
+// everything has CONVOY_TIMEOUT as its deadline. Nothing is left behind when a process is killed.
+class Runtime {
+ public:
+  // kInvalidArgument (environment, mesh), kFailedPrecondition (torch of another version),
+  // kAlreadyExists (port in use), kDeadlineExceeded (the store or ranks did not come).
+  static Result<std::unique_ptr<Runtime>> start(const RuntimeOptions& options = {});
+  ~Runtime();
+  Runtime(const Runtime&) = delete;
+  Runtime& operator=(const Runtime&) = delete;
+
+  int rank() const { return environment_.rank; }
+  int size() const { return environment_.world_size; }
+  const launch::Environment& environment() const { return environment_; }
+  const Mesh& mesh() const { return mesh_; }
+  comm::MeshGroups& groups() { return *groups_; }
+  // The group along some dimensions of the mesh: group("tp"). Collective on first use.
+  comm::Group group(std::string_view dimension) { return groups_->group({dimension}); }
+
+ private:
+  Runtime(launch::Environment environment, Mesh mesh);
+  Status connect();
+
+  launch::Environment environment_;
+  Mesh mesh_;
+  bool shared_tensors_ = false;
+  c10::intrusive_ptr<c10d::Store> store_;
+  std::unique_ptr<comm::MeshGroups> groups_;
+};
+
+// The number of threads a rank computes with: OMP_NUM_THREADS if it is set, else the machine's
+// cores divided by its ranks, at least 1.
+int threads_per_rank(const launch::Environment& environment);
+
+}  // namespace convoy::runtime

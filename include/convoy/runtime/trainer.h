@@ -1,0 +1,116 @@
+#pragma once
+
+#include <convoy/base/status.h>
+#include <convoy/comm/mesh_groups.h>
+#include <convoy/model/llama.h>
+#include <convoy/parallel/data/adamw.h>
+#include <convoy/parallel/data/lr_schedule.h>
+#include <convoy/parallel/pipeline/executor.h>
+#include <convoy/parallel/schedule/schedule.h>
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace convoy::runtime {
+
+// How to train a model: the same on every rank.
+struct TrainerOptions {
+  model::LlamaConfig model;
+  model::LlamaOptions llama;      // type, seed, sequence parallel, recompute
+  std::string schedule = "1f1b";  // gpipe | 1f1b | interleaved
+  int chunks = 1;                 // model chunks a pipeline rank
+  int microbatches = 1;           // in a step of one data-parallel rank
+  int64_t batch = 1;              // sequences in a step, over all ranks
+  data::AdamWOptions adamw;
+  data::LrSchedule lr;
+  double clip = 0;    // limit of the global gradient norm; 0: none
+  bool zero = false;  // ZeRO stage 1
+  int64_t bucket_bytes = 4 << 20;
+};
+
+// What one optimizer step tells; the same bits on every rank.
+struct StepResult {
+  double loss = 0;       // nats per token, the mean over the global batch
+  double grad_norm = 0;  // of the whole model, before clipping
+  double lr = 0;
+};
+
+// Trains a Llama model on the tp × pp × dp ranks of a mesh: this rank's chunks of the model, its
+// gradient buckets, its optimizer state and its part of the pipeline. The code is the same for one
+// rank and for many; on one rank every group is alone.
+//
+// Ownership: keeps copies of the groups, owns everything else. Threads: one. Blocks: all methods
+// but the getters are collective over the mesh; deadlines are the groups'. Errors: c10::Error, with
+// stage, micro-batch, group and ranks in the text.
+class Trainer {
+ public:
+  // What is wrong with the options on this mesh, and how to mend it (kInvalidArgument): model,
+  // layers and stages, batch, schedule.
+  static Status check(const TrainerOptions& options, const Mesh& mesh);
+
+  // The options must pass check().
+  Trainer(const TrainerOptions& options, comm::MeshGroups& groups);
+  ~Trainer();
+
+  // One optimizer step. `samples`: this data-parallel rank's consecutive share of the global batch,
+  // int64 [batch / dp, seq + 1]; inputs are all tokens but the last, targets all but the first.
+  StepResult step(const at::Tensor& samples);
+  // The two halves of step(): the gradients, which it leaves whole in the parameters (step() leaves
+  // a sharded optimizer's in parts); then the update from them.
+  StepResult gradients(const at::Tensor& samples);
+  void update(StepResult& result);
+  // The loss of such samples without dropout or gradients; any number of rows that is a multiple of
+  // the micro-batch's. The mean over all data-parallel ranks.
+  double evaluate(const at::Tensor& samples);
+  // Continues `tokens` by `count` tokens drawn at `temperature` (0: the likeliest). All ranks get
+  // the same. No cache of keys and values is kept: every token costs a forward pass over the
+  // window.
+  std::vector<int64_t> generate(std::vector<int64_t> tokens, int count, double temperature,
+                                uint64_t seed);
+
+  // The learning rate's schedule ends at this step from now on.
+  void set_total_steps(int64_t steps) { options_.lr.total_steps = steps; }
+
+  int64_t steps_done() const { return optimizer_->steps_done(); }
+  int64_t rows_per_rank() const { return options_.batch / dp_.size(); }
+  // This rank's parameters, by chunk.
+  const std::vector<std::unique_ptr<model::Llama>>& chunks() const { return models_; }
+  const data::FlatBuckets& buckets() const { return *buckets_; }
+  int64_t optimizer_bytes() const { return optimizer_->state_bytes(); }
+  const TrainerOptions& options() const { return options_; }
+
+ private:
+  enum class Purpose : uint8_t { kTrain, kEvaluate, kLogits };
+  // What the stage functions compute on during a run of the pipeline.
+  struct Work {
+    Purpose purpose = Purpose::kTrain;
+    at::Tensor tokens;   // [rows, seq]
+    at::Tensor targets;  // [rows, seq]
+    int64_t rows = 1;    // of one micro-batch
+    double loss_scale = 1;
+  };
+
+  void build_models(const Mesh& mesh);
+  void build_buckets();
+  at::Tensor compute(size_t chunk, const at::Tensor& hidden, int microbatch) const;
+  model::MicroBatch microbatch(int index) const;
+  pipeline::HiddenState hidden_state() const;
+  void load(Purpose purpose, const at::Tensor& samples, double tokens);
+  double local_loss(const std::vector<at::Tensor>& losses) const;
+  StepResult forward_backward(const at::Tensor& samples);
+
+  TrainerOptions options_;
+  comm::Group tp_, pp_, dp_, world_;
+  schedule::Schedule schedule_;
+  std::vector<std::unique_ptr<model::Llama>> models_;  // by chunk
+  std::unique_ptr<data::FlatBuckets> buckets_;
+  std::unique_ptr<data::AdamW> optimizer_;
+  std::unique_ptr<pipeline::Executor> executor_;
+  Work work_;
+};
+
+}  // namespace convoy::runtime

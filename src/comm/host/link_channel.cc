@@ -1,0 +1,320 @@
+// The message streams' sockets: frames in, frames out, failure and leaving. Which message meets
+// which receive is decided in link_messages.cc.
+#include "src/comm/host/link_channel.h"
+
+#include "src/comm/host/link_channel_state.h"
+#include "src/comm/host/link_signature.h"
+#include <convoy/base/log.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <utility>
+
+namespace convoy::host {
+namespace {
+
+constexpr size_t kVisitBytes = size_t{1} << 20;
+constexpr size_t kDiscardBytes = size_t{64} << 10;
+constexpr int kFramesPerWrite = 8;
+constexpr int kReadsPerVisit = 16;  // then the loop looks at the other connections
+// After goodbye, the peers' last bytes are awaited this long, so that closing does not destroy
+// ours.
+constexpr std::chrono::seconds kLinger{2};
+
+}  // namespace
+
+LinkChannel::LinkChannel(TcpLoop& loop, int rank, std::vector<std::vector<UniqueFd>> streams,
+                         Options options, OnFailure on_failure, OnLeft on_left)
+    : loop_(loop),
+      rank_(rank),
+      size_(static_cast<int>(streams.size())),
+      options_(std::move(options)),
+      on_failure_(std::move(on_failure)),
+      on_left_(std::move(on_left)) {
+  for (auto& fds : streams) {
+    auto peer = std::make_unique<Peer>();
+    for (UniqueFd& fd : fds) {
+      peer->streams.emplace_back();
+      peer->streams.back().fd = std::move(fd);
+    }
+    peers_.push_back(std::move(peer));
+  }
+}
+
+LinkChannel::~LinkChannel() = default;
+
+Status LinkChannel::start() {
+  Status status;
+  loop_.run_now([&] {
+    for (int r = 0; r < size_ && status.ok(); ++r) {
+      for (size_t s = 0; s < peers_[r]->streams.size() && status.ok(); ++s) {
+        // The handler keeps the channel: bytes may leave after the group has.
+        status = loop_.add(
+            peers_[r]->streams[s].fd.get(), EPOLLIN,
+            [self = shared_from_this(), r, s](uint32_t events) { self->handle(r, s, events); });
+      }
+    }
+  });
+  return status;
+}
+
+void LinkChannel::handle(int rank, size_t stream, uint32_t events) {
+  std::unique_lock lock(mutex_);
+  if (peers_[rank]->lost) return;
+  if ((events & EPOLLOUT) != 0) write_some(rank, stream);
+  if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR | EPOLLRDHUP)) != 0) {
+    for (int i = 0; i < kReadsPerVisit && !peers_[rank]->lost; ++i) {
+      if (!read_some(rank, stream)) break;
+    }
+  }
+  news(lock);
+}
+
+void LinkChannel::push(int rank, size_t stream_index, const Frame& frame, const char* payload,
+                       std::string owned, MessagePtr message) {
+  Stream& stream = peers_[rank]->streams[stream_index];
+  if (peers_[rank]->lost) return;
+  Outgoing out;
+  frame.encode(out.header);
+  out.payload_bytes = frame.payload_bytes();
+  out.owned = std::move(owned);
+  out.payload = payload;
+  out.message = std::move(message);
+  stream.queue.push_back(std::move(out));
+  if (!stream.armed) write_some(rank, stream_index);
+}
+
+void LinkChannel::write_some(int rank, size_t stream_index) {
+  Stream& stream = peers_[rank]->streams[stream_index];
+  while (!stream.queue.empty()) {
+    iovec vector[2 * kFramesPerWrite];
+    int count = 0;
+    size_t bytes = 0;
+    for (size_t i = 0; i < stream.queue.size() && i < kFramesPerWrite; ++i) {
+      Outgoing& out = stream.queue[i];
+      const size_t header_done = std::min(out.done, Frame::kBytes);
+      const size_t payload_done = out.done - header_done;
+      vector[count++] = {out.header + header_done, Frame::kBytes - header_done};
+      vector[count++] = {const_cast<char*>(out.bytes()) + payload_done,
+                         out.payload_bytes - payload_done};
+      bytes += Frame::kBytes + out.payload_bytes - out.done;
+    }
+    msghdr message{};
+    message.msg_iov = vector;
+    message.msg_iovlen = static_cast<size_t>(count);
+    const ssize_t n = ::sendmsg(stream.fd.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && errno != EAGAIN) return lost(rank, std::strerror(errno));
+    if (n > 0) wrote(stream, static_cast<size_t>(n));
+    if (n < 0 || static_cast<size_t>(n) < bytes) break;
+  }
+  const bool arm = !stream.queue.empty();
+  if (arm == stream.armed) return;
+  stream.armed = arm;
+  (void)loop_.modify(stream.fd.get(), arm ? EPOLLIN | EPOLLOUT : EPOLLIN);
+}
+
+void LinkChannel::wrote(Stream& stream, size_t bytes) {
+  while (bytes > 0) {
+    Outgoing& out = stream.queue.front();
+    const size_t now = std::min(bytes, Frame::kBytes + out.payload_bytes - out.done);
+    out.done += now;
+    bytes -= now;
+    if (out.done < Frame::kBytes + out.payload_bytes) return;
+    if (out.message) {
+      out.message->moved += out.payload_bytes;
+      if (out.message->moved == out.message->bytes) finish(out.message, ok_status());
+    }
+    stream.queue.pop_front();
+  }
+}
+
+// Reads one step; false when nothing more can be read now.
+bool LinkChannel::read_some(int rank, size_t stream_index) {
+  Stream& stream = peers_[rank]->streams[stream_index];
+  ssize_t n = 0;
+  if (stream.header_got < Frame::kBytes) {
+    n = ::recv(stream.fd.get(), stream.header + stream.header_got,
+               Frame::kBytes - stream.header_got, 0);
+    if (n > 0) {
+      stream.header_got += static_cast<size_t>(n);
+      if (stream.header_got < Frame::kBytes) return true;
+      const auto frame = Frame::decode(stream.header);
+      Status begun = frame.status();
+      if (frame.ok()) {
+        stream.frame = *frame;
+        stream.payload_got = 0;
+        begun = frame_begins(rank, stream_index, *frame);
+      }
+      if (!begun.ok()) {
+        lost(rank, "it sent " + begun.message());
+        return false;
+      }
+    }
+  } else {
+    size_t room = 0;
+    char* target = payload_target(stream, room);
+    n = ::recv(stream.fd.get(), target, std::min(room, kVisitBytes), 0);
+    if (n > 0) stream.payload_got += static_cast<size_t>(n);
+  }
+  if (n == 0) {
+    lost(rank, "it closed the connection");
+    return false;
+  }
+  if (n < 0) {
+    if (errno == EINTR) return true;
+    if (errno != EAGAIN) lost(rank, std::strerror(errno));
+    return false;
+  }
+  if (stream.payload_got == stream.frame.payload_bytes()) {
+    stream.header_got = 0;
+    const Frame frame = stream.frame;
+    const Status ended = frame_ended(rank, stream_index, frame);
+    stream.into.reset();
+    stream.owned.clear();
+    if (!ended.ok()) {
+      lost(rank, "it sent " + ended.message());
+      return false;
+    }
+  }
+  return true;
+}
+
+// Where the next bytes of the payload go. What nobody wants any more is read and forgotten.
+char* LinkChannel::payload_target(Stream& stream, size_t& room) {
+  static thread_local std::vector<char> discard(kDiscardBytes);
+  room = stream.frame.payload_bytes() - stream.payload_got;
+  if (stream.into && stream.into->data != nullptr) {
+    return stream.into->data + stream.frame.offset + stream.payload_got;
+  }
+  if (!stream.owned.empty()) return stream.owned.data() + stream.payload_got;
+  room = std::min(room, discard.size());
+  return discard.data();
+}
+
+// The connection to `rank` is of no use any more. Expected after its goodbye, else the group fails.
+void LinkChannel::lost(int rank, const std::string& why) {
+  Peer& peer = *peers_[rank];
+  if (peer.lost) return;
+  peer.lost = true;
+  for (Stream& stream : peer.streams) stream.queue.clear();
+  loop_.post([self = shared_from_this(), rank] {
+    const std::lock_guard lock(self->mutex_);
+    self->close_streams(rank);
+  });
+  if (peer.left || left_ || !error_.ok()) return;
+  error_ = Status(Code::kAborted, "group " + options_.group + ": lost the connection to rank " +
+                                      std::to_string(name_of(rank)) + ": " + why +
+                                      "; its process or machine has probably died, see its log");
+}
+
+// Acts on what happened under the lock: failure, goodbyes.
+void LinkChannel::news(std::unique_lock<std::mutex>& lock) {
+  auto left = std::exchange(left_news_, {});
+  const bool failed = !error_.ok() && !failure_told_;
+  const Status cause = error_;
+  const bool silent = left_;
+  lock.unlock();
+  if (failed && !silent) (void)fail(cause);
+  if (silent) return;
+  for (const auto& [rank, sequence] : left) on_left_(rank, sequence);
+}
+
+Status LinkChannel::error() const {
+  const std::lock_guard lock(mutex_);
+  return error_;
+}
+
+Status LinkChannel::fail(const Status& cause) {
+  std::unique_lock lock(mutex_);
+  if (error_.ok()) error_ = cause;
+  if (std::exchange(failure_told_, true) || left_) return error_;
+  const Status first = error_;
+  drop_queues();
+  Frame frame;
+  frame.type = FrameType::kAbort;
+  frame.tag = static_cast<int32_t>(first.code());
+  frame.bytes = std::min(first.message().size(), Frame::kTextMax);
+  for (int r = 0; r < size_; ++r) {
+    if (r == rank_ || peers_[r]->left) continue;
+    push(r, 0, frame, nullptr, first.message().substr(0, frame.bytes), nullptr);
+  }
+  for (const MessagePtr& message : std::set<MessagePtr>(active_)) finish(message, first);
+  posted_.clear();
+  unexpected_.clear();
+  asking_.clear();
+  incoming_.clear();
+  lock.unlock();
+  on_failure_(first);
+  return first;
+}
+
+// Nothing is sent any more but the rest of frames that have begun, from copies: the callers get
+// their memory back.
+void LinkChannel::drop_queues() {
+  for (auto& peer : peers_) {
+    for (Stream& stream : peer->streams) {
+      if (stream.queue.empty()) continue;
+      if (stream.queue.front().done == 0) {
+        stream.queue.clear();
+        continue;
+      }
+      stream.queue.front().keep_own_copy();
+      stream.queue.erase(stream.queue.begin() + 1, stream.queue.end());
+    }
+  }
+}
+
+void LinkChannel::leave(uint64_t sequence) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (std::exchange(left_, true)) return;
+    const Status gone(Code::kAborted, "this rank has left group " + options_.group);
+    for (auto& peer : peers_) {
+      for (Stream& stream : peer->streams) {
+        for (Outgoing& out : stream.queue) out.keep_own_copy();
+      }
+    }
+    for (const MessagePtr& message : std::set<MessagePtr>(active_)) finish(message, gone);
+    if (error_.ok()) error_ = gone;
+    Frame frame;
+    frame.type = FrameType::kGoodbye;
+    frame.id = sequence;
+    for (int r = 0; r < size_; ++r) {
+      if (r != rank_) push(r, 0, frame, nullptr, "", nullptr);
+    }
+  }
+  // What is queued still leaves, and the others' last bytes are read: closing a socket with unread
+  // bytes would destroy ours.
+  loop_.run_now([self = shared_from_this()] {
+    self->loop_.run_after(kLinger, [self] { self->close_all(); });
+    const std::lock_guard lock(self->mutex_);
+    for (auto& peer : self->peers_) {
+      for (Stream& stream : peer->streams) {
+        if (stream.fd && stream.queue.empty()) ::shutdown(stream.fd.get(), SHUT_WR);
+      }
+    }
+  });
+}
+
+void LinkChannel::close_all() {
+  const std::lock_guard lock(mutex_);
+  for (int r = 0; r < size_; ++r) {
+    peers_[r]->lost = true;
+    close_streams(r);
+  }
+}
+
+// On the loop, with the lock held.
+void LinkChannel::close_streams(int rank) {
+  for (Stream& stream : peers_[rank]->streams) {
+    if (stream.fd) loop_.remove(stream.fd.get());
+    stream.fd.reset();
+  }
+}
+
+}  // namespace convoy::host

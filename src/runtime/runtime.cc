@@ -1,0 +1,104 @@
+// The order in which a worker comes up, and in which it goes down.
+#include <convoy/base/log.h>
+#include <convoy/comm/allocator.h>
+#include <convoy/runtime/program.h>
+#include <convoy/runtime/runtime.h>
+
+#include <ATen/Parallel.h>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+#include <torch/headeronly/version.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <thread>
+#include <unistd.h>
+
+// Of libtorch's stable C interface; its header would bring in much else.
+extern "C" uint64_t aoti_torch_abi_version();
+
+namespace convoy::runtime {
+namespace {
+
+Result<Mesh> mesh_of(const RuntimeOptions& options, const launch::Environment& environment) {
+  std::string text = options.mesh.empty() ? environment.mesh : options.mesh;
+  if (text.empty()) text = "dp=*";
+  return Mesh::parse(text, environment.world_size);
+}
+
+}  // namespace
+
+int threads_per_rank(const launch::Environment& environment) {
+  if (const char* set = std::getenv("OMP_NUM_THREADS"); set != nullptr && std::atoi(set) > 0) {
+    return std::atoi(set);
+  }
+  const int cores = static_cast<int>(std::thread::hardware_concurrency());
+  return std::max(1, cores / std::max(1, environment.local_world_size));
+}
+
+Runtime::Runtime(launch::Environment environment, Mesh mesh)
+    : environment_(std::move(environment)), mesh_(std::move(mesh)) {}
+
+Result<std::unique_ptr<Runtime>> Runtime::start(const RuntimeOptions& options) {
+  CONVOY_RETURN_IF_ERROR(check_torch_version(TORCH_ABI_VERSION, aoti_torch_abi_version()));
+  CONVOY_ASSIGN_OR_RETURN(launch::Environment environment, launch::read_environment());
+  set_log_identity("rank " + std::to_string(environment.rank) + "/" +
+                   std::to_string(environment.world_size) + " gen " +
+                   std::to_string(environment.generation));
+  if (environment.rank == 0) {
+    for (const std::string& warning : launch::unknown_variables(::environ)) {
+      CONVOY_LOG(Warn) << warning;
+    }
+  }
+  CONVOY_LOG(Debug) << launch::describe(environment);
+  CONVOY_ASSIGN_OR_RETURN(Mesh mesh, mesh_of(options, environment));
+  at::set_num_threads(threads_per_rank(environment));
+
+  std::unique_ptr<Runtime> runtime(new Runtime(std::move(environment), std::move(mesh)));
+  if (runtime->size() > 1 && options.shared_tensors) {
+    comm::enable_shared_tensors();
+    runtime->shared_tensors_ = true;
+  }
+  CONVOY_RETURN_IF_ERROR(runtime->connect());
+  return runtime;
+}
+
+Status Runtime::connect() {
+  const auto timeout = std::chrono::duration_cast<std::chrono::milliseconds>(environment_.timeout);
+  const std::string generation = "convoy/" + std::to_string(environment_.generation) + "/";
+  if (size() > 1) {
+    c10d::TCPStoreOptions options;
+    options.port = environment_.master_port;
+    options.isServer = rank() == 0;
+    options.numWorkers = static_cast<size_t>(size());
+    options.timeout = timeout;
+    try {
+      store_ = c10::make_intrusive<c10d::PrefixStore>(
+          generation, c10::make_intrusive<c10d::TCPStore>(environment_.master_addr, options));
+    } catch (const c10::Error& error) {
+      const std::string where =
+          environment_.master_addr + ":" + std::to_string(environment_.master_port);
+      const std::string text = error.what_without_backtrace();
+      if (text.find("EADDRINUSE") != std::string::npos) {
+        return {Code::kAlreadyExists, "the job's store can't listen on " + where +
+                                          ": the port is in use. Set MASTER_PORT to another one."};
+      }
+      return {Code::kDeadlineExceeded, "rank " + std::to_string(rank()) +
+                                           " can't reach the job's store at " + where + ": " +
+                                           text};
+    }
+  }
+  comm::MeshGroupsOptions options;
+  options.timeout = timeout;
+  options.prefix = generation;
+  groups_ = std::make_unique<comm::MeshGroups>(mesh_, rank(), store_, options);
+  return ok_status();
+}
+
+Runtime::~Runtime() {
+  groups_.reset();
+  store_.reset();
+  if (shared_tensors_) comm::disable_shared_tensors();
+}
+
+}  // namespace convoy::runtime

@@ -1,0 +1,91 @@
+// Which samples are for training and which for validation, and how they become tensors.
+#include "src/runtime/samples.h"
+
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <numeric>
+#include <span>
+
+namespace convoy::runtime {
+namespace {
+
+// Without a validation file, the last samples of the training file: one in so many.
+constexpr uint64_t kValidationPart = 20;
+
+}  // namespace
+
+Samples::Samples(dataset::TokenFile train, std::optional<dataset::TokenFile> validation,
+                 int64_t sequence, uint64_t train_samples, uint64_t validation_first,
+                 uint64_t validation_samples, uint64_t seed)
+    : train_(std::move(train)),
+      validation_(std::move(validation)),
+      sequence_(sequence),
+      validation_first_(validation_first),
+      validation_samples_(validation_samples),
+      sampler_(train_samples, seed) {}
+
+Result<Samples> Samples::open(const TrainOptions& options, int64_t sequence, int64_t batch) {
+  const auto seq = static_cast<uint64_t>(sequence);
+  CONVOY_ASSIGN_OR_RETURN(dataset::TokenFile train, dataset::TokenFile::open(options.data));
+  CONVOY_ASSIGN_OR_RETURN(const uint64_t count, dataset::sample_count(train, seq));
+  uint64_t training = count;
+  uint64_t first = 0;
+  uint64_t validating = 0;
+  std::optional<dataset::TokenFile> validation;
+  if (options.validation.empty()) {
+    validating = count / kValidationPart;
+    training = count - validating;
+    first = training;
+  } else {
+    CONVOY_ASSIGN_OR_RETURN(dataset::TokenFile file, dataset::TokenFile::open(options.validation));
+    CONVOY_ASSIGN_OR_RETURN(validating, dataset::sample_count(file, seq));
+    if (file.info().tokenizer != train.info().tokenizer) {
+      return Status(Code::kInvalidArgument,
+                    options.validation + " holds tokens of the tokenizer \"" +
+                        file.info().tokenizer + "\", but " + options.data + " of \"" +
+                        train.info().tokenizer + "\"; prepare both with the same one.");
+    }
+    validation.emplace(std::move(file));
+  }
+  if (training < static_cast<uint64_t>(batch)) {
+    return Status(Code::kInvalidArgument,
+                  options.data + " holds " + std::to_string(training) + " training samples of " +
+                      std::to_string(sequence) + " tokens, fewer than one batch of " +
+                      std::to_string(batch) +
+                      "; take a longer text, or a smaller --batch or --sequence.");
+  }
+  return Samples(std::move(train), std::move(validation), sequence, training, first, validating,
+                 options.seed);
+}
+
+at::Tensor Samples::read(const dataset::TokenFile& file,
+                         const std::vector<uint64_t>& indices) const {
+  const int64_t width = sequence_ + 1;
+  at::Tensor out = at::empty({static_cast<int64_t>(indices.size()), width}, at::kLong);
+  auto* row = out.mutable_data_ptr<int64_t>();
+  for (const uint64_t index : indices) {
+    dataset::read_sample(file, index, std::span(row, static_cast<size_t>(width)));
+    row += width;
+  }
+  return out;
+}
+
+Result<at::Tensor> Samples::next(int64_t batch, int dp_rank, int dp_size) {
+  CONVOY_ASSIGN_OR_RETURN(
+      const std::vector<uint64_t> indices,
+      sampler_.next(static_cast<uint64_t>(batch), static_cast<uint64_t>(dp_rank),
+                    static_cast<uint64_t>(dp_size)));
+  return read(train_, indices);
+}
+
+at::Tensor Samples::validation(int64_t rows, int64_t multiple, int dp_rank, int dp_size) const {
+  rows = std::min(rows, static_cast<int64_t>(validation_samples_) / dp_size);
+  rows -= rows % multiple;
+  std::vector<uint64_t> indices(static_cast<size_t>(rows));
+  std::iota(indices.begin(), indices.end(),
+            validation_first_ + static_cast<uint64_t>(dp_rank * rows));
+  return read(validation_ ? *validation_ : train_, indices);
+}
+
+}  // namespace convoy::runtime

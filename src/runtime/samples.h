@@ -1,0 +1,45 @@
+#pragma once
+
+#include <convoy/base/status.h>
+#include <convoy/dataset/sampler.h>
+#include <convoy/dataset/token_file.h>
+#include <convoy/runtime/train_options.h>
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+namespace convoy::runtime {
+
+// What a run trains and validates on: samples of seq + 1 tokens of one file, or of two.
+class Samples {
+ public:
+  // kInvalidArgument if a file is too short for a batch.
+  static Result<Samples> open(const TrainOptions& options, int64_t sequence, int64_t batch);
+
+  // The next global batch's share of a data-parallel rank, int64 [batch / dp, seq + 1].
+  Result<at::Tensor> next(int64_t batch, int dp_rank, int dp_size);
+  // Validation samples [0, rows * dp_size), of which each rank gets `rows` consecutive ones. Fewer
+  // where the file has fewer, but always a multiple of `multiple`; no rows if there aren't even
+  // those.
+  at::Tensor validation(int64_t rows, int64_t multiple, int dp_rank, int dp_size) const;
+
+  const dataset::TokenFileInfo& info() const { return train_.info(); }
+
+ private:
+  Samples(dataset::TokenFile train, std::optional<dataset::TokenFile> validation, int64_t sequence,
+          uint64_t train_samples, uint64_t validation_first, uint64_t validation_samples,
+          uint64_t seed);
+  at::Tensor read(const dataset::TokenFile& file, const std::vector<uint64_t>& indices) const;
+
+  dataset::TokenFile train_;
+  std::optional<dataset::TokenFile> validation_;
+  int64_t sequence_;
+  uint64_t validation_first_;
+  uint64_t validation_samples_;
+  dataset::Sampler sampler_;
+};
+
+}  // namespace convoy::runtime

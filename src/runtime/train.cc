@@ -1,0 +1,364 @@
+// A training run from the options to the run folder, in the order in which it happens. Only rank 0
+// speaks; what decides how long the run goes on is rank 0's clock, which it tells the others.
+#include "src/runtime/samples.h"
+#include <convoy/base/atomic_file.h>
+#include <convoy/base/clock.h>
+#include <convoy/base/log.h>
+#include <convoy/dataset/tokenizer.h>
+#include <convoy/runtime/loss_curve.h>
+#include <convoy/runtime/metrics.h>
+#include <convoy/runtime/progress.h>
+#include <convoy/runtime/train.h>
+#include <convoy/runtime/trainer.h>
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <numbers>
+#include <optional>
+#include <thread>
+#include <unistd.h>
+
+namespace convoy::runtime {
+namespace {
+
+// The measurement of one process: at most so many steps, of which the first isn't counted, and no
+// more once it has taken so long.
+constexpr int kBaselineSteps = 5;
+constexpr double kBaselineSeconds = 2;
+// With a time limit, rank 0 looks at the clock every so many steps.
+constexpr int64_t kClockSteps = 10;
+// Validation points along the run, and how many global batches each looks at.
+constexpr int64_t kValidations = 8;
+constexpr int64_t kValidationBatches = 2;
+constexpr int64_t kFinalValidationBatches = 16;
+
+double seconds_since(TimePoint begin) {
+  return std::chrono::duration<double>(Clock::system().now() - begin).count();
+}
+
+at::ScalarType scalar_type(const std::string& name) {
+  if (name == "float64") return at::kDouble;
+  return name == "bfloat16" ? at::kBFloat16 : at::kFloat;
+}
+
+model::Recompute recompute_of(const std::string& name) {
+  if (name == "full") return model::Recompute::kFull;
+  return name == "selective" ? model::Recompute::kSelective : model::Recompute::kNone;
+}
+
+// As many micro-batches as the pipeline has stages, or the nearest number below that divides a
+// rank's sequences: more of them would only make the pieces smaller.
+int default_microbatches(int64_t rows, int pp) {
+  int count = static_cast<int>(std::clamp<int64_t>(rows, 1, pp));
+  while (rows % count != 0) --count;
+  return count;
+}
+
+ModelPreset preset_of(const TrainOptions& options) {
+  ModelPreset preset = model_preset(options.config).value();
+  if (options.batch > 0) preset.batch = options.batch;
+  if (options.sequence > 0) preset.sequence = options.sequence;
+  if (options.steps > 0) preset.steps = options.steps;
+  if (options.lr > 0) preset.lr = options.lr;
+  return preset;
+}
+
+TrainerOptions trainer_options(const TrainOptions& options, const ModelPreset& preset,
+                               int64_t vocabulary, const Mesh& mesh) {
+  TrainerOptions out;
+  out.model = {.layers = preset.layers,
+               .hidden = preset.hidden,
+               .heads = preset.heads,
+               .kv_heads = preset.kv_heads,
+               .ffn = preset.ffn,
+               .vocab = vocabulary,
+               .seq = preset.sequence,
+               .dropout = options.dropout};
+  out.llama.dtype = scalar_type(options.dtype);
+  out.llama.seed = options.seed;
+  out.llama.sequence_parallel = options.sequence_parallel;
+  out.llama.recompute = recompute_of(options.recompute);
+  out.schedule = options.schedule;
+  out.chunks = options.schedule == "interleaved" ? options.chunks : 1;
+  out.batch = preset.batch;
+  out.microbatches = options.microbatches > 0
+                         ? options.microbatches
+                         : default_microbatches(preset.batch / mesh.size("dp"), mesh.size("pp"));
+  out.adamw.weight_decay = options.weight_decay;
+  out.lr = {.peak = preset.lr,
+            .floor = preset.lr / 10,
+            .warmup_steps = std::min<int64_t>(preset.steps / 10, 50),
+            .total_steps = preset.steps};
+  out.clip = options.clip;
+  out.zero = options.zero;
+  return out;
+}
+
+Status write_text(const std::string& path, const std::string& text) {
+  CONVOY_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(path));
+  CONVOY_RETURN_IF_ERROR(file.append(std::as_bytes(std::span(text))));
+  return file.commit();
+}
+
+// What the run leaves behind, on rank 0; on other ranks, or without a run folder, nothing.
+class RunFolder {
+ public:
+  static Result<RunFolder> open(const std::string& path, const std::string& config) {
+    RunFolder folder;
+    folder.path_ = path;
+    if (path.empty()) return folder;
+    std::error_code error;
+    std::filesystem::create_directories(path, error);
+    if (error) return errno_status("can't make the run folder " + path, error.value());
+    CONVOY_RETURN_IF_ERROR(write_text(path + "/config.json", config));
+    CONVOY_ASSIGN_OR_RETURN(MetricsWriter metrics, MetricsWriter::open(path + "/metrics.jsonl"));
+    folder.metrics_.emplace(std::move(metrics));
+    return folder;
+  }
+
+  Status step(int64_t step, const StepResult& result, int64_t tokens, double rate, double seconds) {
+    training_.emplace_back(step, result.loss);
+    if (!metrics_) return ok_status();
+    return metrics_->write({{"step", step},
+                            {"loss", result.loss},
+                            {"grad_norm", result.grad_norm},
+                            {"lr", result.lr},
+                            {"tokens", tokens},
+                            {"tokens_per_s", rate},
+                            {"seconds", seconds}});
+  }
+  Status validation(int64_t step, double loss) {
+    validation_.emplace_back(step, loss);
+    if (!metrics_) return ok_status();
+    return metrics_->write(
+        {{"step", step}, {"validation_loss", loss}, {"bits_per_byte", loss / std::numbers::ln2}});
+  }
+  Status finish(const std::string& title) {
+    if (path_.empty()) return ok_status();
+    return write_text(path_ + "/loss.svg", loss_curve_svg(title, {{"training", training_},
+                                                                  {"validation", validation_}}));
+  }
+
+ private:
+  using Points = std::vector<std::pair<int64_t, double>>;
+  std::string path_;
+  std::optional<MetricsWriter> metrics_;
+  Points training_;
+  Points validation_;
+};
+
+// One run; the parts of train() share it.
+class Run {
+ public:
+  Run(Runtime& runtime, const TrainOptions& options, const ModelPreset& preset, Samples samples,
+      RunFolder folder, const TrainerOptions& trainer)
+      : runtime_(runtime),
+        options_(options),
+        preset_(preset),
+        samples_(std::move(samples)),
+        folder_(std::move(folder)),
+        trainer_options_(trainer),
+        dp_rank_(runtime.mesh().coordinate(runtime.rank(), "dp")),
+        dp_size_(runtime.mesh().size("dp")) {}
+
+  Status run();
+
+ private:
+  Status measure_one_process();
+  Status train_steps(Trainer& trainer);
+  Status validate(Trainer& trainer, int64_t step, int64_t batches, double* loss);
+  void report(Trainer& trainer, double validation_loss);
+  std::string sample(Trainer& trainer);
+  int64_t agreed_steps(int64_t done, double seconds);
+  bool speaks() const { return runtime_.rank() == 0; }
+
+  Runtime& runtime_;
+  const TrainOptions& options_;
+  const ModelPreset& preset_;
+  Samples samples_;
+  RunFolder folder_;
+  TrainerOptions trainer_options_;
+  int dp_rank_, dp_size_;
+  double one_process_ = 0;  // tokens/s
+  double rate_ = 0;         // tokens/s of the whole run
+  int64_t steps_ = 0;
+  StepResult last_;
+};
+
+// How fast rank 0 trains the same model on the same batches alone, with all cores of the machine.
+Status Run::measure_one_process() {
+  if (!options_.measure_one || runtime_.size() == 1) return ok_status();
+  const comm::Group world = runtime_.groups().world();
+  const at::Tensor rate = at::empty({1}, at::kDouble);
+  if (speaks()) {
+    const int threads = at::get_num_threads();
+    at::set_num_threads(static_cast<int>(std::max(1U, std::thread::hardware_concurrency())));
+    TrainerOptions alone = trainer_options_;
+    alone.llama.sequence_parallel = false;
+    alone.schedule = "1f1b";
+    alone.chunks = alone.microbatches = 1;
+    comm::MeshGroups groups(Mesh(), 0, {});
+    Trainer trainer(alone, groups);
+    CONVOY_ASSIGN_OR_RETURN(Samples samples,
+                            Samples::open(options_, preset_.sequence, preset_.batch));
+    double best = 0;
+    const TimePoint start = Clock::system().now();
+    for (int i = 0; i < kBaselineSteps && (i < 2 || seconds_since(start) < kBaselineSeconds); ++i) {
+      CONVOY_ASSIGN_OR_RETURN(const at::Tensor batch, samples.next(preset_.batch, 0, 1));
+      const TimePoint begin = Clock::system().now();
+      trainer.step(batch);
+      if (i > 0) best = std::max(best, 1 / seconds_since(begin));
+    }
+    at::set_num_threads(threads);
+    *rate.mutable_data_ptr<double>() = best * static_cast<double>(preset_.batch * preset_.sequence);
+  }
+  world.broadcast_(rate, 0);
+  one_process_ = rate.item<double>();
+  return ok_status();
+}
+
+// How many steps the run takes in all, as rank 0 sees it after `done` of them.
+int64_t Run::agreed_steps(int64_t done, double seconds) {
+  if (options_.seconds <= 0 || done % kClockSteps != 0) return preset_.steps;
+  const at::Tensor steps = at::empty({1}, at::kLong);
+  if (speaks()) {
+    const auto fit = static_cast<int64_t>(static_cast<double>(done) * options_.seconds / seconds);
+    *steps.mutable_data_ptr<int64_t>() = std::clamp(fit, done, preset_.steps);
+  }
+  runtime_.groups().world().broadcast_(steps, 0);
+  return steps.item<int64_t>();
+}
+
+Status Run::validate(Trainer& trainer, int64_t step, int64_t batches, double* loss) {
+  const int64_t rows = trainer.rows_per_rank();
+  const at::Tensor samples =
+      samples_.validation(batches * rows, rows / trainer_options_.microbatches, dp_rank_, dp_size_);
+  if (samples.size(0) == 0) return ok_status();
+  *loss = trainer.evaluate(samples);
+  return speaks() ? folder_.validation(step, *loss) : ok_status();
+}
+
+Status Run::train_steps(Trainer& trainer) {
+  const int64_t step_tokens = preset_.batch * preset_.sequence;
+  const bool live =
+      ::isatty(STDOUT_FILENO) == 1 || runtime_.environment().launcher == launch::Launcher::kConvoy;
+  std::optional<Progress> progress;
+  if (speaks() && !options_.json) progress.emplace(preset_.steps, live);
+  const TimePoint begin = Clock::system().now();
+  double loss = 0, recent = 0;
+  int64_t total = preset_.steps;
+  for (int64_t step = 1; step <= total; ++step) {
+    CONVOY_ASSIGN_OR_RETURN(const at::Tensor batch,
+                            samples_.next(preset_.batch, dp_rank_, dp_size_));
+    const TimePoint step_begin = Clock::system().now();
+    last_ = trainer.step(batch);
+    const double took = seconds_since(step_begin), passed = seconds_since(begin);
+    const double rate = static_cast<double>(step_tokens) / took;
+    recent = recent == 0 ? rate : 0.9 * recent + 0.1 * rate;
+    if (speaks()) {
+      CONVOY_RETURN_IF_ERROR(folder_.step(step, last_, step * step_tokens, rate, passed));
+    }
+    if (!std::isfinite(last_.loss)) {
+      return {Code::kInvalidArgument, "the loss is not a number any more after step " +
+                                          std::to_string(step) + "; take a smaller --lr"};
+    }
+    if (const int64_t agreed = agreed_steps(step, passed);
+        options_.seconds > 0 && step % kClockSteps == 0) {
+      total = agreed;
+      trainer.set_total_steps(total);
+    }
+    if (progress) {
+      progress->set_total_steps(total);
+      StepReport report;
+      report.step = step;
+      report.loss = last_.loss;
+      report.tokens_per_s = recent;
+      if (one_process_ > 0) report.one_process_share = recent / one_process_;
+      progress->update(report);
+    }
+    if (step % std::max<int64_t>(1, total / kValidations) == 0 && step < total) {
+      CONVOY_RETURN_IF_ERROR(validate(trainer, step, kValidationBatches, &loss));
+    }
+    steps_ = step;
+    rate_ = static_cast<double>(step * step_tokens) / seconds_since(begin);
+  }
+  return ok_status();
+}
+
+std::string Run::sample(Trainer& trainer) {
+  auto tokenizer = dataset::make_tokenizer(samples_.info().tokenizer);
+  if (!tokenizer.ok() || options_.sample == 0) return {};
+  std::vector<uint32_t> prompt;
+  (*tokenizer)->encode(options_.prompt.empty() ? "\n" : options_.prompt, prompt);
+  const std::vector<int64_t> tokens = trainer.generate(
+      {prompt.begin(), prompt.end()}, options_.sample, options_.temperature, options_.seed);
+  return (*tokenizer)->decode(std::vector<uint32_t>(tokens.begin(), tokens.end()));
+}
+
+void Run::report(Trainer& trainer, double validation_loss) {
+  const std::string text = sample(trainer);
+  if (!speaks()) return;
+  const double bits = validation_loss / std::numbers::ln2;
+  const double share = one_process_ > 0 ? rate_ / one_process_ : 1;
+  if (options_.json) {
+    std::printf(
+        "{\"mesh\":\"%s\",\"steps\":%lld,\"loss\":%.9g,\"grad_norm\":%.9g,\"validation_loss\":%.9g,"
+        "\"bits_per_byte\":%.6g,\"tokens_per_s\":%.1f,\"one_process_share\":%.4f}\n",
+        runtime_.mesh().to_string().c_str(), static_cast<long long>(steps_), last_.loss,
+        last_.grad_norm, validation_loss, bits, rate_, share);
+    return;
+  }
+  std::printf(
+      "\n%lld steps on mesh %s: training loss %.4f, validation loss %.4f, %.3f bits per "
+      "byte\n%.0f tokens/s",
+      static_cast<long long>(steps_), runtime_.mesh().to_string().c_str(), last_.loss,
+      validation_loss, bits, rate_);
+  if (one_process_ > 0) {
+    std::printf(", %.0f %% of one process with all cores (%.0f tokens/s)", 100 * share,
+                one_process_);
+  }
+  std::printf("\n\n%s\n", text.c_str());
+  std::fflush(stdout);
+}
+
+Status Run::run() {
+  // The others wait, so that rank 0 has the machine to itself.
+  CONVOY_RETURN_IF_ERROR(measure_one_process());
+  Trainer trainer(trainer_options_, runtime_.groups());
+  CONVOY_RETURN_IF_ERROR(train_steps(trainer));
+  double loss = std::numeric_limits<double>::quiet_NaN();
+  CONVOY_RETURN_IF_ERROR(validate(trainer, steps_, kFinalValidationBatches, &loss));
+  report(trainer, loss);
+  return speaks() ? folder_.finish("Loss of " + options_.config + " on " + options_.data)
+                  : ok_status();
+}
+
+}  // namespace
+
+Status train(Runtime& runtime, const TrainOptions& options) {
+  CONVOY_ASSIGN_OR_RETURN(ModelPreset preset, model_preset(options.config));
+  preset = preset_of(options);
+  CONVOY_ASSIGN_OR_RETURN(Samples samples, Samples::open(options, preset.sequence, preset.batch));
+  const TrainerOptions trainer = trainer_options(
+      options, preset, static_cast<int64_t>(samples.info().vocabulary_size), runtime.mesh());
+  CONVOY_RETURN_IF_ERROR(Trainer::check(trainer, runtime.mesh()));
+  const std::string path =
+      options.run_dir.empty() ? runtime.environment().run_dir : options.run_dir;
+  CONVOY_ASSIGN_OR_RETURN(RunFolder folder,
+                          RunFolder::open(runtime.rank() == 0 ? path : "",
+                                          describe_json(options, preset, runtime.mesh().to_string(),
+                                                        trainer.model.parameter_count())));
+  const Status status =
+      Run(runtime, options, preset, std::move(samples), std::move(folder), trainer).run();
+  if (status.ok() && runtime.rank() == 0 && !path.empty() && !options.json) {
+    std::printf("run folder: %s (config.json, metrics.jsonl, loss.svg)\n", path.c_str());
+  }
+  return status;
+}
+
+}  // namespace convoy::runtime

@@ -1,0 +1,147 @@
+// The command line of the trainer, and what the names of model sizes stand for.
+#include <convoy/runtime/train_options.h>
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+namespace convoy::runtime {
+namespace {
+
+// The text of a CLI11 error on one line.
+std::string one_line(std::string text) {
+  for (char& c : text) {
+    if (c == '\n') c = ' ';
+  }
+  while (!text.empty() && text.back() == ' ') text.pop_back();
+  return text;
+}
+
+void describe_run(CLI::App& app, TrainOptions& o) {
+  app.add_option("--data", o.data, "token file (made by `convoy data prepare`)")->required();
+  app.add_option("--validation", o.validation, "token file for the validation loss");
+  app.add_option("--steps", o.steps, "optimizer steps")->check(CLI::PositiveNumber);
+  app.add_option("--seconds", o.seconds, "stop training after this time")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--seed", o.seed, "of initial weights, sampling and dropout");
+  app.add_option("--run-dir", o.run_dir, "folder for config.json, metrics.jsonl, loss.svg");
+  app.add_option("--sample", o.sample, "bytes of text generated at the end")
+      ->check(CLI::Range(0, 100000));
+  app.add_option("--temperature", o.temperature, "of the generated text; 0: greedy")
+      ->check(CLI::Range(0.0, 10.0));
+  app.add_option("--prompt", o.prompt, "how the generated text begins");
+  app.add_flag("--json", o.json, "print the result as one JSON line, and no progress");
+  app.add_flag("!--no-baseline", o.measure_one, "don't measure the rate of one process first");
+}
+
+void describe_model(CLI::App& app, TrainOptions& o) {
+  app.add_option("--config", o.config, "size of the model: small, medium or demo")
+      ->check(CLI::IsMember({"small", "medium", "demo"}));
+  app.add_option("--batch", o.batch, "sequences a step, over all ranks")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--sequence", o.sequence, "tokens of a sequence")->check(CLI::PositiveNumber);
+  app.add_option("--dtype", o.dtype, "of the parameters")
+      ->check(CLI::IsMember({"float32", "bfloat16", "float64"}));
+  app.add_option("--dropout", o.dropout, "probability")->check(CLI::Range(0.0, 0.9));
+  app.add_option("--lr", o.lr, "peak learning rate")->check(CLI::PositiveNumber);
+  app.add_option("--weight-decay", o.weight_decay, "")->check(CLI::NonNegativeNumber);
+  app.add_option("--clip", o.clip, "limit of the gradient norm; 0: none")
+      ->check(CLI::NonNegativeNumber);
+}
+
+void describe_parallel(CLI::App& app, TrainOptions& o) {
+  app.add_option("--mesh", o.mesh, "tp=2,pp=2,dp=2 (default: CONVOY_MESH, else all dp)");
+  app.add_option("--schedule", o.schedule, "of the pipeline")
+      ->check(CLI::IsMember({"gpipe", "1f1b", "interleaved"}));
+  app.add_option("--chunks", o.chunks, "model chunks a rank, interleaved schedule")
+      ->check(CLI::Range(1, 64));
+  app.add_option("--microbatches", o.microbatches, "in a step of one data-parallel rank")
+      ->check(CLI::PositiveNumber);
+  app.add_flag("--zero", o.zero, "shard the optimizer over dp (ZeRO stage 1)");
+  app.add_flag("--sequence-parallel", o.sequence_parallel,
+               "cut activations along the sequence between tensor-parallel regions");
+  app.add_option("--recompute", o.recompute, "activations: none, selective or full")
+      ->check(CLI::IsMember({"none", "selective", "full"}));
+}
+
+}  // namespace
+
+Result<ModelPreset> model_preset(const std::string& name) {
+  // small and medium are those of the training benchmarks.
+  if (name == "small") return ModelPreset{};
+  if (name == "medium") {
+    return ModelPreset{.hidden = 384,
+                       .layers = 8,
+                       .heads = 8,
+                       .kv_heads = 4,
+                       .ffn = 1024,
+                       .sequence = 256,
+                       .batch = 8,
+                       .steps = 200,
+                       .lr = 6e-4};
+  }
+  if (name == "demo") {
+    return ModelPreset{.hidden = 128,
+                       .layers = 6,
+                       .heads = 4,
+                       .kv_heads = 2,
+                       .ffn = 352,
+                       .sequence = 128,
+                       .batch = 16,
+                       .steps = 700,
+                       .lr = 3e-3};
+  }
+  return Status(Code::kInvalidArgument,
+                "there is no model size \"" + name + "\"; take small, medium or demo");
+}
+
+Result<TrainOptions> parse_train_options(int argc, const char* const* argv, std::string* help) {
+  TrainOptions options;
+  CLI::App app("Trains a Llama-family language model on a token file, over the mesh of the job.");
+  describe_run(app, options);
+  describe_model(app, options);
+  describe_parallel(app, options);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    *help = app.help();
+    return TrainOptions{};
+  } catch (const CLI::ParseError& error) {
+    return Status(Code::kInvalidArgument,
+                  one_line(error.what()) + ". `--help` lists the options of this program.");
+  }
+  return options;
+}
+
+std::string describe_json(const TrainOptions& options, const ModelPreset& preset,
+                          const std::string& mesh, int64_t parameters) {
+  const nlohmann::ordered_json json = {
+      {"data", options.data},
+      {"mesh", mesh},
+      {"schedule", options.schedule},
+      {"chunks", options.chunks},
+      {"microbatches", options.microbatches},
+      {"zero", options.zero},
+      {"sequence_parallel", options.sequence_parallel},
+      {"recompute", options.recompute},
+      {"dtype", options.dtype},
+      {"dropout", options.dropout},
+      {"config", options.config},
+      {"parameters", parameters},
+      {"hidden", preset.hidden},
+      {"layers", preset.layers},
+      {"heads", preset.heads},
+      {"kv_heads", preset.kv_heads},
+      {"ffn", preset.ffn},
+      {"sequence", preset.sequence},
+      {"batch", preset.batch},
+      {"steps", preset.steps},
+      {"seconds", options.seconds},
+      {"lr", preset.lr},
+      {"weight_decay", options.weight_decay},
+      {"clip", options.clip},
+      {"seed", options.seed},
+  };
+  return json.dump(2) + "\n";
+}
+
+}  // namespace convoy::runtime
