@@ -210,7 +210,7 @@ def check_special_reductions(r: Rank) -> None:
     out = r.blank(r.rank * 5, torch.float32)
     r.do(dist.reduce_scatter, out, [r.place(values(r.rank, p * 5, torch.float32, p)) for p in range(r.size)])
     r.equal(out, reduced([values(p, r.rank * 5, torch.float32, r.rank) for p in range(r.size)], Op.SUM), "uneven reduce_scatter")
-    for dtype, count in itertools.product((torch.float32, torch.bfloat16, torch.float16, torch.float64), (5, 4099, 300_007)):
+    for dtype, count in itertools.product((torch.float32, torch.bfloat16, torch.float16, torch.float64), (5, 4099) if r.size != 3 else (70_001,)):
         noise = [torch.randn(count, generator=torch.Generator().manual_seed(p), dtype=torch.float64).to(dtype)
                  for p in range(r.size)]
         sum_in_order = noise[0].to(torch.float64 if dtype == torch.float64 else torch.float32)
@@ -308,8 +308,13 @@ def check_ordering(r: Rank) -> None:
         dist.send(r.mine(9, torch.float32), group_dst=0, group=r.group, tag=5)
 
 
+def some(r: Rank, dtypes: tuple) -> tuple:
+    """All dtypes with 8 and 3 ranks, every third with the other numbers."""
+    return dtypes if r.size in (8, 3) else dtypes[r.size % 3::3]
+
+
 def part_data(r: Rank) -> None:
-    dtypes = MOVED if r.backend == "convoy" else GLOO_DTYPES
+    dtypes = some(r, MOVED if r.backend == "convoy" else GLOO_DTYPES)
     for i, (dtype, count) in enumerate(itertools.product(dtypes, SIZES)):
         vary(r, i)
         check_moves(r, dtype, count)
@@ -323,7 +328,7 @@ def part_data(r: Rank) -> None:
 
 
 def part_reduce(r: Rank) -> None:
-    dtypes = INTEGERS + FLOATS + (torch.complex64,) if r.backend == "convoy" else GLOO_DTYPES
+    dtypes = some(r, INTEGERS + FLOATS + (torch.complex64,) if r.backend == "convoy" else GLOO_DTYPES)
     for i, (dtype, count) in enumerate(itertools.product(dtypes, SIZES)):
         vary(r, i)
         check_reductions(r, dtype, count)
@@ -339,7 +344,7 @@ def part_reduce(r: Rank) -> None:
 
 
 def part_messages(r: Rank) -> None:
-    dtypes = MOVED if r.backend == "convoy" else GLOO_DTYPES
+    dtypes = some(r, MOVED if r.backend == "convoy" else GLOO_DTYPES)
     for i, (dtype, count) in enumerate(itertools.product(dtypes, SIZES)):
         vary(r, i)
         check_messages(r, dtype, count)

@@ -164,7 +164,6 @@ void Backend::abort() {
   std::unique_lock lock(state_->mutex);
   const std::shared_ptr<host::Group> group = state_->group;
   state_->batch.reset();
-  state_->coalescing = false;
   lock.unlock();
   if (!group) return;
   state_->hooks->fire_abort();
@@ -201,7 +200,6 @@ c10::intrusive_ptr<c10d::Work> Backend::reconfigure(const c10d::ReconfigureOptio
   const std::shared_ptr<host::Group> old = std::move(state_->group);
   state_->why_no_group = "reconfigure() number " + std::to_string(opts.uuid) + " did not succeed";
   state_->batch.reset();
-  state_->coalescing = false;
   lock.unlock();
   // Frees threads that are still blocked in the old membership, here and elsewhere.
   if (old) old->abort("the group is being reconfigured");

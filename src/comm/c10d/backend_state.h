@@ -28,8 +28,7 @@ struct Backend::State {
   std::string handle;  // names this instance in reconfigure()
   std::shared_ptr<Lane> lane = std::make_shared<Lane>();
   std::shared_ptr<HookTable> hooks = std::make_shared<HookTable>();
-  std::atomic<uint64_t> sequence = 0;    // collectives that were called
-  std::atomic<bool> coalescing = false;  // whether any thread has a batch open
+  std::atomic<uint64_t> sequence = 0;  // collectives that were called
 
   mutable std::mutex mutex;            // guards what follows
   std::shared_ptr<host::Group> group;  // null before the first reconfigure() and after shutdown()

@@ -75,14 +75,12 @@ void Backend::startCoalescing() {
   const std::lock_guard lock(state_->mutex);
   state_->batch.emplace();
   state_->batch->owner = std::this_thread::get_id();
-  state_->coalescing = true;
 }
 
 c10::intrusive_ptr<c10d::Work> Backend::endCoalescing() {
   std::unique_lock lock(state_->mutex);
   Batch batch = state_->batch ? std::move(*state_->batch) : Batch{};
   state_->batch.reset();
-  state_->coalescing = false;
   const GroupContext context{state_->group, state_->name, state_->lane, state_->hooks};
   lock.unlock();
   std::vector<c10::intrusive_ptr<c10d::Work>> works;

@@ -1,0 +1,112 @@
+// MeshGroups and comm::Group over the backend `convoy`: eight processes on the mesh tp=2, dp=2,
+// pp=2.
+//
+// Method: ranks are forked before anything of torch runs, meet in a file store, and compare what
+// each group's collectives give with what the mesh says its members are. A rank reports through its
+// exit code. Does not check the collectives themselves (conformance.py) nor CUDA groups beyond
+// their refusal.
+#include <convoy/comm/allocator.h>
+#include <convoy/comm/mesh_groups.h>
+#include <convoy/comm/nccl.h>
+
+#include <catch2/catch.hpp>
+#include <torch/csrc/distributed/c10d/FileStore.hpp>
+
+#include <cstdlib>
+#include <functional>
+#include <iostream>
+#include <numeric>
+#include <sys/wait.h>
+#include <unistd.h>
+
+namespace convoy::comm {
+namespace {
+
+constexpr int kRanks = 8;
+
+void expect(bool condition, const std::string& what) {
+  if (!condition) throw std::runtime_error(what);
+}
+
+void check_groups(int rank, const std::string& file) {
+  const Mesh mesh = Mesh::parse("tp=2,dp=2,pp=2", kRanks).value();
+  MeshGroupsOptions options;
+  options.timeout = std::chrono::seconds(60);
+  options.prefix = "gen0/";
+  MeshGroups groups(mesh, rank, c10::make_intrusive<c10d::FileStore>(file, -1), options);
+  const std::vector<std::vector<std::string_view>> sets = {{"tp"}, {"dp"}, {"pp"}, {"tp", "dp"}};
+  for (const auto& names : sets) {
+    const Group group = groups.group(names);
+    const std::vector<int> members = mesh.group_of(rank, names);
+    expect(group.size() == static_cast<int>(members.size()), "size of " + group.name());
+    expect(group.name() == "gen0/" + mesh.group_name(names, rank), "name " + group.name());
+    expect(members[group.rank()] == rank, "rank in " + group.name());
+    const at::Tensor sum = empty_shared({3}, at::kFloat).fill_(rank);
+    group.all_reduce_(sum);
+    const int want = std::accumulate(members.begin(), members.end(), 0);
+    expect(sum.eq(want).all().item<bool>(), "sum over " + group.name());
+    expect(groups.group(names).process_group() == group.process_group(), "groups are kept");
+    // Row counts that differ: member i gives i + 1 rows of its rank.
+    std::vector<int64_t> rows(members.size());
+    std::iota(rows.begin(), rows.end(), 1);
+    const at::Tensor mine =
+        empty_shared({rows[group.rank()], 2}, at::kFloat).fill_(static_cast<double>(rank));
+    const at::Tensor all = group.all_gather(mine, rows);
+    expect(all.select(1, 0).sum().item<float>() ==
+               std::inner_product(members.begin(), members.end(), rows.begin(), 0.0F),
+           "uneven all_gather in " + group.name());
+  }
+  expect(groups.group({"cp"}).alone(), "an absent dimension is a group of one");
+  expect(groups.world().size() == kRanks, "world");
+  groups.world().barrier();
+}
+
+// Whether every one of `size` forked processes got through `body`.
+bool all_pass(int size, const std::function<void(int)>& body) {
+  std::vector<pid_t> children;
+  for (int rank = 0; rank < size; ++rank) {
+    const pid_t pid = ::fork();
+    if (pid == 0) {
+      ::alarm(100);
+      try {
+        body(rank);
+        std::_Exit(0);
+      } catch (const std::exception& e) {
+        std::cerr << "rank " << rank << ": " << e.what() << "\n";
+        std::_Exit(1);
+      }
+    }
+    children.push_back(pid);
+  }
+  bool good = true;
+  for (const pid_t pid : children) {
+    int status = 0;
+    ::waitpid(pid, &status, 0);
+    good = good && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+  }
+  return good;
+}
+
+}  // namespace
+
+TEST_CASE("groups along the dimensions of a mesh") {
+  char file[] = "/tmp/convoy-mesh-groups-XXXXXX";
+  ::close(::mkstemp(file));
+  CHECK(all_pass(kRanks, [&](int rank) { check_groups(rank, file); }));
+  ::unlink(file);
+}
+
+TEST_CASE("a mesh of one rank needs no store") {
+  MeshGroups groups(Mesh(), 0, nullptr);
+  CHECK(groups.group({"tp"}).alone());
+  CHECK(groups.world().alone());
+  CHECK_THROWS(MeshGroups(Mesh(), 1, nullptr));
+  CHECK_THROWS(MeshGroups(Mesh::parse("tp=2", 2).value(), 0, nullptr));
+}
+
+TEST_CASE("a build without NCCL says so") {
+  if (built_with_nccl()) return;  // then it takes a GPU to get further
+  CHECK_THROWS_WITH(make_nccl_group(nullptr, 0, 1, {}), Catch::Contains("CONVOY_CUDA=ON"));
+}
+
+}  // namespace convoy::comm

@@ -1,0 +1,50 @@
+#!/usr/bin/env python3
+"""examples/train_ddp.py: examples.py CONVOY_COMMAND
+
+Method: starts it alone, under torchrun, under `convoy run` and on Gloo; every run must end well with the loss of the
+one-process run to 1e-3. Checks the example, and that the launchers' contracts fit the backend; not its speed.
+"""
+import pathlib
+import re
+import socket
+import subprocess
+import sys
+
+SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "examples/train_ddp.py"
+STEPS = "20"
+
+
+def free_port() -> str:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return str(s.getsockname()[1])
+
+
+def final_loss(name: str, command: list[str]) -> float:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    losses = re.findall(rf"step +{STEPS} +loss ([0-9.]+)", done.stdout)
+    if done.returncode != 0 or len(losses) != 1:
+        raise SystemExit(f"{name} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    print(f"{name}: loss {losses[0]}", flush=True)
+    return float(losses[0])
+
+
+def main() -> None:
+    convoy = sys.argv[1]
+    script = [str(SCRIPT), "--steps", STEPS]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
+    alone = final_loss("alone", [sys.executable, *script])
+    others = {
+        "torchrun": [*torchrun, *script],
+        "torchrun on gloo": [*torchrun, *script, "--backend", "gloo"],
+        "convoy run": [convoy, "run", "-n", "2", "--", sys.executable, *script],
+    }
+    for name, command in others.items():
+        loss = final_loss(name, command)
+        if abs(loss - alone) > 1e-3:
+            raise SystemExit(f"{name}: loss {loss}, alone {alone}")
+    print("ok")
+
+
+if __name__ == "__main__":
+    main()
