@@ -197,7 +197,7 @@ void Planner::reduce_direct(const Collective& op, size_t index) {
 }
 
 // The message is cut into segments of one chunk a rank. Of each segment, rank r adds chunk r. The
-// sums of a segment travel behind the inputs of the next one, so that the links never idle.
+// sums of a segment travel behind the inputs of some later ones, so that the links never idle.
 void Planner::reduce_sliced(const Collective& op, size_t index) {
   const size_t element = dtype_size(op.dtype), count = op.in[0].count;
   const bool all = op.kind == OpKind::kAllReduce;
@@ -210,6 +210,7 @@ void Planner::reduce_sliced(const Collective& op, size_t index) {
   const size_t chunk =
       std::min(limits_.chunk_bytes / element, ceil_div(per_rank, granule) * granule);
   const size_t segments = ceil_div(count, chunk * ranks);
+  const size_t lag = std::max<size_t>(1, limits_.window / 2);
   const auto begin = [&](size_t segment, int r) {
     return std::min(count, (segment * ranks + static_cast<size_t>(r)) * chunk);
   };
@@ -254,9 +255,9 @@ void Planner::reduce_sliced(const Collective& op, size_t index) {
   };
   for (size_t k = 0; k < segments; ++k) {
     collect(k);
-    if (k > 0) hand_out(k - 1);
+    if (k >= lag) hand_out(k - lag);
   }
-  if (segments > 0) hand_out(segments - 1);
+  for (size_t k = segments - std::min(segments, lag); k < segments; ++k) hand_out(k);
 }
 
 void Planner::reduce_scatter(const Collective& op, size_t index) {

@@ -80,7 +80,7 @@ struct PlanLimits {
   size_t chunk_bytes = 256 << 10;  // unit of pipelining and of striping
   size_t stripe_bytes = 64 << 10;  // smaller messages all go over stream 0
   size_t direct_bytes = 32 << 10;  // smaller reductions: everybody sends everything to everybody
-  size_t window = 4;               // chunks of a reduction that may be under way
+  size_t window = 8;               // chunks of a reduction that may be under way
 };
 
 LinkPlan make_plan(std::span<const Collective> ops, int rank, int size, int streams,

@@ -150,8 +150,8 @@ Result<std::string> choose_address(const std::string& wanted) {
   return found.empty() ? std::string("127.0.0.1") : found;
 }
 
-Result<UniqueFd> tcp_listen(const std::string& host, TcpAddress& address) {
-  CONVOY_ASSIGN_OR_RETURN(SocketAddress local, resolve(host, 0, AI_NUMERICHOST | AI_PASSIVE));
+Result<UniqueFd> tcp_listen(const std::string& host, TcpAddress& address, uint16_t port) {
+  CONVOY_ASSIGN_OR_RETURN(SocketAddress local, resolve(host, port, AI_NUMERICHOST | AI_PASSIVE));
   const int family = local.get()->sa_family;
   UniqueFd fd(::socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!fd) return errno_status("creating the TCP listener", errno);

@@ -24,8 +24,9 @@ struct TcpAddress {
 // caller or the environment asked for does not exist.
 Result<std::string> choose_address(const std::string& wanted);
 
-// A non-blocking listener on a free port of `host`; the port is put into `address`.
-Result<UniqueFd> tcp_listen(const std::string& host, TcpAddress& address);
+// A non-blocking listener on `port` of `host` (0: a free one); where it listens is put into
+// `address`.
+Result<UniqueFd> tcp_listen(const std::string& host, TcpAddress& address, uint16_t port = 0);
 // A non-blocking socket that has begun to connect.
 Result<UniqueFd> tcp_start_connect(const TcpAddress& address);
 // No delay for small messages; a peer that vanishes without a word is given up after
