@@ -41,12 +41,10 @@ Status learn() {
 
   // The first layer's outputs and the second layer's inputs are cut over the tensor group. Initial
   // values depend on the name alone, not on the mesh.
-  const parallel::Range part = parallel::even_chunk(kWidth, tp.size(), tp.rank());
-  const std::vector<parallel::HeldRun> run = {{part.begin, 0, part.length}};
   const auto first =
-      parallel::make_parameter(parallel::column_weight("first", kWidth, kInputs, run), at::kFloat);
+      parallel::make_parameter(parallel::column_weight("first", kWidth, kInputs, tp), at::kFloat);
   const auto second =
-      parallel::make_parameter(parallel::row_weight("second", 1, kWidth, run), at::kFloat);
+      parallel::make_parameter(parallel::row_weight("second", 1, kWidth, tp), at::kFloat);
   parallel::init_normal(*first, 1, 0.6);
   parallel::init_normal(*second, 1, 0.1);
 

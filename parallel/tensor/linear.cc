@@ -164,34 +164,14 @@ at::Tensor row_parallel_linear(const Recomputable& x, const ParameterPtr& weight
   return y;
 }
 
-Parameter column_weight(std::string name, int64_t out, int64_t in, std::vector<HeldRun> rows) {
-  Parameter p;
-  p.name = std::move(name);
-  p.full_shape = {out, in};
-  p.shard_dim = 0;
-  p.runs = std::move(rows);
-  return p;
+Parameter column_weight(std::string name, int64_t out, int64_t in, const comm::Group& group,
+                        std::vector<Segment> segments) {
+  return describe(std::move(name), {out, in}, Placement::shard(0, std::move(segments)), group);
 }
 
-Parameter row_weight(std::string name, int64_t out, int64_t in, std::vector<HeldRun> columns) {
-  Parameter p;
-  p.name = std::move(name);
-  p.full_shape = {out, in};
-  p.shard_dim = 1;
-  p.runs = std::move(columns);
-  return p;
-}
-
-std::vector<HeldRun> even_run(int64_t total, const comm::Group& group) {
-  return fused_runs(1, total, group);
-}
-
-std::vector<HeldRun> fused_runs(int64_t parts, int64_t total, const comm::Group& group) {
-  const Range mine = even_chunk(total, group.size(), group.rank());
-  std::vector<HeldRun> runs;
-  for (int64_t i = 0; i < parts; ++i)
-    runs.push_back({i * total + mine.begin, i * mine.length, mine.length});
-  return runs;
+Parameter row_weight(std::string name, int64_t out, int64_t in, const comm::Group& group,
+                     std::vector<Segment> segments) {
+  return describe(std::move(name), {out, in}, Placement::shard(1, std::move(segments)), group);
 }
 
 HeadShard shard_heads(int64_t q_heads, int64_t kv_heads, int ranks, int rank) {
@@ -222,17 +202,13 @@ HeadShard shard_heads(int64_t q_heads, int64_t kv_heads, int ranks, int rank) {
 Parameter qkv_weight(std::string name, int64_t q_heads, int64_t kv_heads, int64_t head_dim,
                      int64_t in, const comm::Group& group) {
   const HeadShard mine = shard_heads(q_heads, kv_heads, group.size(), group.rank());
-  // The first kv head belongs to a lower rank if its first query head does.
-  const bool lower_holds_first = mine.q_begin % (q_heads / kv_heads) != 0;
-  std::vector<HeldRun> rows = {{mine.q_begin * head_dim, 0, mine.q_heads * head_dim}};
-  int64_t local = mine.q_heads * head_dim;
-  for (int part = 0; part < 2; ++part)
-    for (int64_t i = 0; i < mine.kv_heads; ++i) {
-      const int64_t head = q_heads + part * kv_heads + mine.kv_begin + i;
-      rows.push_back({head * head_dim, local, head_dim, !(lower_holds_first && i == 0)});
-      local += head_dim;
-    }
-  Parameter p = column_weight(std::move(name), (q_heads + 2 * kv_heads) * head_dim, in, rows);
+  const auto kv = [&](const char* part) {
+    Segment segment{part, kv_heads, head_dim};
+    segment.follows = "q";
+    return segment;
+  };
+  Parameter p = column_weight(std::move(name), (q_heads + 2 * kv_heads) * head_dim, in, group,
+                              {Segment{"q", q_heads, head_dim}, kv("k"), kv("v")});
   if (mine.kv_shared) p.partial_rows = {q_heads * head_dim, 2 * kv_heads * head_dim};
   return p;
 }

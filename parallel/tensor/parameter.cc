@@ -54,9 +54,9 @@ int64_t product(const std::vector<int64_t>& shape, size_t begin, size_t end) {
 // Calls f(global element, local element, count) for each contiguous run of the shard.
 template <class F>
 void for_each_run(const Parameter& p, const F& f) {
-  const int64_t outer = product(p.full_shape, 0, p.shard_dim);
-  const int64_t inner = product(p.full_shape, p.shard_dim + 1, p.full_shape.size());
-  const int64_t full = p.full_shape[p.shard_dim];
+  const int64_t outer = product(p.full_shape(), 0, p.shard_dim);
+  const int64_t inner = product(p.full_shape(), p.shard_dim + 1, p.full_shape().size());
+  const int64_t full = p.full_shape()[p.shard_dim];
   const int64_t held = p.value.size(p.shard_dim);
   for (const HeldRun& run : p.runs)
     for (int64_t o = 0; o < outer; ++o)
@@ -76,15 +76,9 @@ Overlap overlap(const Parameter& p, const HeldRun& run) {
 
 }  // namespace
 
-Range even_chunk(int64_t total, int64_t parts, int64_t index) {
-  const int64_t small = total / parts;
-  const int64_t more = total % parts;
-  return {index * small + std::min(index, more), small + (index < more ? 1 : 0)};
-}
-
-std::vector<int64_t> even_sizes(int64_t total, int64_t parts) {
+std::vector<int64_t> even_sizes(int64_t total, int parts) {
   std::vector<int64_t> sizes;
-  for (int64_t i = 0; i < parts; ++i) sizes.push_back(even_chunk(total, parts, i).length);
+  for (int i = 0; i < parts; ++i) sizes.push_back(even_chunk(total, parts, i).length);
   return sizes;
 }
 
@@ -136,22 +130,48 @@ at::Tensor Parameter::tracked() const {
   return out;
 }
 
+Parameter describe(std::string name, std::vector<int64_t> shape, const Placement& placement,
+                   const comm::Group& tensor_group) {
+  Parameter p;
+  p.name = std::move(name);
+  p.spec.shape = std::move(shape);
+  p.spec.placements = {{"tp", placement}};
+  p.shard_dim = placement.kind == Placement::Kind::kShard ? placement.dim : 0;
+  const Mesh mesh = Mesh::create({{"tp", tensor_group.size()}}, tensor_group.size()).value();
+  const Status ok = p.spec.check(mesh);
+  TORCH_CHECK(ok.ok(), "parameter ", p.name, ": ", ok.message());
+  for (const Piece& mine : p.spec.pieces(mesh, tensor_group.rank())) {
+    const int64_t begin = mine.begin[p.shard_dim];
+    const int64_t end = begin + mine.extent[p.shard_dim];
+    const int64_t local = mine.offset / mine.strides[p.shard_dim];
+    // What lower ranks hold too is always the beginning of a run: cuts are ascending.
+    int64_t owned_from = begin;
+    for (int r = 0; r < tensor_group.rank(); ++r)
+      for (const Piece& other : p.spec.pieces(mesh, r)) {
+        const int64_t other_end = other.begin[p.shard_dim] + other.extent[p.shard_dim];
+        if (other.begin[p.shard_dim] < end && other_end > begin)
+          owned_from = std::max(owned_from, std::min(end, other_end));
+      }
+    if (owned_from > begin) p.runs.push_back({begin, local, owned_from - begin, false});
+    if (owned_from < end)
+      p.runs.push_back({owned_from, local + owned_from - begin, end - owned_from, true});
+  }
+  return p;
+}
+
 ParameterPtr make_parameter(Parameter description, at::TensorOptions options) {
   auto p = std::make_shared<Parameter>(std::move(description));
-  std::vector<int64_t> shape = p->full_shape;
+  std::vector<int64_t> shape = p->full_shape();
   shape[p->shard_dim] = 0;
   for (const HeldRun& run : p->runs) shape[p->shard_dim] += run.size;
   p->value = at::empty(shape, options);
+  p->spec.dtype_bytes = p->value.element_size();
   const bool narrow =
       p->value.scalar_type() == at::kBFloat16 || p->value.scalar_type() == at::kHalf;
   p->grad = at::empty(shape, narrow ? options.dtype(at::kFloat) : options);
   p->value.set_requires_grad(true);
   p->self_ = p;
   return p;
-}
-
-std::vector<HeldRun> replicated_runs(int64_t rows, const comm::Group& tensor_group) {
-  return {HeldRun{0, 0, rows, tensor_group.rank() == 0}};
 }
 
 void init_normal(Parameter& parameter, uint64_t seed, double std) {
@@ -173,8 +193,8 @@ void init_constant(Parameter& parameter, double value) {
 
 void load_full(Parameter& parameter, const at::Tensor& full) {
   at::NoGradGuard no_grad;
-  TORCH_CHECK(full.sizes() == at::IntArrayRef(parameter.full_shape), "load_full: parameter ",
-              parameter.name, " has shape ", parameter.full_shape, ", but the tensor given has ",
+  TORCH_CHECK(full.sizes() == at::IntArrayRef(parameter.full_shape()), "load_full: parameter ",
+              parameter.name, " has shape ", parameter.full_shape(), ", but the tensor given has ",
               full.sizes());
   for (const HeldRun& run : parameter.runs)
     parameter.value.narrow(parameter.shard_dim, run.local, run.size)
@@ -184,7 +204,7 @@ void load_full(Parameter& parameter, const at::Tensor& full) {
 at::Tensor gather_full(const Parameter& parameter, const at::Tensor& local,
                        const comm::Group& tensor_group) {
   at::NoGradGuard no_grad;
-  at::Tensor full = at::zeros(parameter.full_shape, local.options().requires_grad(false));
+  at::Tensor full = at::zeros(parameter.full_shape(), local.options().requires_grad(false));
   for (const HeldRun& run : parameter.runs)
     if (run.owned)
       full.narrow(parameter.shard_dim, run.global, run.size)
@@ -202,7 +222,7 @@ void sum_partial_gradients(const std::vector<ParameterPtr>& parameters,
   for (const ParameterPtr& p : parameters) {
     if (p->partial_rows.length == 0) continue;
     if (first == nullptr) first = p.get();
-    total += p->partial_rows.length * product(p->full_shape, 1, p->full_shape.size());
+    total += p->partial_rows.length * product(p->full_shape(), 1, p->full_shape().size());
   }
   if (total == 0) return;
   const at::Tensor flat = at::zeros({total}, first->grad.options());
@@ -210,7 +230,7 @@ void sum_partial_gradients(const std::vector<ParameterPtr>& parameters,
     int64_t at = 0;
     for (const ParameterPtr& p : parameters) {
       if (p->partial_rows.length == 0) continue;
-      const int64_t width = product(p->full_shape, 1, p->full_shape.size());
+      const int64_t width = product(p->full_shape(), 1, p->full_shape().size());
       for (const HeldRun& run : p->runs) {
         const Overlap o = overlap(*p, run);
         if (o.size == 0) continue;

@@ -139,11 +139,11 @@ at::Tensor plain_loss(const at::Tensor& logits, const at::Tensor& targets, Range
 at::Tensor vocab_parallel_embedding(const at::Tensor& tokens, const ParameterPtr& weight,
                                     const TensorRegion& region) {
   TORCH_CHECK(tokens.dim() == 2, "embedding: want tokens [batch, seq], not ", tokens.sizes());
-  const int64_t vocab = weight->full_shape[0];
+  const int64_t vocab = weight->full_shape()[0];
   const Range mine = even_chunk(vocab, region.group.size(), region.group.rank());
   const at::Tensor rows = local_rows(tokens, vocab, mine);
   const at::Tensor whole =
-      lookup(weight->data(), rows).view({tokens.size(1), tokens.size(0), weight->full_shape[1]});
+      lookup(weight->data(), rows).view({tokens.size(1), tokens.size(0), weight->full_shape()[1]});
   at::Tensor out = leave_region(whole, region);
   if (needs_graph({weight->value}))
     record("vocab_parallel_embedding", {weight->value}, {out},

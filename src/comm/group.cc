@@ -34,6 +34,16 @@ std::vector<at::Tensor> split_rows(const at::Tensor& full, const std::vector<int
   return parts;
 }
 
+// Memory for this rank's rows of `full`.
+at::Tensor own_rows(const Group& group, const at::Tensor& full, const std::vector<int64_t>& sizes) {
+  const int ranks = group.size();
+  TORCH_CHECK(sizes.empty() ? full.size(0) % ranks == 0 : static_cast<int>(sizes.size()) == ranks,
+              "reduce_scatter in ", group.name(), ": ", full.size(0), " rows don't split over ",
+              ranks, " ranks; pass the rows of each rank");
+  const int64_t rows = sizes.empty() ? full.size(0) / ranks : sizes[group.rank()];
+  return at::empty(with_rows(full, rows), full.options());
+}
+
 Pending finish(c10::intrusive_ptr<c10d::Work> work, std::vector<at::Tensor> tensors, bool async) {
   Pending pending(std::move(work), std::move(tensors));
   if (!async) pending.wait();
@@ -144,8 +154,9 @@ at::Tensor Group::all_gather(const at::Tensor& shard, const std::vector<int64_t>
 
 at::Tensor Group::reduce_scatter(const at::Tensor& full, const std::vector<int64_t>& sizes) const {
   if (alone()) return full;
-  at::Tensor shard;
-  start_reduce_scatter(full.contiguous(), sizes, &shard).wait();
+  const at::Tensor in = full.contiguous();
+  const at::Tensor shard = own_rows(*this, in, sizes);
+  reduce_scatter_impl(shard, in, sizes, false);
   return shard;
 }
 
@@ -175,11 +186,7 @@ Pending Group::start_reduce_scatter(const at::Tensor& full, const std::vector<in
     *shard = full;
     return {};
   }
-  TORCH_CHECK(sizes.empty() ? full.size(0) % size_ == 0 : static_cast<int>(sizes.size()) == size_,
-              "reduce_scatter in ", name(), ": ", full.size(0), " rows don't split over ", size_,
-              " ranks; pass the rows of each rank");
-  const int64_t rows = sizes.empty() ? full.size(0) / size_ : sizes[rank_];
-  *shard = at::empty(with_rows(full, rows), full.options());
+  *shard = own_rows(*this, full, sizes);
   return reduce_scatter_impl(*shard, full, sizes, true);
 }
 

@@ -53,8 +53,7 @@ Llama::Llama(const LlamaConfig& config, const LlamaOptions& options, const Llama
       config.seq, config.head_dim(), config.rope_base,
       at::TensorOptions().dtype(wide ? at::kDouble : at::kFloat).device(options.device));
   const auto table = [&](const char* name) {
-    return parallel::column_weight(name, config.vocab, config.hidden,
-                                   parallel::even_run(config.vocab, group_));
+    return parallel::column_weight(name, config.vocab, config.hidden, group_);
   };
   if (stage.embedding) {
     Parameter p = table("embedding");
@@ -82,10 +81,7 @@ ParameterPtr Llama::add(Parameter description, double std) {
 }
 
 ParameterPtr Llama::add_norm(const std::string& name) {
-  Parameter p;
-  p.name = name;
-  p.full_shape = {config_.hidden};
-  p.runs = parallel::replicated_runs(config_.hidden, group_);
+  Parameter p = parallel::describe(name, {config_.hidden}, Placement::replicate(), group_);
   p.weight_decay = false;
   if (options_.sequence_parallel && !group_.alone()) p.partial_rows = {0, config_.hidden};
   const auto options = at::TensorOptions().dtype(options_.dtype).device(options_.device);
@@ -105,16 +101,14 @@ Llama::Layer Llama::make_layer(int64_t index) {
   l.qkv = add(parallel::qkv_weight(prefix + "attn.qkv", c.heads, c.kv_heads, c.head_dim(), c.hidden,
                                    group_),
               c.init_std);
-  const parallel::HeldRun heads{heads_.q_begin * c.head_dim(), 0, heads_.q_heads * c.head_dim()};
-  l.attention_out =
-      add(parallel::row_weight(prefix + "attn.out", c.hidden, c.hidden, {heads}), out_std);
+  l.attention_out = add(parallel::row_weight(prefix + "attn.out", c.hidden, c.hidden, group_,
+                                             {Segment{"heads", c.heads, c.head_dim()}}),
+                        out_std);
   l.ffn_norm = add_norm(prefix + "ffn.norm");
-  l.gate_up = add(parallel::column_weight(prefix + "ffn.gate_up", 2 * c.ffn, c.hidden,
-                                          parallel::fused_runs(2, c.ffn, group_)),
+  l.gate_up = add(parallel::column_weight(prefix + "ffn.gate_up", 2 * c.ffn, c.hidden, group_,
+                                          {Segment{"gate", c.ffn}, Segment{"up", c.ffn}}),
                   c.init_std);
-  l.down = add(
-      parallel::row_weight(prefix + "ffn.down", c.hidden, c.ffn, parallel::even_run(c.ffn, group_)),
-      out_std);
+  l.down = add(parallel::row_weight(prefix + "ffn.down", c.hidden, c.ffn, group_), out_std);
   return l;
 }
 

@@ -48,7 +48,7 @@ Size size_named(const std::string& name) {
 
 // The full parameter as the exporter wrote it: raw float32 in row-major order.
 at::Tensor read_weights(const std::string& folder, const parallel::Parameter& parameter) {
-  const at::Tensor full = at::empty(parameter.full_shape, at::kFloat);
+  const at::Tensor full = at::empty(parameter.full_shape(), at::kFloat);
   std::ifstream file(folder + "/" + parameter.name + ".f32", std::ios::binary);
   file.read(static_cast<char*>(full.mutable_data_ptr()),
             static_cast<std::streamsize>(full.nbytes()));

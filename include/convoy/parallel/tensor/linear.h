@@ -57,14 +57,12 @@ at::Tensor column_parallel_linear(const Recomputable& x, const ParameterPtr& wei
 at::Tensor row_parallel_linear(const Recomputable& x, const ParameterPtr& weight,
                                const ParameterPtr& bias, const TensorRegion& region);
 
-// Descriptions to pass to make_parameter. `rows` / `columns` are what this rank holds of a weight
-// of the full shape [out, in].
-Parameter column_weight(std::string name, int64_t out, int64_t in, std::vector<HeldRun> rows);
-Parameter row_weight(std::string name, int64_t out, int64_t in, std::vector<HeldRun> columns);
-// An even cut of `total` for this rank as one run.
-std::vector<HeldRun> even_run(int64_t total, const comm::Group& group);
-// Even cuts of `parts` segments of `total` each, laid one after another (fused gate-up).
-std::vector<HeldRun> fused_runs(int64_t parts, int64_t total, const comm::Group& group);
+// Descriptions to pass to make_parameter, of weights of the full shape [out, in]. `segments`
+// (empty: one, cut evenly) are the parts of a fused dimension, each cut by itself.
+Parameter column_weight(std::string name, int64_t out, int64_t in, const comm::Group& group,
+                        std::vector<Segment> segments = {});
+Parameter row_weight(std::string name, int64_t out, int64_t in, const comm::Group& group,
+                     std::vector<Segment> segments = {});
 
 // Which attention heads a rank computes. Query heads are cut evenly in whole heads; each rank holds
 // the key/value heads that its query heads read, so neighbours may hold the same one.

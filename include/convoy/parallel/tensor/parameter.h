@@ -1,6 +1,7 @@
 #pragma once
 
 #include <convoy/comm/group.h>
+#include <convoy/mesh/shard_spec.h>
 
 #include <ATen/core/Tensor.h>
 
@@ -12,17 +13,8 @@
 
 namespace convoy::parallel {
 
-// Elements [begin, begin + length) of a dimension.
-struct Range {
-  int64_t begin = 0;
-  int64_t length = 0;
-  int64_t end() const { return begin + length; }
-};
-// Part `index` of `total` elements in `parts` nearly equal ranges: the first total % parts ranges
-// have one element more.
-Range even_chunk(int64_t total, int64_t parts, int64_t index);
-// The sizes of all parts.
-std::vector<int64_t> even_sizes(int64_t total, int64_t parts);
+// The sizes of even_chunk() for all parts.
+std::vector<int64_t> even_sizes(int64_t total, int parts);
 
 // A run of the full parameter's sharded dimension that this rank holds.
 struct HeldRun {
@@ -39,10 +31,10 @@ struct HeldRun {
 // directly (no temporary, no zeroing: the first product of a step overwrites), then calls
 // `on_grad`. Not thread-safe; backward runs on one thread.
 struct Parameter {
-  std::string name;                 // global: "layers.3.attn.qkv"
-  std::vector<int64_t> full_shape;  // of the parameter over all tensor ranks
-  int64_t shard_dim = 0;            // the dimension that `runs` cut
-  std::vector<HeldRun> runs;        // ascending in `local`, covering the shard
+  std::string name;           // global: "layers.3.attn.qkv"
+  ShardSpec spec;             // the full shape, and how the mesh dimension "tp" cuts it
+  int64_t shard_dim = 0;      // the dimension that `runs` cut
+  std::vector<HeldRun> runs;  // what of it this rank holds: ascending, covering the shard
   // Rows of the full parameter (dimension 0) whose gradient on each tensor rank is only that rank's
   // part and must be summed over the tensor group once per step: norms in sequence-parallel
   // regions, key/value heads that several ranks hold. The same on all ranks; length 0: none.
@@ -62,6 +54,7 @@ struct Parameter {
   bool grad_empty = true;                   // `grad` holds nothing yet: the next add overwrites
   std::function<void(Parameter&)> on_grad;  // called after each addition
 
+  const std::vector<int64_t>& full_shape() const { return spec.shape; }
   // grad += g, in grad's dtype.
   void add_grad(const at::Tensor& g);
   // grad += a · b (matrices), without a temporary where dtypes agree.
@@ -84,10 +77,12 @@ struct Parameter {
 };
 using ParameterPtr = std::shared_ptr<Parameter>;
 
-// Completes a description (name, full_shape, shard_dim, runs, …) with value and grad, not yet
-// initialised. Replicated: shard_dim 0 and one run of all rows, owned by tensor rank 0.
+// The description of a parameter of `shape` that the tensor group cuts by `placement` (replicate,
+// or shard of one dimension): spec, shard_dim and runs for this rank.
+Parameter describe(std::string name, std::vector<int64_t> shape, const Placement& placement,
+                   const comm::Group& tensor_group);
+// Makes value and grad, not yet initialised.
 ParameterPtr make_parameter(Parameter description, at::TensorOptions options);
-std::vector<HeldRun> replicated_runs(int64_t rows, const comm::Group& tensor_group);
 
 // Element e of the full parameter gets the e-th number of a normal distribution (0, std²), a pure
 // function of (seed, name, e): any mesh starts from the same model.
