@@ -44,6 +44,27 @@ constexpr ReduceOp kOps[] = {ReduceOp::kSum, ReduceOp::kAvg,  ReduceOp::kProduct
                              ReduceOp::kMin, ReduceOp::kMax,  ReduceOp::kBand,
                              ReduceOp::kBor, ReduceOp::kBxor, ReduceOp::kPremulSum};
 
+// Runs the kernel three times: plain, to two results, and streaming; all must be equal.
+void apply(ReduceKernel kernel, const void* const* in, size_t n, const double* factors,
+           size_t count, void* out) {
+  constexpr size_t kMax = 64 * 1024;
+  alignas(64) static char first[kMax], second[kMax];
+  std::memset(first, 1, kMax);
+  std::memset(second, 2, kMax);
+  void* both[] = {first, second + 1};
+  kernel({in, n, factors, count, both, 2, false});
+  // Not one byte too many, and equal: the second is longer than any element size times `count`.
+  size_t bytes = 0;
+  while (bytes < kMax - 1 && first[bytes] == second[bytes + 1]) ++bytes;
+  std::memset(second, 3, kMax);
+  void* streamed[] = {second};
+  kernel({in, n, factors, count, streamed, 1, true});
+  __sync_synchronize();
+  if (std::memcmp(first, second, bytes) != 0) FAIL("streaming gives another result");
+  void* last[] = {out};
+  kernel({in, n, factors, count, last, 1, false});
+}
+
 float from_bf16(uint16_t bits) {
   const uint32_t wide = static_cast<uint32_t>(bits) << 16;
   float value;
@@ -124,7 +145,6 @@ void check_type(DType dtype, const std::function<bool(ReduceOp)>& defined, uint3
       if (kernel == nullptr) continue;
       for (const size_t n : {1, 2, 3, 8}) {
         for (const size_t count : {0, 1, 7, 64, 1000, 1025}) {
-          if (count * sizeof(T) > kReduceBlockBytes) continue;
           std::vector<std::vector<T>> in(n, std::vector<T>(count));
           std::vector<const void*> at;
           std::vector<double> factors;
@@ -139,9 +159,9 @@ void check_type(DType dtype, const std::function<bool(ReduceOp)>& defined, uint3
             for (const auto& one : in) column.push_back(one[i]);
             expected[i] = reference<T>(op, column, factors);
           }
-          kernel(at.data(), n, factors.data(), count, out.data());
+          apply(kernel, at.data(), n, factors.data(), count, out.data());
           CHECK(out == expected);
-          kernel(at.data(), n, factors.data(), count, in[0].data());  // in place
+          apply(kernel, at.data(), n, factors.data(), count, in[0].data());  // in place
           CHECK(in[0] == expected);
         }
       }
@@ -176,19 +196,19 @@ TEST_CASE("bool: or, and, exclusive or", "[host]") {
   const std::vector<uint8_t> a = {0, 0, 1, 1}, b = {0, 1, 0, 1};
   const void* in[] = {a.data(), b.data()};
   const double factors[] = {1, 1};
-  const auto apply = [&](ReduceOp op) {
+  const auto both_of = [&](ReduceOp op) {
     std::vector<uint8_t> out(4);
-    find_reduce_kernel(DType::kBool, op).value()(in, 2, factors, 4, out.data());
+    apply(find_reduce_kernel(DType::kBool, op).value(), in, 2, factors, 4, out.data());
     return out;
   };
   const std::vector<uint8_t> either = {0, 1, 1, 1}, both = {0, 0, 0, 1}, one = {0, 1, 1, 0};
   for (const ReduceOp op : {ReduceOp::kSum, ReduceOp::kMax, ReduceOp::kBor}) {
-    CHECK(apply(op) == either);
+    CHECK(both_of(op) == either);
   }
   for (const ReduceOp op : {ReduceOp::kProduct, ReduceOp::kMin, ReduceOp::kBand}) {
-    CHECK(apply(op) == both);
+    CHECK(both_of(op) == both);
   }
-  CHECK(apply(ReduceOp::kBxor) == one);
+  CHECK(both_of(ReduceOp::kBxor) == one);
   const auto refused = find_reduce_kernel(DType::kBool, ReduceOp::kAvg);
   CHECK(refused.status().code() == Code::kInvalidArgument);
   CHECK(refused.status().message() == "the reduction 'avg' is not defined for bool");
@@ -205,7 +225,7 @@ TEST_CASE("16-bit floats widen exactly and round once, to nearest even", "[host]
       for (uint32_t from = 0; from < 65536; from += 4096) {
         for (uint32_t i = 0; i < 4096; ++i) all[i] = static_cast<uint16_t>(from + i);
         const void* in[] = {all.data()};
-        sum(in, 1, nullptr, 4096, out.data());
+        apply(sum, in, 1, nullptr, 4096, out.data());
         for (size_t i = 0; i < 4096; ++i) {
           const float x = half ? from_f16(all[i]) : from_bf16(all[i]);
           const float y = half ? from_f16(out[i]) : from_bf16(out[i]);
@@ -223,7 +243,7 @@ TEST_CASE("16-bit floats widen exactly and round once, to nearest even", "[host]
         }
       }
       const void* in[] = {v[0].data(), v[1].data(), v[2].data()};
-      sum(in, 3, nullptr, 203, out.data());
+      apply(sum, in, 3, nullptr, 203, out.data());
       for (size_t i = 0; i < 203; ++i) {
         float s = 0;
         for (int j = 0; j < 3; ++j) {
@@ -238,15 +258,15 @@ TEST_CASE("16-bit floats widen exactly and round once, to nearest even", "[host]
       const uint16_t nan = half ? 0x7e00 : 0x7fc0;
       const void* two[] = {&biggest, &biggest};
       uint16_t result = 0;
-      sum(two, 2, nullptr, 1, &result);
+      apply(sum, two, 2, nullptr, 1, &result);
       CHECK(result == infinity);
       for (const ReduceOp op : {ReduceOp::kSum, ReduceOp::kMin, ReduceOp::kMax}) {
         const uint16_t other = 0x3c00;
         const void* first[] = {&nan, &other};
         const void* second[] = {&other, &nan};
-        find(dtype, op)(first, 2, nullptr, 1, &result);
+        apply(find(dtype, op), first, 2, nullptr, 1, &result);
         CHECK(std::isnan(half ? from_f16(result) : from_bf16(result)));
-        find(dtype, op)(second, 2, nullptr, 1, &result);
+        apply(find(dtype, op), second, 2, nullptr, 1, &result);
         CHECK(std::isnan(half ? from_f16(result) : from_bf16(result)));
       }
     }

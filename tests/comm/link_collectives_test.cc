@@ -73,14 +73,11 @@ Bytes reduced(DType dtype, ReduceOp op, const std::vector<Bytes>& inputs,
   auto kernel = find_reduce_kernel(dtype, op);
   CONVOY_CHECK(kernel.ok(), kernel.status().to_string());
   Bytes out(inputs[0].size());
-  const size_t element = dtype_size(dtype), block = kReduceBlockBytes / element;
-  const size_t count = out.size() / element;
-  for (size_t at = 0; at < count; at += block) {
-    std::vector<const void*> sources;
-    for (const Bytes& input : inputs) sources.push_back(input.data() + at * element);
-    (*kernel)(sources.data(), sources.size(), factors.data(), std::min(block, count - at),
-              out.data() + at * element);
-  }
+  std::vector<const void*> sources;
+  for (const Bytes& input : inputs) sources.push_back(input.data());
+  void* target = out.data();
+  (*kernel)({sources.data(), sources.size(), factors.data(), out.size() / dtype_size(dtype),
+             &target, 1, false});
   return out;
 }
 

@@ -427,16 +427,9 @@ void LinkEngine::run_step(ReduceStep& step) {
   if (op.reduce == ReduceOp::kPremulSum) {
     for (const auto& request : operation_->requests) factors.push_back(request[step.op].premul);
   }
-  const size_t element = dtype_size(op.dtype), block = kReduceBlockBytes / element;
-  std::vector<const void*> sources = step.sources;
-  for (size_t at = 0; at < step.count; at += block) {
-    const size_t count = std::min(block, step.count - at);
-    operation_->kernels[step.op](sources.data(), sources.size(), factors.data(), count,
-                                 step.target + at * element);
-    for (const void*& source : sources) {
-      source = static_cast<const char*>(source) + count * element;
-    }
-  }
+  void* target = step.target;
+  operation_->kernels[step.op](
+      {step.sources.data(), step.sources.size(), factors.data(), step.count, &target, 1, false});
 }
 
 bool LinkEngine::finished() const {

@@ -356,7 +356,7 @@ void reduce_payloads(const std::vector<RankOp>& ranks, ReduceKernel kernel, size
     in[r] = ranks[r].payload + skip * element;
     factors[r] = ranks[r].op->premul;
   }
-  kernel(in.data(), in.size(), factors.data(), count, out);
+  kernel({in.data(), in.size(), factors.data(), count, &out, 1, false});
 }
 
 void copy_out(const Span& to, const char* from, size_t element) {

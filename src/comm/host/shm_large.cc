@@ -62,21 +62,31 @@ class Large {
 
   // Reduces `count` elements at in[0..n-1] and stores the result to every address of `out`.
   Status reduce(std::span<const char*> in, size_t count, std::span<char* const> out, bool stream) {
-    alignas(64) char block[kReduceBlockBytes];
-    const size_t step = kReduceBlockBytes / element_;
-    std::vector<const void*> at(n_);
-    for (size_t done = 0; done < count; done += step) {
-      if (done * element_ % kCheckBytes == 0 && core_.failed()) return core_.error();
-      const size_t part = std::min(step, count - done);
-      for (size_t r = 0; r < n_; ++r) at[r] = in[r] + done * element_;
-      if (out.size() == 1 && !stream) {
-        o_.kernel(at.data(), n_, factors_.data(), part, out[0] + done * element_);
-        continue;
-      }
-      o_.kernel(at.data(), n_, factors_.data(), part, block);
-      for (char* to : out) put(to + done * element_, block, part * element_, stream);
+    std::vector<const void*> from(n_);
+    std::vector<void*> to(out.size());
+    const size_t step = kCheckBytes / element_;
+    // Streaming stores begin at cache lines; results that lie differently in theirs can't all.
+    const size_t head = (kLine - line_offset(out)) % kLine;
+    const bool aligned = head % element_ == 0 && same_alignment(out);
+    for (size_t done = 0, part = 0; done < count; done += part) {
+      if (core_.failed()) return core_.error();
+      const bool at_line = !aligned || (done * element_ + kLine - head) % kLine == 0;
+      part = std::min(at_line ? step : head / element_, count - done);
+      for (size_t r = 0; r < n_; ++r) from[r] = in[r] + done * element_;
+      for (size_t k = 0; k < out.size(); ++k) to[k] = out[k] + done * element_;
+      o_.kernel({from.data(), n_, factors_.data(), part, to.data(), to.size(),
+                 stream && aligned && at_line});
     }
     return ok_status();
+  }
+
+  static size_t line_offset(std::span<char* const> out) {
+    return out.empty() ? 0 : reinterpret_cast<uintptr_t>(out[0]) % kLine;
+  }
+  static bool same_alignment(std::span<char* const> out) {
+    return std::all_of(out.begin(), out.end(), [&](const char* at) {
+      return reinterpret_cast<uintptr_t>(at) % kLine == line_offset(out);
+    });
   }
 
   Status all_reduce() {
