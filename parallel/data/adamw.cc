@@ -36,16 +36,25 @@ AdamW::AdamW(FlatBuckets& buckets, const AdamWOptions& options)
     const int64_t count = range.end - range.begin;
     Moments state{
         at::zeros({count}, bucket.grads.options()), at::zeros({count}, bucket.grads.options()), {}};
-    if (bucket.params.scalar_type() != bucket.grads.scalar_type()) {
-      CONVOY_CHECK(bucket.params.scalar_type() == at::kBFloat16,
-                   "master weights are kept for bfloat16 parameters only");
-      state.master = bucket.params.narrow(0, range.begin, count).to(bucket.grads.scalar_type());
-    }
+    CONVOY_CHECK(bucket.params.scalar_type() == bucket.grads.scalar_type() ||
+                     bucket.params.scalar_type() == at::kBFloat16,
+                 "master weights are kept for bfloat16 parameters only");
     moments_.push_back(std::move(state));
   }
 }
 
+void AdamW::take_masters() {
+  for (size_t b = 0; b < moments_.size(); ++b) {
+    const Bucket& bucket = buckets_.buckets()[b];
+    if (bucket.params.scalar_type() == bucket.grads.scalar_type()) continue;
+    const Range range = owned(buckets_, bucket);
+    moments_[b].master = bucket.params.narrow(0, range.begin, range.end - range.begin)
+                             .to(bucket.grads.scalar_type());
+  }
+}
+
 void AdamW::step(double lr, double grad_scale) {
+  if (steps_ == 0) take_masters();
   ++steps_;
   AdamWStep step{.lr = lr,
                  .beta1 = options_.beta1,

@@ -69,7 +69,8 @@ Status Runtime::connect() {
   if (size() > 1) {
     c10d::TCPStoreOptions options;
     options.port = environment_.master_port;
-    options.isServer = rank() == 0;
+    options.isServer = rank() == 0 && !environment_.store_is_served;
+    options.waitWorkers = !environment_.store_is_served;
     options.numWorkers = static_cast<size_t>(size());
     options.timeout = timeout;
     try {

@@ -18,6 +18,7 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <limits>
 #include <numbers>
 #include <optional>
 #include <thread>
@@ -32,9 +33,10 @@ constexpr int kBaselineSteps = 5;
 constexpr double kBaselineSeconds = 2;
 // With a time limit, rank 0 looks at the clock every so many steps.
 constexpr int64_t kClockSteps = 10;
-// Validation points along the run, and how many global batches each looks at.
+// Validation points along the run and at its end, how many global batches each looks at, and how
+// many the result is taken from.
 constexpr int64_t kValidations = 8;
-constexpr int64_t kValidationBatches = 2;
+constexpr int64_t kValidationBatches = 4;
 constexpr int64_t kFinalValidationBatches = 16;
 
 double seconds_since(TimePoint begin) {
@@ -171,7 +173,8 @@ class Run {
  private:
   Status measure_one_process();
   Status train_steps(Trainer& trainer);
-  Status validate(Trainer& trainer, int64_t step, int64_t batches, double* loss);
+  double validation_loss(Trainer& trainer, int64_t batches);
+  Status validate(Trainer& trainer, int64_t step);
   void report(Trainer& trainer, double validation_loss);
   std::string sample(Trainer& trainer);
   int64_t agreed_steps(int64_t done, double seconds);
@@ -234,13 +237,19 @@ int64_t Run::agreed_steps(int64_t done, double seconds) {
   return steps.item<int64_t>();
 }
 
-Status Run::validate(Trainer& trainer, int64_t step, int64_t batches, double* loss) {
+// The loss over the first batches of the validation samples; not a number if there are too few.
+double Run::validation_loss(Trainer& trainer, int64_t batches) {
   const int64_t rows = trainer.rows_per_rank();
   const at::Tensor samples =
       samples_.validation(batches * rows, rows / trainer_options_.microbatches, dp_rank_, dp_size_);
-  if (samples.size(0) == 0) return ok_status();
-  *loss = trainer.evaluate(samples);
-  return speaks() ? folder_.validation(step, *loss) : ok_status();
+  if (samples.size(0) == 0) return std::numeric_limits<double>::quiet_NaN();
+  return trainer.evaluate(samples);
+}
+
+// A point of the validation curve.
+Status Run::validate(Trainer& trainer, int64_t step) {
+  const double loss = validation_loss(trainer, kValidationBatches);
+  return speaks() ? folder_.validation(step, loss) : ok_status();
 }
 
 Status Run::train_steps(Trainer& trainer) {
@@ -250,7 +259,7 @@ Status Run::train_steps(Trainer& trainer) {
   std::optional<Progress> progress;
   if (speaks() && !options_.json) progress.emplace(preset_.steps, live);
   const TimePoint begin = Clock::system().now();
-  double loss = 0, recent = 0;
+  double recent = 0;
   int64_t total = preset_.steps;
   for (int64_t step = 1; step <= total; ++step) {
     CONVOY_ASSIGN_OR_RETURN(const at::Tensor batch,
@@ -281,8 +290,8 @@ Status Run::train_steps(Trainer& trainer) {
       if (one_process_ > 0) report.one_process_share = recent / one_process_;
       progress->update(report);
     }
-    if (step % std::max<int64_t>(1, total / kValidations) == 0 && step < total) {
-      CONVOY_RETURN_IF_ERROR(validate(trainer, step, kValidationBatches, &loss));
+    if (step == total || step % std::max<int64_t>(1, total / kValidations) == 0) {
+      CONVOY_RETURN_IF_ERROR(validate(trainer, step));
     }
     steps_ = step;
     rate_ = static_cast<double>(step * step_tokens) / seconds_since(begin);
@@ -331,10 +340,9 @@ Status Run::run() {
   CONVOY_RETURN_IF_ERROR(measure_one_process());
   Trainer trainer(trainer_options_, runtime_.groups());
   CONVOY_RETURN_IF_ERROR(train_steps(trainer));
-  double loss = std::numeric_limits<double>::quiet_NaN();
-  CONVOY_RETURN_IF_ERROR(validate(trainer, steps_, kFinalValidationBatches, &loss));
-  report(trainer, loss);
-  return speaks() ? folder_.finish("Loss of " + options_.config + " on " + options_.data)
+  report(trainer, validation_loss(trainer, kFinalValidationBatches));
+  return speaks() ? folder_.finish("Loss of model " + options_.config + " on mesh " +
+                                   runtime_.mesh().to_string())
                   : ok_status();
 }
 

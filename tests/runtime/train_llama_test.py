@@ -78,6 +78,11 @@ def right_input(folder: pathlib.Path, data: str) -> None:
     a, b = (json.loads(r.stdout.strip().splitlines()[-1]) for r in (one, many))
     for key in ("loss", "validation_loss", "grad_norm"):
         check(abs(a[key] - b[key]) < 1e-3 * abs(a[key]), f"same {key} on 1 and 4 ranks: {a[key]} {b[key]}")
+    half = train(4, "tp=2,dp=2", folder, *common, "--zero", "--dtype", "bfloat16", "--no-baseline")
+    check(half.returncode == 0, "four ranks train in bfloat16", half.stderr)
+    if half.returncode == 0:
+        c = json.loads(half.stdout.strip().splitlines()[-1])
+        check(abs(a["loss"] - c["loss"]) < 0.03 * a["loss"], f"bfloat16 is near float32: {a['loss']} {c['loss']}")
     run_folder = folder / "run"
     config = json.loads((run_folder / "config.json").read_text())
     check(config["mesh"] == "tp=2,dp=2" and config["zero"] is True, "config.json tells the options", str(config))

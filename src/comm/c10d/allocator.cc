@@ -29,19 +29,26 @@ host::SharedHeap& heap() {
   return (*node)->heap();
 }
 
-void free_shared(void* data) {
-  heap().deallocate(data);
+// One deleter for both kinds of memory: torch frees some buffers (oneDNN's) by pointer alone.
+void free_any(void* data) {
+  if (heap().contains(data, 1)) {
+    heap().deallocate(data);
+  } else {
+    c10::GetDefaultCPUAllocator()->raw_deallocate(data);
+  }
 }
 
 class SharedAllocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
     if (bytes >= kSharedBytesMin) {
-      if (void* data = heap().allocate(bytes)) return {data, data, &free_shared, at::kCPU};
+      if (void* data = heap().allocate(bytes)) return {data, data, &free_any, at::kCPU};
       warn_exhausted(bytes);
     }
-    return c10::GetDefaultCPUAllocator()->allocate(bytes);
+    void* data = c10::GetDefaultCPUAllocator()->raw_allocate(bytes);
+    return {data, data, &free_any, at::kCPU};
   }
+  c10::DeleterFnPtr raw_deleter() const override { return &free_any; }
   void copy_data(void* to, const void* from, size_t bytes) const override {
     default_copy_data(to, from, bytes);
   }

@@ -17,7 +17,8 @@ struct AdamWOptions {
 // AdamW over flat buckets with the fused kernel: state for all elements, or with sharded buckets
 // (ZeRO-1) for this data-parallel rank's part, after which the parameters are all-gathered, a
 // bucket's gather running beside the next bucket's update. 16-bit parameters follow float32 master
-// weights, which belong to the state. Holds a reference to the buckets, which must outlive it.
+// weights, which belong to the state and are taken from the parameters by the first step. Holds a
+// reference to the buckets, which must outlive it.
 class AdamW {
  public:
   AdamW(FlatBuckets& buckets, const AdamWOptions& options);
@@ -37,6 +38,7 @@ class AdamW {
     at::Tensor v;
     at::Tensor master;  // undefined unless parameters are 16 bits wide
   };
+  void take_masters();
 
   FlatBuckets& buckets_;
   AdamWOptions options_;
