@@ -96,6 +96,19 @@ Status Runtime::connect() {
   return ok_status();
 }
 
+double Runtime::from_rank_zero(const std::string& key, const std::function<double()>& make) {
+  if (rank() != 0) {
+    const std::vector<uint8_t> bytes = store_->get(key);
+    return std::stod(std::string(bytes.begin(), bytes.end()));
+  }
+  const double value = make();
+  if (size() > 1) {
+    const std::string text = std::to_string(value);
+    store_->set(key, std::vector<uint8_t>(text.begin(), text.end()));
+  }
+  return value;
+}
+
 Runtime::~Runtime() {
   groups_.reset();
   store_.reset();

@@ -9,6 +9,7 @@
 #include <c10/util/intrusive_ptr.h>
 #include <torch/csrc/distributed/c10d/Store.hpp>
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -45,6 +46,10 @@ class Runtime {
   comm::MeshGroups& groups() { return *groups_; }
   // The group along some dimensions of the mesh: group("tp"). Collective on first use.
   comm::Group group(std::string_view dimension) { return groups_->group({dimension}); }
+
+  // What rank 0 works out alone while the others wait quietly, for as long as the job's timeout:
+  // rank 0 calls `make`, every rank returns its result. Once a key.
+  double from_rank_zero(const std::string& key, const std::function<double()>& make);
 
  private:
   Runtime(launch::Environment environment, Mesh mesh);
