@@ -189,7 +189,7 @@ class Run {
   TrainerOptions trainer_options_;
   int dp_rank_, dp_size_;
   double one_process_ = 0;  // tokens/s
-  double rate_ = 0;         // tokens/s of the whole run
+  double rate_ = 0;         // tokens/s of all steps, validation not counted
   int64_t steps_ = 0;
   StepResult last_;
 };
@@ -265,6 +265,7 @@ Status Run::train_steps(Trainer& trainer) {
   if (speaks() && !options_.json) progress.emplace(preset_.steps, live);
   const TimePoint begin = Clock::system().now();
   double recent = 0;
+  double training = 0;  // seconds without validation
   int64_t total = preset_.steps;
   for (int64_t step = 1; step <= total; ++step) {
     CONVOY_ASSIGN_OR_RETURN(const at::Tensor batch,
@@ -299,7 +300,8 @@ Status Run::train_steps(Trainer& trainer) {
       CONVOY_RETURN_IF_ERROR(validate(trainer, step));
     }
     steps_ = step;
-    rate_ = static_cast<double>(step * step_tokens) / seconds_since(begin);
+    training += took;
+    rate_ = static_cast<double>(step * step_tokens) / training;
   }
   return ok_status();
 }
