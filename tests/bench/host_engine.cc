@@ -1,7 +1,8 @@
 // Times the host engine alone, without torch: forks N ranks and prints, for each operation, size
 // and placement, the median time, GB/s of one rank's data, and the share of the memory-traffic
 // limit: the least bytes that must pass the memory bus, at the rate at which N processes copy with
-// streaming stores in the same run. Usage: host_engine [ranks...]; QUICK=1: fewer repeats.
+// streaming stores in the same run. Usage: host_engine [ranks...]; QUICK=1: fewer repeats; PIN=1:
+// rank r stays on core r modulo their number; ONLY=name and SIZES="bytes ..." choose.
 #include "src/comm/host/copy.h"
 #include "tests/comm/file_store.h"
 #include <convoy/comm/host/group.h>
@@ -12,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <sched.h>
 #include <sstream>
 #include <string>
 #include <sys/mman.h>
@@ -188,6 +190,12 @@ int rank_main(int rank, int size, const std::string& folder, const std::vector<s
   b.group = Group::create(b.node, store, rank, size, options).value();
   b.rank = rank;
   b.size = size;
+  if (std::getenv("PIN") != nullptr) {
+    cpu_set_t core;
+    CPU_ZERO(&core);
+    CPU_SET(rank % sysconf(_SC_NPROCESSORS_ONLN), &core);
+    sched_setaffinity(0, sizeof core, &core);
+  }
   measure_limit(b);
   if (only.empty() || only == "barrier") {
     const double us = b.time(5, 500, [&] { b.barrier(); });

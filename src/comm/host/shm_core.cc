@@ -17,8 +17,13 @@ namespace {
 
 constexpr Nanos kSleepSlice = std::chrono::milliseconds(50);  // failures are looked at so often
 constexpr Nanos kDrainMax = std::chrono::seconds(10);         // for a peer that is stopped
-constexpr int kSpinsOwnCore = 2000;  // some 20 us: every rank has a core of its own
-constexpr int kSpinsCrowded = 20;    // more ranks than cores: the awaited one needs ours
+// Turns of spinning, some 10 ns each, before a wait sleeps. Spinning pays when every rank runs on a
+// core of its own; when two share one, it keeps the awaited rank from running.
+constexpr int kSpinsMin = 300;
+constexpr int kArrivalSpinsMax = 4000;  // others may still compute
+constexpr int kMidwaySpinsMax = 20000;  // all are at work on the operation
+constexpr int kCrowdedSpins = 20;       // more ranks than cores
+constexpr uint32_t kProbeEvery = 16;    // waits, of which one tries the most
 
 int available_cores() {
   cpu_set_t set;
@@ -34,6 +39,23 @@ std::string seconds_text(Nanos time) {
 }
 
 }  // namespace
+
+Spinner::Spinner(bool own_cores, int most)
+    : own_cores_(own_cores), most_(most), budget_(own_cores ? most : kCrowdedSpins) {}
+
+int Spinner::budget() {
+  if (!own_cores_) return kCrowdedSpins;
+  const uint32_t turn = turns_.fetch_add(1, std::memory_order_relaxed);
+  return turn % kProbeEvery == 0 ? most_ : budget_.load(std::memory_order_relaxed);
+}
+
+void Spinner::learn(bool paid, int turns) {
+  if (!own_cores_) return;
+  const int before = budget_.load(std::memory_order_relaxed);
+  const int after = paid ? std::max(before, std::min(most_, 4 * turns + kSpinsMin))
+                         : std::max(kSpinsMin, before / 2);
+  budget_.store(after, std::memory_order_relaxed);
+}
 
 Area* Area::init(void* memory, int size) {
   auto* area = new (memory) Area;
@@ -68,7 +90,9 @@ ShmCore::ShmCore(std::shared_ptr<NodeImpl> node, std::vector<std::shared_ptr<Pee
       rank_(rank),
       size_(static_cast<int>(peers_.size())),
       options_(options),
-      spins_(size_ <= available_cores() ? kSpinsOwnCore : kSpinsCrowded) {
+      arrival_(size_ <= available_cores(), kArrivalSpinsMax),
+      midway_(size_ <= available_cores(), kMidwaySpinsMax),
+      messages_spinner_(size_ <= available_cores(), kArrivalSpinsMax) {
   node_->add_listener(this);
   for (const auto& peer : peers_) {
     if (peer->gone.load()) peer_gone(*peer);
@@ -172,10 +196,8 @@ Status ShmCore::barrier(Operation& op) {
     if (area_->sleepers.load() != 0) futex_wake_all(area_->phase);
     return ok_status();
   }
-  for (int i = 0; i < spins_; ++i) {
-    if (area_->phase.load(std::memory_order_acquire) == mine) return ok_status();
-    cpu_relax();
-  }
+  const auto complete = [&] { return area_->phase.load(std::memory_order_acquire) == mine; };
+  if ((mine == op.first_phase ? arrival_ : midway_).spin(complete)) return ok_status();
   return wait_for_phase(op);
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "src/comm/host/futex.h"
 #include "src/comm/host/node_impl.h"
 #include "src/comm/host/shm_area.h"
 #include <convoy/comm/host/group.h>
@@ -11,6 +12,36 @@
 #include <vector>
 
 namespace convoy::host {
+
+// Decides how long waits spin before they sleep, from how it went lately. Thread-safe: what races
+// lose is a little of the memory.
+class Spinner {
+ public:
+  Spinner(bool own_cores, int most);
+  // Spins until done() or the budget is used up; returns whether it is done.
+  template <class Done>
+  bool spin(const Done& done) {
+    const int most = budget();
+    for (int i = 0; i < most; ++i) {
+      if (done()) {
+        learn(true, i);
+        return true;
+      }
+      cpu_relax();
+    }
+    learn(false, most);
+    return false;
+  }
+
+ private:
+  int budget();
+  void learn(bool paid, int turns);
+
+  const bool own_cores_;
+  const int most_;
+  std::atomic<int> budget_;
+  std::atomic<uint32_t> turns_{0};
+};
 
 // One rank's end of a local group: the area, the peers' heaps, waiting and failing. ShmGroup and
 // its transfers share it, because a transfer may outlive the group.
@@ -65,8 +96,7 @@ class ShmCore final : public PeerListener {
   // Sleeps while `word` is `seen`, for a short time at most (failures don't change the word).
   static void sleep_on(const std::atomic<uint32_t>& word, std::atomic<uint32_t>& sleepers,
                        uint32_t seen, Nanos at_most);
-  // Turns of spinning before sleeping.
-  int spins() const { return spins_; }
+  Spinner& message_spinner() { return messages_spinner_; }
   // A message that lies in a block of our heap until the receiver takes it.
   struct Message {
     int to;
@@ -94,7 +124,7 @@ class ShmCore final : public PeerListener {
   const int rank_;
   const int size_;
   const GroupOptions options_;
-  int spins_ = 0;
+  Spinner arrival_, midway_, messages_spinner_;
   uint32_t phase_ = 0;                // barriers this rank arrived at
   std::atomic<uint64_t> current_{0};  // sequence << 8 | kind + 1, 0: idle
   std::mutex messages_mutex_;

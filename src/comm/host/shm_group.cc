@@ -77,6 +77,7 @@ ShmGroup::ShmGroup(std::shared_ptr<ShmCore> core) : core_(std::move(core)) {
   records_.resize(n);
   payloads_.resize(n);
   ranks_.resize(n);
+  stages_.resize(n);
 }
 
 ShmGroup::~ShmGroup() {
@@ -105,7 +106,7 @@ Status ShmGroup::run(std::span<const Collective> ops, Deadline deadline) {
   core_->begin(op);
   core_->self().busy.store(1);
   parity_ = static_cast<uint32_t>(op.sequence) & 1;
-  post(ops);
+  post(ops, op);
   const Status done = perform(ops, op);
   if (!done.ok()) {
     core_->drain(op.first_phase);
@@ -135,7 +136,7 @@ Status ShmGroup::check_arguments(std::span<const Collective> ops) {
 }
 
 // Makes known what this rank asks for, and if it is small, its data.
-void ShmGroup::post(std::span<const Collective> ops) {
+void ShmGroup::post(std::span<const Collective> ops, Operation& op) {
   const size_t records = record_bytes(ops);
   size_t payload = 0;
   for (const Collective& op : ops) payload += deciding_bytes(op, rank());
@@ -169,6 +170,12 @@ void ShmGroup::post(std::span<const Collective> ops) {
     stage_ = static_cast<char*>(core_->heap().allocate(kStageBytes));
     CONVOY_CHECK(stage_ != nullptr, "no memory in the shared heap for a staging area");
     mine.stage_offset = core_->heap().offset_of(stage_);
+    if (ops.size() == 1 && is_consistent(ops[0], rank(), size())) {
+      open_posting(rank());
+      next_op(rank(), ops[0], false);
+      stages_[rank()] = stage_;
+      stage_first({*core_, op, ops[0], nullptr, ranks_, stages_, false});
+    }
   }
 }
 
@@ -234,12 +241,9 @@ Status ShmGroup::perform(std::span<const Collective> ops, Operation& op) {
   for (int r = 0; r < size(); ++r) small = small && posting(r).payload_at != 0;
   // Ranks must not touch each other's memory after a rank has given up (see drain).
   if (!small && core_->failed()) return core_->error();
-  std::vector<char*> stages;
-  if (!small) {
-    for (int r = 0; r < size(); ++r) {
-      const uint64_t offset = posting(r).stage_offset;
-      stages.push_back(offset == kPrivate ? nullptr : core_->at(r, offset, kStageBytes));
-    }
+  for (int r = 0; r < size() && !small; ++r) {
+    const uint64_t offset = posting(r).stage_offset;
+    stages_[r] = offset == kPrivate ? nullptr : core_->at(r, offset, kStageBytes);
   }
   // Sizes that only pairs of ranks know: all are compared before anything is moved.
   for (const Collective& mine : ops) {
@@ -252,7 +256,8 @@ Status ShmGroup::perform(std::span<const Collective> ops, Operation& op) {
     if (small) {
       run_inline(ops[i], kernels_[i]);
     } else {
-      CONVOY_RETURN_IF_ERROR(run_large({*core_, op, ops[i], kernels_[i], ranks_, stages}));
+      CONVOY_RETURN_IF_ERROR(
+          run_large({*core_, op, ops[i], kernels_[i], ranks_, stages_, ops.size() == 1}));
     }
   }
   return ok_status();
@@ -301,34 +306,37 @@ Status ShmGroup::mismatch(std::span<const Collective> ops, Operation& op) {
   return core_->fail(Status(Code::kMismatch, message));
 }
 
-void ShmGroup::open_postings() {
-  for (int r = 0; r < size(); ++r) {
-    const Posting& posted = posting(r);
-    records_[r] = posted.record_offset == kPrivate
-                      ? posted.data
-                      : core_->at(r, posted.record_offset, posted.record_bytes);
-    payloads_[r] = posted.data + posted.payload_at;
-  }
+void ShmGroup::open_posting(int r) {
+  const Posting& posted = posting(r);
+  records_[r] = posted.record_offset == kPrivate
+                    ? posted.data
+                    : core_->at(r, posted.record_offset, posted.record_bytes);
+  payloads_[r] = posted.data + posted.payload_at;
 }
 
-// Steps to the next collective in every rank's posting.
+void ShmGroup::open_postings() {
+  for (int r = 0; r < size(); ++r) open_posting(r);
+}
+
 void ShmGroup::next_op(const Collective& mine, bool with_payload) {
-  const size_t element = dtype_size(mine.dtype);
-  for (int r = 0; r < size(); ++r) {
-    RankOp& posted = ranks_[r];
-    posted.op = reinterpret_cast<const OpRecord*>(records_[r]);
-    posted.in = reinterpret_cast<const SpanRecord*>(posted.op + 1);
-    posted.out = posted.in + posted.op->n_in;
-    records_[r] = reinterpret_cast<const char*>(posted.out + posted.op->n_out);
-    if (!with_payload) continue;
-    posted.payload = payloads_[r];
-    const bool root_only = mine.kind == OpKind::kBroadcast || mine.kind == OpKind::kScatter;
-    if (mine.kind == OpKind::kBarrier || (root_only && r != mine.root)) continue;
-    const bool from_out = mine.kind == OpKind::kBroadcast;
-    const SpanRecord* spans = from_out ? posted.out : posted.in;
-    const uint32_t n = from_out ? posted.op->n_out : posted.op->n_in;
-    for (uint32_t i = 0; i < n; ++i) payloads_[r] += spans[i].count * element;
-  }
+  for (int r = 0; r < size(); ++r) next_op(r, mine, with_payload);
+}
+
+// Steps to the next collective in rank r's posting.
+void ShmGroup::next_op(int r, const Collective& mine, bool with_payload) {
+  RankOp& posted = ranks_[r];
+  posted.op = reinterpret_cast<const OpRecord*>(records_[r]);
+  posted.in = reinterpret_cast<const SpanRecord*>(posted.op + 1);
+  posted.out = posted.in + posted.op->n_in;
+  records_[r] = reinterpret_cast<const char*>(posted.out + posted.op->n_out);
+  if (!with_payload) return;
+  posted.payload = payloads_[r];
+  const bool root_only = mine.kind == OpKind::kBroadcast || mine.kind == OpKind::kScatter;
+  if (mine.kind == OpKind::kBarrier || (root_only && r != mine.root)) return;
+  const bool from_out = mine.kind == OpKind::kBroadcast;
+  const SpanRecord* spans = from_out ? posted.out : posted.in;
+  const uint32_t n = from_out ? posted.op->n_out : posted.op->n_in;
+  for (uint32_t i = 0; i < n; ++i) payloads_[r] += spans[i].count * dtype_size(mine.dtype);
 }
 
 bool ShmGroup::sizes_agree(const Collective& mine) const {

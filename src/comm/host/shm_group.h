@@ -46,7 +46,7 @@ class ShmGroup final : public Group {
   Result<std::shared_ptr<Transfer>> post_transfer(bool sends, void* data, size_t bytes, int peer,
                                                   int tag);
   Status check_arguments(std::span<const Collective> ops);
-  void post(std::span<const Collective> ops);
+  void post(std::span<const Collective> ops, Operation& op);
   void write_records(std::span<const Collective> ops, char* to) const;
   void write_payload(std::span<const Collective> ops, char* to) const;
   bool needs_stage(std::span<const Collective> ops) const;
@@ -54,7 +54,9 @@ class ShmGroup final : public Group {
   Status compare_signatures(std::span<const Collective> ops, Operation& op);
   bool sizes_agree(const Collective& mine) const;
   Status mismatch(std::span<const Collective> ops, Operation& op);
+  void open_posting(int r);
   void open_postings();
+  void next_op(int r, const Collective& mine, bool with_payload);
   void next_op(const Collective& mine, bool with_payload);
   void run_inline(const Collective& mine, ReduceKernel kernel);
   Posting& posting(int r) { return core_->area().posting(r, parity_); }
@@ -69,7 +71,8 @@ class ShmGroup final : public Group {
   std::vector<RankOp> ranks_;          // the collective at hand, as each rank posted it
   char* record_block_ = nullptr;       // of our heap: descriptors that don't fit in a posting
   size_t record_capacity_ = 0;
-  char* stage_ = nullptr;  // of our heap, while an operation needs it
+  std::vector<char*> stages_;  // each rank's staging area, or null
+  char* stage_ = nullptr;      // of our heap, while an operation needs it
 };
 
 // Performs one large collective after arrival; the last barrier inside means that all are done.
@@ -80,7 +83,10 @@ struct LargeOp {
   ReduceKernel kernel;
   std::span<const RankOp> ranks;  // as posted
   std::span<char* const> stages;  // each rank's staging area, or null
+  bool first_staged;              // stage_first() was called for it, on all ranks
 };
+// Before arrival, when ranks and stages hold only this rank's: saves a barrier.
+void stage_first(const LargeOp& large);
 Status run_large(const LargeOp& large);
 inline constexpr size_t kStageBytes = 1024 * 1024;  // of a rank that has private buffers
 

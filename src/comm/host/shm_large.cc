@@ -28,11 +28,26 @@ class Large {
         n_(static_cast<size_t>(core_.size())),
         me_(static_cast<size_t>(core_.rank())),
         root_(static_cast<size_t>(o.mine.root)),
-        element_(dtype_size(o.mine.dtype)) {
-    for (const RankOp& posted : o.ranks) factors_.push_back(posted.op->premul);
+        element_(dtype_size(o.mine.dtype)) {}
+
+  // Brings the first piece of what this rank contributes to its stage. Before arrival: only this
+  // rank's posting is known.
+  void stage_first() {
+    switch (o_.mine.kind) {
+      case OpKind::kBarrier:
+        return;
+      case OpKind::kAllReduce:
+      case OpKind::kReduce:
+        return stage_in(0, kReduceChunk / element_);
+      case OpKind::kReduceScatter:
+        return stage_parts(0, part_bytes());
+      default:
+        return stage_sources(0);
+    }
   }
 
   Status run() {
+    for (const RankOp& posted : o_.ranks) factors_.push_back(posted.op->premul);
     switch (o_.mine.kind) {
       case OpKind::kBarrier:
         return core_.barrier(o_.op);
@@ -103,7 +118,7 @@ class Large {
     // away, so that one barrier a step is enough.
     const size_t lead = direct ? 0 : 1;
     const size_t turns = steps + lead + (private_out ? 1 : 0);
-    for (size_t i = 0; i < turns; ++i) {
+    for (size_t i = first_turn(direct); i < turns; ++i) {
       if (!direct && i < steps) stage_in(i, chunk);
       if (i >= lead && i - lead < steps) {
         CONVOY_RETURN_IF_ERROR(reduce_chunk(i - lead, chunk));
@@ -115,9 +130,13 @@ class Large {
     return ok_status();
   }
 
+  // The turn that only stages was done before arrival, if there was one collective to do it for.
+  size_t first_turn(bool direct) const { return !direct && o_.first_staged ? 1 : 0; }
+
   void stage_in(size_t step, size_t chunk) {
-    if (o_.ranks[me_].in[0].offset != kPrivate) return;
-    const size_t from = step * chunk, part = std::min(chunk, o_.mine.in[0].count - from);
+    const size_t from = step * chunk;
+    if (o_.ranks[me_].in[0].offset != kPrivate || from >= o_.mine.in[0].count) return;
+    const size_t part = std::min(chunk, o_.mine.in[0].count - from);
     std::memcpy(o_.stages[me_] + step % 2 * kReduceChunk,
                 static_cast<const char*>(o_.mine.in[0].data) + from * element_, part * element_);
   }
@@ -164,17 +183,23 @@ class Large {
         longest = std::max<size_t>(longest, span.count);
       }
     }
-    const size_t piece_bytes = kCopyChunk / n_ / kLine * kLine;
-    const size_t piece = direct ? std::max<size_t>(longest, 1) : piece_bytes / element_;
+    const size_t piece = direct ? std::max<size_t>(longest, 1) : part_bytes() / element_;
     const size_t steps = (longest + piece - 1) / piece, lead = direct ? 0 : 1;
-    for (size_t i = 0; i < steps + lead; ++i) {
-      for (size_t d = 0; d < n_ && !direct; ++d) {
-        stage_piece(o_.ranks[me_].in[d], o_.mine.in[d].data, d, i, piece * element_);
-      }
+    for (size_t i = first_turn(direct); i < steps + lead; ++i) {
+      if (!direct) stage_parts(i, piece * element_);
       if (i >= lead) CONVOY_RETURN_IF_ERROR(reduce_piece(i - lead, piece));
       CONVOY_RETURN_IF_ERROR(core_.barrier(o_.op));
     }
     return ok_status();
+  }
+
+  // Of a stage, what the part for each rank gets at a time.
+  size_t part_bytes() const { return kCopyChunk / n_ / kLine * kLine; }
+
+  void stage_parts(size_t step, size_t piece) {
+    for (size_t d = 0; d < n_; ++d) {
+      stage_piece(o_.ranks[me_].in[d], o_.mine.in[d].data, d, step, piece);
+    }
   }
 
   Status reduce_piece(size_t step, size_t piece) {
@@ -315,8 +340,7 @@ class Large {
 
   // Private sources go piece by piece through their owner's stage.
   Status through_stages() {
-    const bool many = o_.mine.kind == OpKind::kAllToAll || o_.mine.kind == OpKind::kScatter;
-    const size_t piece = kCopyChunk / (many ? n_ : 1) / kLine * kLine;
+    const size_t piece = source_piece(), first = first_turn(false);
     size_t longest = 0;
     for (size_t s = 0; s < n_; ++s) {
       for (size_t d = 0; d < n_; ++d) {
@@ -325,13 +349,13 @@ class Large {
       }
     }
     const size_t steps = (longest + piece - 1) / piece;
-    for (size_t i = 0; i <= steps; ++i) {
-      stage_sources(many, i, piece);
+    for (size_t i = first; i <= std::max(steps, first); ++i) {
+      stage_sources(i);
       for (size_t k = 0; k < n_; ++k) {
         const size_t s = (me_ + k) % n_;
         if (!exists(s, me_) || source(s, me_).count == 0) continue;
         if (s == me_ || source(s, me_).offset != kPrivate) {
-          if (i == 0) CONVOY_RETURN_IF_ERROR(fetch(s));
+          if (i == first) CONVOY_RETURN_IF_ERROR(fetch(s));
         } else if (i > 0) {
           fetch_staged(s, i - 1, piece);
         }
@@ -342,11 +366,17 @@ class Large {
     return ok_status();
   }
 
-  void stage_sources(bool many, size_t step, size_t piece) {
+  // Whether each receiver gets something of its own.
+  bool sends_parts() const {
+    return o_.mine.kind == OpKind::kAllToAll || o_.mine.kind == OpKind::kScatter;
+  }
+  size_t source_piece() const { return kCopyChunk / (sends_parts() ? n_ : 1) / kLine * kLine; }
+
+  void stage_sources(size_t step) {
     for (size_t d = 0; d < n_; ++d) {
       if (d == me_ || !exists(me_, d)) continue;
-      stage_piece(source(me_, d), own_source(d), source_index(d), step, piece);
-      if (!many) return;
+      stage_piece(source(me_, d), own_source(d), source_index(d), step, source_piece());
+      if (!sends_parts()) return;
     }
   }
 
@@ -399,6 +429,10 @@ class Large {
 };
 
 }  // namespace
+
+void stage_first(const LargeOp& large) {
+  Large(large).stage_first();
+}
 
 Status run_large(const LargeOp& large) {
   return Large(large).run();

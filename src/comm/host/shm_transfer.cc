@@ -332,15 +332,14 @@ Status ShmTransfer::standstill() const {
 Status ShmTransfer::wait(Deadline deadline) {
   const std::lock_guard lock(mutex_);
   RankState& self = core_->self();
+  if (!done_.load(std::memory_order_acquire)) {
+    core_->message_spinner().spin([this] { return poll(); });
+  }
   const TimePoint started = Clock::system().now();
   bool warned = false;
-  for (int turn = 0; !done_.load(std::memory_order_acquire); ++turn) {
+  while (!done_.load(std::memory_order_acquire)) {
     const uint32_t seen = self.event.load(std::memory_order_acquire);
     if (poll()) break;
-    if (turn < core_->spins()) {
-      cpu_relax();
-      continue;
-    }
     const TimePoint now = Clock::system().now();
     Status failure = standstill();
     if (failure.ok() && now >= deadline.at()) {
