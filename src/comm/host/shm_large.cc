@@ -14,7 +14,8 @@ namespace convoy::host {
 namespace {
 
 constexpr size_t kLine = 64;
-constexpr size_t kCopyBlock = 32 * 1024;          // read once into L1/L2, stored to every receiver
+constexpr size_t kCopyBlock = 32 * 1024;  // read once into L1/L2, stored to every receiver
+constexpr size_t kSelfReliantRanks = 3;
 constexpr size_t kCheckBytes = 256 * 1024;        // failures are looked at so often
 constexpr size_t kStreamMin = 512 * 1024;         // smaller results are wanted in the caches
 constexpr size_t kReduceChunk = kStageBytes / 4;  // two for inputs, two for results
@@ -106,12 +107,17 @@ class Large {
 
   Status all_reduce() {
     const size_t count = o_.mine.in[0].count;
-    bool direct = true, private_out = false;
+    bool direct = true, private_in = true, private_out = false;
     for (size_t r = 0; r < n_; ++r) {
       direct = direct && o_.ranks[r].in[0].offset != kPrivate;
+      private_in = private_in && o_.ranks[r].in[0].offset == kPrivate;
       private_out = private_out || (receives(r) && o_.ranks[r].out[0].offset == kPrivate);
     }
     direct = direct && !private_out;
+    if (private_in && private_out && n_ <= kSelfReliantRanks &&
+        o_.mine.kind == OpKind::kAllReduce) {
+      return all_reduce_alone();
+    }
     const size_t chunk = direct ? std::max<size_t>(count, 1) : kReduceChunk / element_;
     const size_t steps = (count + chunk - 1) / chunk;
     // Step i brings chunk i to where all see it, reduces chunk i-1, and takes the result of i-2
@@ -126,6 +132,25 @@ class Large {
       if (private_out && i >= lead + 1) take_out(i - lead - 1, chunk);
       // After its last turn nobody waits for anybody where results were taken from the own stage.
       if (!private_out || i + 1 < turns) CONVOY_RETURN_IF_ERROR(core_.barrier(o_.op));
+    }
+    return ok_status();
+  }
+
+  // Two or three ranks with private buffers: each reduces everything for itself. A byte then
+  // crosses between caches once for each other rank; with slices it would do so up to three times.
+  Status all_reduce_alone() {
+    const size_t count = o_.mine.in[0].count, chunk = kReduceChunk / element_;
+    const size_t steps = (count + chunk - 1) / chunk;
+    std::vector<const char*> in(n_);
+    for (size_t i = first_turn(false); i <= steps; ++i) {
+      stage_in(i, chunk);
+      if (i >= 1) {
+        const size_t begin = (i - 1) * chunk;
+        for (size_t r = 0; r < n_; ++r) in[r] = o_.stages[r] + (i - 1) % 2 * kReduceChunk;
+        char* out = static_cast<char*>(o_.mine.out[0].data) + begin * element_;
+        CONVOY_RETURN_IF_ERROR(reduce(in, std::min(chunk, count - begin), {&out, 1}, is_big()));
+      }
+      CONVOY_RETURN_IF_ERROR(core_.barrier(o_.op));
     }
     return ok_status();
   }
