@@ -64,10 +64,11 @@ Status LinkChannel::start() {
 
 void LinkChannel::handle(int rank, size_t stream, uint32_t events) {
   std::unique_lock lock(mutex_);
-  if (peers_[rank]->lost) return;
+  const Stream& watched = peers_[rank]->streams[stream];
+  if (peers_[rank]->lost || !watched.fd) return;
   if ((events & EPOLLOUT) != 0) write_some(rank, stream);
   if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR | EPOLLRDHUP)) != 0) {
-    for (int i = 0; i < kReadsPerVisit && !peers_[rank]->lost; ++i) {
+    for (int i = 0; i < kReadsPerVisit && !peers_[rank]->lost && watched.fd; ++i) {
       if (!read_some(rank, stream)) break;
     }
   }
@@ -77,7 +78,7 @@ void LinkChannel::handle(int rank, size_t stream, uint32_t events) {
 void LinkChannel::push(int rank, size_t stream_index, const Frame& frame, const char* payload,
                        std::string owned, MessagePtr message) {
   Stream& stream = peers_[rank]->streams[stream_index];
-  if (peers_[rank]->lost) return;
+  if (peers_[rank]->lost || !stream.fd) return;
   Outgoing out;
   frame.encode(out.header);
   out.payload_bytes = frame.payload_bytes();
@@ -113,6 +114,7 @@ void LinkChannel::write_some(int rank, size_t stream_index) {
     if (n < 0 || static_cast<size_t>(n) < bytes) break;
   }
   const bool arm = !stream.queue.empty();
+  if (!arm && left_) ::shutdown(stream.fd.get(), SHUT_WR);
   if (arm == stream.armed) return;
   stream.armed = arm;
   (void)loop_.modify(stream.fd.get(), arm ? EPOLLIN | EPOLLOUT : EPOLLIN);
@@ -162,7 +164,7 @@ bool LinkChannel::read_some(int rank, size_t stream_index) {
     if (n > 0) stream.payload_got += static_cast<size_t>(n);
   }
   if (n == 0) {
-    lost(rank, "it closed the connection");
+    ended(rank, stream_index);
     return false;
   }
   if (n < 0) {
@@ -194,6 +196,34 @@ char* LinkChannel::payload_target(Stream& stream, size_t& room) {
   if (!stream.owned.empty()) return stream.owned.data() + stream.payload_got;
   room = std::min(room, discard.size());
   return discard.data();
+}
+
+// The other side says that nothing more comes on this stream. A rank that leaves does so on all of
+// them after its goodbye, which may be read later than the end of another stream; one that dies
+// ends stream 0 without a goodbye. Closing our side tells a leaving rank that all has been read.
+void LinkChannel::ended(int rank, size_t stream_index) {
+  Peer& peer = *peers_[rank];
+  if (stream_index == 0 && !peer.left && !left_ && error_.ok()) {
+    return lost(rank, "it closed the connection");
+  }
+  Stream& stream = peer.streams[stream_index];
+  loop_.remove(stream.fd.get());
+  stream.fd.reset();
+  stream.queue.clear();
+  closed_.notify_all();
+  if (std::any_of(peer.streams.begin(), peer.streams.end(),
+                  [](const Stream& s) { return static_cast<bool>(s.fd); })) {
+    return;
+  }
+  peer.lost = true;
+  for (auto at = incoming_.begin(); at != incoming_.end();) {
+    const auto [key, message] = *at++;
+    if (key.first != rank) continue;
+    incoming_.erase(key);
+    finish(message,
+           Status(Code::kAborted, "rank " + std::to_string(name_of(rank)) + " has left group " +
+                                      options_.group + " in the middle of a message"));
+  }
 }
 
 // The connection to `rank` is of no use any more. Expected after its goodbye, else the group fails.
@@ -288,17 +318,26 @@ void LinkChannel::leave(uint64_t sequence) {
       if (r != rank_) push(r, 0, frame, nullptr, "", nullptr);
     }
   }
-  // What is queued still leaves, and the others' last bytes are read: closing a socket with unread
-  // bytes would destroy ours.
-  loop_.run_now([self = shared_from_this()] {
-    self->loop_.run_after(kLinger, [self] { self->close_all(); });
-    const std::lock_guard lock(self->mutex_);
-    for (auto& peer : self->peers_) {
+  // The others read what is left and close their side; closing ours before would destroy what they
+  // have not read. Their I/O threads do so at once, unless they are gone.
+  loop_.run_now([this] {
+    const std::lock_guard lock(mutex_);
+    for (auto& peer : peers_) {
       for (Stream& stream : peer->streams) {
         if (stream.fd && stream.queue.empty()) ::shutdown(stream.fd.get(), SHUT_WR);
       }
     }
   });
+  {
+    std::unique_lock lock(mutex_);
+    closed_.wait_until(lock, Clock::system().now() + kLinger, [&] {
+      return std::all_of(peers_.begin(), peers_.end(), [](const std::unique_ptr<Peer>& peer) {
+        return std::none_of(peer->streams.begin(), peer->streams.end(),
+                            [](const Stream& s) { return static_cast<bool>(s.fd); });
+      });
+    });
+  }
+  loop_.run_now([this] { close_all(); });
 }
 
 void LinkChannel::close_all() {
@@ -315,6 +354,7 @@ void LinkChannel::close_streams(int rank) {
     if (stream.fd) loop_.remove(stream.fd.get());
     stream.fd.reset();
   }
+  closed_.notify_all();
 }
 
 }  // namespace convoy::host

@@ -65,7 +65,8 @@ class LinkChannel : public std::enable_shared_from_this<LinkChannel> {
   // first cause.
   Status fail(const Status& cause);
   Status error() const;
-  // Says goodbye; afterwards neither callback runs.
+  // Says goodbye and waits, up to a second, until the others have read all that was sent.
+  // Afterwards neither callback runs. Not on the loop's thread.
   void leave(uint64_t sequence);
 
  private:
@@ -92,6 +93,7 @@ class LinkChannel : public std::enable_shared_from_this<LinkChannel> {
   void wrote(Stream& stream, size_t bytes);
   bool read_some(int rank, size_t stream);
   void drop_queues();
+  void ended(int rank, size_t stream);
   void lost(int rank, const std::string& why);
   void close_all();
   void close_streams(int rank);
@@ -121,7 +123,8 @@ class LinkChannel : public std::enable_shared_from_this<LinkChannel> {
   const OnFailure on_failure_;
   const OnLeft on_left_;
 
-  mutable std::mutex mutex_;  // guards all that follows
+  mutable std::mutex mutex_;        // guards all that follows
+  std::condition_variable closed_;  // a stream was closed
   Status error_;
   bool failure_told_ = false;
   bool left_ = false;
