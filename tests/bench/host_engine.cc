@@ -176,6 +176,17 @@ void bench_size(Bench& b, size_t bytes, bool shared, const std::string& only) {
     });
     report(b, "send_recv", bytes, place, us, 2 * dn);
   }
+  if (want("ping_pong") && n >= 2) {  // ranks 0 and 1, there and back
+    const double us = b.time(repeats, inner, [&] {
+      for (const int sender : {0, 1}) {
+        if (b.rank > 1) continue;
+        auto t = b.rank == sender ? b.group->post_send(in, bytes, 1 - b.rank, 1)
+                                  : b.group->post_recv(out, bytes, 1 - b.rank, 1);
+        if (!t.value()->wait(soon()).ok()) _exit(1);
+      }
+    });
+    report(b, "ping_pong", bytes, place, us, 4);
+  }
   b.release(in, bytes * n, shared);
   b.release(out, bytes * n, shared);
 }

@@ -56,9 +56,11 @@ struct MailEntry {
   int32_t source;  // of a receive: what it accepts, later who sent
   int32_t tag;
   uint64_t bytes;
-  uint64_t offset;      // in the poster's heap
-  uint64_t peer_bytes;  // kWrongSize: the other side's size
-  int32_t copier;       // kCopying: the rank that copies
+  uint64_t offset;               // in the poster's heap
+  std::atomic<uint64_t> filled;  // bytes at `offset` that are there already (bounce blocks)
+  uint64_t peer_bytes;           // kWrongSize: the other side's size
+  int32_t copier;                // kCopying: the rank that copies
+  bool bounced;                  // a receive: `offset` is a bounce block
 };
 
 // What waits at one rank. Lists are in the order of posting.

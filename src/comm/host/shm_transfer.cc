@@ -6,6 +6,9 @@
 //     buffer is private); the sender copies there and marks the entry done.
 //   send first: large and shared: its entry waits with the data's address, the receiver copies and
 //     marks it done. Else the data is copied into a bounce block, and the sender may go on at once.
+//
+// Bounce blocks are filled piece by piece, and the other side copies what is there while the rest
+// is still coming: the two copies of a large private message run at the same time.
 #include "src/comm/host/shm_transfer.h"
 
 #include "src/comm/host/copy.h"
@@ -22,6 +25,8 @@ namespace {
 
 constexpr size_t kEagerBytes = 16 * 1024;   // smaller messages don't wait for the receiver
 constexpr size_t kStreamMin = 1024 * 1024;  // larger ones are copied past the caches
+constexpr size_t kPiece = 256 * 1024;       // of a bounce block, told one by one
+constexpr int kFollowSpins = 2000;          // before a follower sleeps for a moment
 constexpr Nanos kLockSlice = std::chrono::milliseconds(10);
 constexpr int kLockSpins = 200;
 
@@ -29,8 +34,9 @@ std::string bytes_text(uint64_t bytes) {
   return std::to_string(bytes) + (bytes == 1 ? " byte" : " bytes");
 }
 
-void copy_message(void* to, const void* from, size_t bytes) {
-  if (bytes >= kStreamMin) {
+// A piece of a message of `whole` bytes.
+void copy_piece(void* to, const void* from, size_t bytes, size_t whole) {
+  if (whole >= kStreamMin) {
     stream_copy(to, from, bytes);
     stream_fence();
   } else if (bytes != 0) {
@@ -174,17 +180,19 @@ Status ShmTransfer::post_send() {
     }
     if (lend) return enqueue(box, core_->heap().offset_of(data_));
   }
-  // The copy is made without the lock; a receive may come meanwhile.
   CONVOY_RETURN_IF_ERROR(make_bounce());
-  copy_message(bounce_, data_, bytes_);
-  MailLock lock(*core_, box);
-  if (!lock.locked()) return core_->error();
-  if (const uint32_t found = find_match(box); found != kNoEntry) {
-    deliver(lock, box, found, bounce_);
-    return ok_status();
+  {
+    MailLock lock(*core_, box);
+    if (!lock.locked()) return core_->error();
+    if (const uint32_t found = find_match(box); found != kNoEntry) {
+      deliver(lock, box, found, data_);
+      return ok_status();
+    }
+    CONVOY_RETURN_IF_ERROR(enqueue(box, core_->heap().offset_of(bounce_)));
+    box.entries[entry_].filled.store(0, std::memory_order_relaxed);
   }
-  CONVOY_RETURN_IF_ERROR(enqueue(box, core_->heap().offset_of(bounce_)));
-  lock.unlock();
+  // A receive that comes meanwhile copies along.
+  fill(bounce_, data_, box.entries[entry_]);
   // From here the message lives without its sender.
   core_->adopt_message({peer_, entry_, bounce_});
   entry_ = kNoEntry;
@@ -236,7 +244,9 @@ Status ShmTransfer::enqueue(Mailbox& box, uint64_t offset) {
   e.tag = tag_;
   e.bytes = bytes_;
   e.offset = offset;
+  e.filled.store(bytes_, std::memory_order_relaxed);
   e.copier = -1;
+  e.bounced = bounce_ != nullptr;
   append(box, sends_ ? box.sends : box.receives, entry_);
   return ok_status();
 }
@@ -246,7 +256,7 @@ void ShmTransfer::deliver(MailLock& lock, Mailbox& box, uint32_t index, const vo
   MailEntry& e = box.entries[index];
   e.source = core_->rank();
   if (refuse_size(lock, e)) return;
-  copy_message(core_->at(peer_, e.offset, bytes_), from, bytes_);
+  fill(core_->at(peer_, e.offset, bytes_), from, e);
   e.state.store(MailEntry::kDone, std::memory_order_release);
   notify(core_->area().rank(peer_));
   release();
@@ -258,11 +268,11 @@ void ShmTransfer::take(MailLock& lock, Mailbox& box, uint32_t index) {
   MailEntry& e = box.entries[index];
   source_ = e.source;
   if (refuse_size(lock, e)) return;
-  copy_message(data_, core_->at(source_, e.offset, bytes_), bytes_);
+  const bool whole = follow(core_->at(source_, e.offset, bytes_), e);
   e.state.store(MailEntry::kDone, std::memory_order_release);
   notify(core_->area().rank(source_));
   release();
-  complete(ok_status());
+  complete(whole ? ok_status() : lost_sender());
 }
 
 // Begins the copy, or ends both transfers if their sizes differ. Unlocks.
@@ -271,6 +281,7 @@ bool ShmTransfer::refuse_size(MailLock& lock, MailEntry& e) {
   const int other = sends_ ? peer_ : source_.load();
   if (e.bytes == bytes_) {
     e.copier = me;
+    if (sends_) e.filled.store(0, std::memory_order_relaxed);
     e.state.store(MailEntry::kCopying, std::memory_order_release);
     lock.unlock();
     return false;
@@ -283,6 +294,45 @@ bool ShmTransfer::refuse_size(MailLock& lock, MailEntry& e) {
   release();
   complete(sends_ ? wrong_size(bytes_, theirs, me, other) : wrong_size(theirs, bytes_, other, me));
   return true;
+}
+
+// Copies the message and tells the receiver how far it got.
+void ShmTransfer::fill(void* to, const void* from, MailEntry& e) {
+  for (size_t done = 0; done < bytes_;) {
+    const size_t part = e.bounced ? std::min(kPiece, bytes_ - done) : bytes_;
+    copy_piece(static_cast<char*>(to) + done, static_cast<const char*>(from) + done, part, bytes_);
+    done += part;
+    e.filled.store(done, std::memory_order_release);
+    if (done < bytes_) notify(core_->area().rank(peer_));
+  }
+}
+
+// Copies the message behind its sender, who may still be filling it in. False: it died meanwhile.
+bool ShmTransfer::follow(const void* from, const MailEntry& e) {
+  size_t done = 0;
+  for (int turn = 0; done < bytes_; ++turn) {
+    const size_t filled = e.filled.load(std::memory_order_acquire);
+    if (filled > done) {
+      copy_piece(static_cast<char*>(data_) + done, static_cast<const char*>(from) + done,
+                 filled - done, bytes_);
+      done = filled;
+      turn = 0;
+    } else if (core_->is_gone(source_)) {
+      return false;
+    } else if (turn < kFollowSpins) {
+      cpu_relax();
+    } else {
+      Clock::system().sleep_for(std::chrono::microseconds(20));
+    }
+  }
+  return true;
+}
+
+// Why a message whose sender died while filling it in fails: the group's cause, once it is known.
+Status ShmTransfer::lost_sender() const {
+  if (const Status cause = core_->error(); !cause.ok()) return cause;
+  return Status(Code::kAborted, "rank " + std::to_string(core_->global_rank(source_)) +
+                                    " died while it sent " + describe());
 }
 
 bool ShmTransfer::test() {
@@ -301,6 +351,12 @@ bool ShmTransfer::test() {
 bool ShmTransfer::poll() {
   const MailEntry& e = box().entries[entry_];
   const uint32_t state = e.state.load(std::memory_order_acquire);
+  if (!sends_ && bounce_ != nullptr && state != MailEntry::kWrongSize &&
+      state != MailEntry::kQueued) {
+    const size_t filled = e.filled.load(std::memory_order_acquire);
+    copy_piece(static_cast<char*>(data_) + fetched_, bounce_ + fetched_, filled - fetched_, bytes_);
+    fetched_ = filled;
+  }
   if (state != MailEntry::kDone && state != MailEntry::kWrongSize) return false;
   if (!sends_) source_ = e.source;
   const int me = core_->rank();
@@ -308,8 +364,6 @@ bool ShmTransfer::poll() {
   if (state == MailEntry::kWrongSize) {
     status = sends_ ? wrong_size(bytes_, e.peer_bytes, me, peer_)
                     : wrong_size(e.peer_bytes, bytes_, source_, me);
-  } else if (bounce_ != nullptr) {
-    copy_message(data_, bounce_, bytes_);
   }
   release();
   complete(std::move(status));

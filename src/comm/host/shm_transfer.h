@@ -34,12 +34,15 @@ class ShmTransfer final : public Transfer {
   void deliver(MailLock& lock, Mailbox& box, uint32_t index, const void* from);
   void take(MailLock& lock, Mailbox& box, uint32_t index);
   bool refuse_size(MailLock& lock, MailEntry& entry);
+  void fill(void* to, const void* from, MailEntry& entry);
+  bool follow(const void* from, const MailEntry& entry);
   bool poll();
   Status standstill() const;
   void withdraw();
   void release();
   void complete(Status status);
 
+  Status lost_sender() const;
   std::string describe() const;
   std::string waiting_text(Nanos waited) const;
   Status wrong_size(uint64_t sent, uint64_t expected, int from, int to) const;
@@ -53,6 +56,7 @@ class ShmTransfer final : public Transfer {
   std::mutex mutex_;           // guards what follows
   uint32_t entry_ = kNoEntry;  // in the mailbox, while it waits there
   char* bounce_ = nullptr;     // of our heap: stands for data_
+  size_t fetched_ = 0;         // bytes copied from bounce_ to data_ already
   Status status_;
   std::atomic<int> source_;
   std::atomic<bool> done_{false};  // once set, status_ and source_ don't change
