@@ -209,7 +209,9 @@ void* Heap::allocate_large(size_t bytes) {
     offset = fit->second;
     FreeBlock block = take_free(offset);
     const size_t rest = block.bytes - bytes;
-    if (rest > 0) put_free(offset + bytes, {rest, std::min(rest, block.resident)});
+    // Blocks are cut from their beginning, so that is where pages are.
+    const size_t resident = block.resident > bytes ? block.resident - bytes : 0;
+    if (rest > 0) put_free(offset + bytes, {rest, std::min(rest, resident)});
   } else {
     // A free block at the frontier is a beginning.
     offset = frontier_;
