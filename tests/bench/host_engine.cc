@@ -2,7 +2,8 @@
 // and placement, the median time, GB/s of one rank's data, and the share of the memory-traffic
 // limit: the least bytes that must pass the memory bus, at the rate at which N processes copy with
 // streaming stores in the same run. Usage: host_engine [ranks...]; QUICK=1: fewer repeats; PIN=1:
-// rank r stays on core r modulo their number; ONLY=name and SIZES="bytes ..." choose.
+// rank r stays on core r modulo their number; ONLY=name, SIZES="bytes ..." and
+// PLACE=shared|private choose.
 #include "src/comm/host/copy.h"
 #include "tests/comm/file_store.h"
 #include <convoy/comm/host/group.h>
@@ -214,7 +215,12 @@ int rank_main(int rank, int size, const std::string& folder, const std::vector<s
     if (rank == 0) std::printf("%dr barrier %.2f us\n", size, us);
   }
   for (const size_t bytes : sizes) {
-    for (const bool shared : {true, false}) bench_size(b, bytes, shared, only);
+    for (const bool shared : {true, false}) {
+      const char* place = std::getenv("PLACE");
+      if (place == nullptr || (std::strcmp(place, "shared") == 0) == shared) {
+        bench_size(b, bytes, shared, only);
+      }
+    }
   }
   return 0;
 }

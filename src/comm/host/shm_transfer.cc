@@ -26,7 +26,6 @@ namespace {
 constexpr size_t kEagerBytes = 16 * 1024;   // smaller messages don't wait for the receiver
 constexpr size_t kStreamMin = 1024 * 1024;  // larger ones are copied past the caches
 constexpr size_t kPiece = 256 * 1024;       // of a bounce block, told one by one
-constexpr int kFollowSpins = 2000;          // before a follower sleeps for a moment
 constexpr Nanos kLockSlice = std::chrono::milliseconds(10);
 constexpr int kLockSpins = 200;
 
@@ -263,16 +262,36 @@ void ShmTransfer::deliver(MailLock& lock, Mailbox& box, uint32_t index, const vo
   complete(ok_status());
 }
 
-// Copies the message at `index`, which this call has unlinked, to this receive's buffer.
+// Copies the message at `index`, which this call has unlinked, to this receive's buffer. If its
+// sender is still filling it in, that is left to wait() and test(): nobody waits for this copy.
 void ShmTransfer::take(MailLock& lock, Mailbox& box, uint32_t index) {
   MailEntry& e = box.entries[index];
   source_ = e.source;
   if (refuse_size(lock, e)) return;
-  const bool whole = follow(core_->at(source_, e.offset, bytes_), e);
-  e.state.store(MailEntry::kDone, std::memory_order_release);
+  claimed_ = &e;
+  core_->heap().deallocate(bounce_);
+  bounce_ = nullptr;
+  fetch_claimed();
+}
+
+// Copies what has come of the claimed message; ends the transfer with the last of it.
+bool ShmTransfer::fetch_claimed() {
+  MailEntry& e = *claimed_;
+  const size_t filled = e.filled.load(std::memory_order_acquire);
+  const char* from = core_->at(source_, e.offset, bytes_);
+  copy_piece(static_cast<char*>(data_) + fetched_, from + fetched_, filled - fetched_, bytes_);
+  fetched_ = filled;
+  if (filled < bytes_) return false;
+  drop_claim();
+  complete(ok_status());
+  return true;
+}
+
+// The message is the sender's again.
+void ShmTransfer::drop_claim() {
+  claimed_->state.store(MailEntry::kDone, std::memory_order_release);
   notify(core_->area().rank(source_));
-  release();
-  complete(whole ? ok_status() : lost_sender());
+  claimed_ = nullptr;
 }
 
 // Begins the copy, or ends both transfers if their sizes differ. Unlocks.
@@ -303,36 +322,8 @@ void ShmTransfer::fill(void* to, const void* from, MailEntry& e) {
     copy_piece(static_cast<char*>(to) + done, static_cast<const char*>(from) + done, part, bytes_);
     done += part;
     e.filled.store(done, std::memory_order_release);
-    if (done < bytes_) notify(core_->area().rank(peer_));
+    notify(core_->area().rank(peer_));
   }
-}
-
-// Copies the message behind its sender, who may still be filling it in. False: it died meanwhile.
-bool ShmTransfer::follow(const void* from, const MailEntry& e) {
-  size_t done = 0;
-  for (int turn = 0; done < bytes_; ++turn) {
-    const size_t filled = e.filled.load(std::memory_order_acquire);
-    if (filled > done) {
-      copy_piece(static_cast<char*>(data_) + done, static_cast<const char*>(from) + done,
-                 filled - done, bytes_);
-      done = filled;
-      turn = 0;
-    } else if (core_->is_gone(source_)) {
-      return false;
-    } else if (turn < kFollowSpins) {
-      cpu_relax();
-    } else {
-      Clock::system().sleep_for(std::chrono::microseconds(20));
-    }
-  }
-  return true;
-}
-
-// Why a message whose sender died while filling it in fails: the group's cause, once it is known.
-Status ShmTransfer::lost_sender() const {
-  if (const Status cause = core_->error(); !cause.ok()) return cause;
-  return Status(Code::kAborted, "rank " + std::to_string(core_->global_rank(source_)) +
-                                    " died while it sent " + describe());
 }
 
 bool ShmTransfer::test() {
@@ -349,6 +340,7 @@ bool ShmTransfer::test() {
 
 // Looks at the entry; finishes the transfer if the other side is through with it.
 bool ShmTransfer::poll() {
+  if (claimed_ != nullptr) return fetch_claimed();
   const MailEntry& e = box().entries[entry_];
   const uint32_t state = e.state.load(std::memory_order_acquire);
   if (!sends_ && bounce_ != nullptr && state != MailEntry::kWrongSize &&
@@ -418,6 +410,7 @@ Status ShmTransfer::wait(Deadline deadline) {
 // Takes the entry back, so that nobody touches this rank's memory for it any more; if a copy is
 // under way, waits for its end.
 void ShmTransfer::withdraw() {
+  if (claimed_ != nullptr) drop_claim();
   if (entry_ == kNoEntry) return release();
   Mailbox& box = this->box();
   const MailEntry& e = box.entries[entry_];

@@ -35,14 +35,14 @@ class ShmTransfer final : public Transfer {
   void take(MailLock& lock, Mailbox& box, uint32_t index);
   bool refuse_size(MailLock& lock, MailEntry& entry);
   void fill(void* to, const void* from, MailEntry& entry);
-  bool follow(const void* from, const MailEntry& entry);
+  bool fetch_claimed();
+  void drop_claim();
   bool poll();
   Status standstill() const;
   void withdraw();
   void release();
   void complete(Status status);
 
-  Status lost_sender() const;
   std::string describe() const;
   std::string waiting_text(Nanos waited) const;
   Status wrong_size(uint64_t sent, uint64_t expected, int from, int to) const;
@@ -53,10 +53,11 @@ class ShmTransfer final : public Transfer {
   const size_t bytes_;
   const int peer_;
   const int tag_;
-  std::mutex mutex_;           // guards what follows
-  uint32_t entry_ = kNoEntry;  // in the mailbox, while it waits there
-  char* bounce_ = nullptr;     // of our heap: stands for data_
-  size_t fetched_ = 0;         // bytes copied from bounce_ to data_ already
+  std::mutex mutex_;              // guards what follows
+  uint32_t entry_ = kNoEntry;     // in the mailbox, while it waits there
+  char* bounce_ = nullptr;        // of our heap: stands for data_
+  MailEntry* claimed_ = nullptr;  // of the sender: the message that this receive took
+  size_t fetched_ = 0;            // bytes that have reached data_ already
   Status status_;
   std::atomic<int> source_;
   std::atomic<bool> done_{false};  // once set, status_ and source_ don't change
