@@ -318,14 +318,23 @@ void reduce_parts(const ReduceArguments& a) {
 }
 
 template <class T>
+Complex<T> load_complex(const void* data, size_t i) {
+  Complex<T> value;
+  __builtin_memcpy(&value, static_cast<const char*>(data) + i * sizeof value, sizeof value);
+  return value;
+}
+
+template <class T>
 void multiply_complex(const ReduceArguments& a) {
   for (size_t i = 0; i < a.count; ++i) {
-    Complex<T> acc = static_cast<const Complex<T>*>(a.in[0])[i];
+    Complex<T> acc = load_complex<T>(a.in[0], i);
     for (size_t j = 1; j < a.n; ++j) {
-      const Complex<T> b = static_cast<const Complex<T>*>(a.in[j])[i];
+      const Complex<T> b = load_complex<T>(a.in[j], i);
       acc = {acc.re * b.re - acc.im * b.im, acc.re * b.im + acc.im * b.re};
     }
-    for (size_t k = 0; k < a.outs; ++k) static_cast<Complex<T>*>(a.out[k])[i] = acc;
+    for (size_t k = 0; k < a.outs; ++k) {
+      __builtin_memcpy(static_cast<char*>(a.out[k]) + i * sizeof acc, &acc, sizeof acc);
+    }
   }
 }
 

@@ -53,7 +53,8 @@ class Group {
   virtual int rank() const = 0;
   virtual int size() const = 0;
 
-  // Performs the collectives in order, as one operation (one sequence number, one arrival).
+  // Performs the collectives in order, as one operation (one sequence number, one arrival). None of
+  // them may read what another one writes.
   // Different op, count, dtype, root or reduction on different ranks: kMismatch on every rank,
   // naming the ranks and what each asked for. Deadline: kDeadlineExceeded naming who has not
   // joined. A dead peer: kAborted within 1 s.
