@@ -80,6 +80,7 @@ struct alignas(64) RankState {
   std::atomic<uint32_t> phase;              // barriers it has arrived at
   std::atomic<uint32_t> busy;               // 1 while it may touch other ranks' memory
   std::atomic<uint32_t> left;               // 1: its group was destroyed
+  std::atomic<uint32_t> detached;           // 1: it will not touch the area again
   std::atomic<uint32_t> request;            // phase at which `request_text` was written
   alignas(64) std::atomic<uint32_t> event;  // futex: counts completed messages
   std::atomic<uint32_t> event_sleepers;
@@ -89,7 +90,6 @@ struct alignas(64) RankState {
 struct Area {
   enum FailureState : uint32_t { kFine, kWriting, kFailed };
   uint32_t size;
-  std::atomic<uint32_t> detached;             // ranks that will not touch the area again
   alignas(64) std::atomic<uint32_t> arrived;  // arrivals at barriers, all ranks together
   alignas(64) std::atomic<uint32_t> phase;    // futex: barriers that are complete
   std::atomic<uint32_t> sleepers;

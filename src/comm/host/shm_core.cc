@@ -60,7 +60,6 @@ void Spinner::learn(bool paid, int turns) {
 Area* Area::init(void* memory, int size) {
   auto* area = new (memory) Area;
   area->size = static_cast<uint32_t>(size);
-  area->detached = 0;
   area->arrived = 0;
   area->phase = 0;
   area->sleepers = 0;
@@ -70,6 +69,7 @@ Area* Area::init(void* memory, int size) {
     state->phase = 0;
     state->busy = 0;
     state->left = 0;
+    state->detached = 0;
     state->request = 0;
     state->event = 0;
     state->event_sleepers = 0;
@@ -103,15 +103,15 @@ ShmCore::~ShmCore() {
   leave();
   node_->remove_listener(this);
   leave_messages();
-  area_->detached.fetch_add(1);
+  self().detached.store(1, std::memory_order_release);
   if (rank_ != 0) return;
   // The area is this rank's: it stays until nobody can look at it any more.
   node_->free_later(area_, [area = area_, peers = peers_] {
-    int away = static_cast<int>(area->detached.load());
-    for (size_t r = 1; r < peers.size(); ++r) {
-      if (peers[r]->gone.load()) ++away;  // may count twice; then the group is long over
+    for (size_t r = 0; r < peers.size(); ++r) {
+      const bool away = area->rank(static_cast<int>(r)).detached.load(std::memory_order_acquire);
+      if (!away && !peers[r]->gone.load()) return false;
     }
-    return away >= static_cast<int>(peers.size());
+    return true;
   });
 }
 
