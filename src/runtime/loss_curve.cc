@@ -119,13 +119,16 @@ std::string line(const Frame& frame, const Curve& curve, const char* colour, dou
   return out + "'/>";
 }
 
+// A centred moving mean over about 2 % of the points, so that the line doesn't lag behind them.
 Curve smoothed(const Curve& curve) {
   Curve out{curve.label, {}};
-  const double keep = 1.0 - 1.0 / std::max(1.0, 0.02 * static_cast<double>(curve.points.size()));
-  double mean = curve.points.front().second;
-  for (const auto& [step, loss] : curve.points) {
-    mean = keep * mean + (1 - keep) * loss;
-    out.points.emplace_back(step, mean);
+  const auto& points = curve.points;
+  const size_t reach = std::max<size_t>(1, points.size() / 100);
+  for (size_t i = 0; i < points.size(); ++i) {
+    const size_t half = std::min({reach, i, points.size() - 1 - i});
+    double sum = 0;
+    for (size_t j = i - half; j <= i + half; ++j) sum += points[j].second;
+    out.points.emplace_back(points[i].first, sum / static_cast<double>(2 * half + 1));
   }
   return out;
 }

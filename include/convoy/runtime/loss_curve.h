@@ -15,7 +15,7 @@ struct Curve {
 };
 
 // The curves as one self-contained SVG (720 × 405), readable on light and dark pages. A curve of
-// more than 300 points is also drawn smoothed (an exponential mean over 2 % of its points), its raw
+// more than 300 points is also drawn smoothed (a centred mean over 2 % of its points), its raw
 // points pale behind it. Pure.
 std::string loss_curve_svg(const std::string& title, const std::vector<Curve>& curves);
 
