@@ -3,12 +3,11 @@
 # or CONVOY_VENV in the environment). Defines convoy::torch (CPU) and convoy::torch_cuda (for comm/nccl only).
 set(CONVOY_TORCH_VERSION "2.15" CACHE INTERNAL "the libtorch whose c10d interface Convoy implements")
 
-if(NOT Python3_EXECUTABLE)
-  if(DEFINED ENV{CONVOY_VENV})
-    set(Python3_EXECUTABLE "$ENV{CONVOY_VENV}/bin/python")
-  else()
-    find_program(Python3_EXECUTABLE NAMES python3)
-  endif()
+# CONVOY_VENV wins over what an earlier configure found: tests run with this interpreter and need its torch.
+if(DEFINED ENV{CONVOY_VENV})
+  set(Python3_EXECUTABLE "$ENV{CONVOY_VENV}/bin/python" CACHE FILEPATH "Python with torch" FORCE)
+elseif(NOT Python3_EXECUTABLE)
+  find_program(Python3_EXECUTABLE NAMES python3)
 endif()
 if(NOT CONVOY_TORCH_DIR)
   execute_process(
