@@ -37,8 +37,13 @@ demo: build $(KJV).train.tokens
 lint:
 	@.ci/lint.sh
 
+# The programs that run in one process tree of our own; the launcher's tests start other programs, which sanitizers don't see.
+# Leaks are not looked for: ranks that a test kills leave their memory behind.
+ASAN_TESTS := test_(host|link_[cmfs]|mesh$$|shard|reshard|sampler|token|status|config|event|environment)
+TSAN_TESTS := test_(host|link_[mf])
 sanitize: deps
-	@for p in asan tsan; do cmake --preset $$p > /dev/null && cmake --build build/$$p && ctest --preset $$p -LE check || exit 1; done
+	@cmake --preset asan > /dev/null && cmake --build build/asan && ctest --preset asan -R '$(ASAN_TESTS)'
+	@cmake --preset tsan > /dev/null && cmake --build build/tsan && ctest --preset tsan -R '$(TSAN_TESTS)'
 
 clean:
 	@rm -rf build
