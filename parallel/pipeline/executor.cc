@@ -32,9 +32,14 @@ Executor::InFlight& Executor::flight(const Action& action) {
 
 void Executor::located(const Action& action, const std::function<void()>& body) const {
   const auto where = [&] {
-    return "stage " + std::to_string(stage(action.chunk)) + " of " +
-           std::to_string(pp_.size() * static_cast<int>(chunks_.size())) + ", " +
-           schedule::describe(action) + ": ";
+    std::string text = "stage " + std::to_string(stage(action.chunk)) + " of " +
+                       std::to_string(pp_.size() * static_cast<int>(chunks_.size())) + ", " +
+                       std::string(schedule::kind_name(action.kind)) + " of micro-batch " +
+                       std::to_string(action.microbatch);
+    if (awaited_ != nullptr) {
+      text += std::string(", waiting for ") + awaited_ + " stage " + std::to_string(awaited_stage_);
+    }
+    return text;
   };
   try {
     body();
@@ -42,6 +47,13 @@ void Executor::located(const Action& action, const std::function<void()>& body) 
     error.add_context(where());
     throw;
   }
+}
+
+void Executor::await(comm::Pending& pending, const char* what, int other) {
+  awaited_ = what;
+  awaited_stage_ = other;
+  pending.wait();
+  awaited_ = nullptr;
 }
 
 std::vector<at::Tensor> Executor::run(const schedule::Schedule& schedule, const HiddenState& hidden,
@@ -64,6 +76,7 @@ std::vector<at::Tensor> Executor::run(const schedule::Schedule& schedule, const 
 
 void Executor::reset() {
   sends_.clear();
+  awaited_ = nullptr;
   results_.clear();
   if (has_last_stage()) results_.resize(static_cast<size_t>(microbatches_));
   flights_.clear();
@@ -86,10 +99,10 @@ void Executor::post(const Action& action) {
   InFlight& f = flight(action);
   switch (action.kind) {
     case Kind::kSendForward:
-      sends_.push_back(pp_.start_send(f.output.detach(), action.peer));
+      sends_.push_back({action, pp_.start_send(f.output.detach(), action.peer)});
       break;
     case Kind::kSendBackward:
-      sends_.push_back(pp_.start_send(f.input.grad(), action.peer));
+      sends_.push_back({action, pp_.start_send(f.input.grad(), action.peer)});
       f = {};
       break;
     case Kind::kRecvForward:
@@ -116,7 +129,7 @@ at::Tensor Executor::compute(int chunk, int microbatch, const at::Tensor& input)
 
 void Executor::forward(const Action& action) {
   InFlight& f = flight(action);
-  f.input_pending.wait();
+  await(f.input_pending, "the hidden state of", stage(action.chunk) - 1);
   if (stage(action.chunk) > 0) {
     // With one pipeline rank the stage before is this rank's own: its output is at hand.
     if (!f.input.defined()) {
@@ -137,7 +150,7 @@ void Executor::backward(const Action& action) {
   if (is_last(action.chunk)) {
     f.output.backward();
   } else {
-    f.grad_pending.wait();
+    await(f.grad_pending, "the gradient of", stage(action.chunk) + 1);
     if (!f.output_grad.defined()) {
       InFlight& next =
           flights_[static_cast<size_t>(action.chunk + 1)][static_cast<size_t>(action.microbatch)];
@@ -153,7 +166,11 @@ void Executor::backward(const Action& action) {
 }
 
 void Executor::drain_sends() {
-  for (comm::Pending& send : sends_) send.wait();
+  for (Sent& sent : sends_) {
+    const int step = sent.action.kind == Kind::kSendForward ? 1 : -1;
+    located(sent.action,
+            [&] { await(sent.pending, "its receipt by", stage(sent.action.chunk) + step); });
+  }
   sends_.clear();
 }
 

@@ -94,7 +94,9 @@ Status errno_status(std::string_view what, int error) {
     default:
       break;
   }
-  return {code, std::string(what) + ": " + std::strerror(error)};
+  std::string text = std::string(what) + ": " + std::strerror(error);
+  if (error == EMFILE) text += "; allow more with `ulimit -n`";
+  return {code, text};
 }
 
 }  // namespace convoy

@@ -86,8 +86,8 @@ void widen(const std::byte* from, std::span<int64_t> out) {
 
 Result<TokenFileInfo> parse_token_header(std::span<const std::byte> head, uint64_t file_bytes,
                                          const std::string& path) {
-  if (head.size() < sizeof(kTokenMagic) ||
-      std::memcmp(head.data(), kTokenMagic, sizeof(kTokenMagic)) != 0) {
+  const size_t known = std::min(head.size(), sizeof(kTokenMagic));
+  if (!std::ranges::equal(head.first(known), std::as_bytes(std::span(kTokenMagic)).first(known))) {
     return not_a_token_file(path);
   }
   if (head.size() < sizeof(TokenHeader) || file_bytes < sizeof(TokenHeader)) {
@@ -98,10 +98,10 @@ Result<TokenFileInfo> parse_token_header(std::span<const std::byte> head, uint64
   TokenHeader header;
   std::memcpy(&header, head.data(), sizeof(header));
   if (header.version != kTokenVersion) {
-    return Status(Code::kInvalidArgument, "token file " + path + " has format version " +
-                                              std::to_string(header.version) +
-                                              ", but this program reads version " +
-                                              std::to_string(kTokenVersion) + "." + kRemedy);
+    return Status(Code::kDataLoss, "token file " + path + " has format version " +
+                                       std::to_string(header.version) +
+                                       ", but this program reads version " +
+                                       std::to_string(kTokenVersion) + "." + kRemedy);
   }
   if (header.header_checksum != header_checksum(header)) {
     return damaged(path, "its header does not match its checksum");
@@ -122,7 +122,8 @@ Result<TokenFile> TokenFile::open(const std::string& path) {
   }
   struct stat info = {};
   if (::fstat(fd.get(), &info) != 0) return errno_status("cannot stat " + path, errno);
-  if (!S_ISREG(info.st_mode) || info.st_size == 0) return not_a_token_file(path);
+  if (!S_ISREG(info.st_mode)) return not_a_token_file(path);
+  if (info.st_size == 0) return parse_token_header({}, 0, path).status();
   const auto bytes = static_cast<uint64_t>(info.st_size);
   void* data = ::mmap(nullptr, bytes, PROT_READ, MAP_SHARED, fd.get(), 0);
   if (data == MAP_FAILED) return errno_status("cannot map token file " + path, errno);

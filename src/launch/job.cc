@@ -128,7 +128,7 @@ Status Job::start_rank(int local) {
   CONVOY_ASSIGN_OR_RETURN(Child child,
                           spawn(plan_.path, plan_.options.program, rank_environment(plan_, local)));
   ranks_.push_back(std::make_unique<Rank>(
-      Rank{global, std::move(child), std::move(log), LineSplitter(), LineSplitter(), {}}));
+      Rank{global, std::move(child), std::move(log), LineSplitter(), LineSplitter(), {}, false}));
   ++running_;
   Rank& rank = *ranks_.back();
   CONVOY_RETURN_IF_ERROR(
@@ -200,6 +200,7 @@ void Job::on_exit(Rank& rank) {
                        .pid = rank.child.pid,
                        .wait_status = wait_status,
                        .was_asked = ending_,
+                       .was_halted = rank.halted,
                        .at = Clock::system().now() - started_at_,
                        .log = rank.log.path()};
   const bool is_cause = !is_success(*rank.exit) && !ending_;
@@ -208,6 +209,7 @@ void Job::on_exit(Rank& rank) {
   if (--running_ == 0) {
     loop_->stop();
   } else if (is_cause) {
+    note_halted();
     end_ranks(SIGTERM, kDeathGrace);
   }
 }
@@ -238,6 +240,17 @@ void Job::end_ranks(int signal, Nanos grace) {
   ending_ = true;
   signal_ranks(signal);
   loop_->after(grace, [this] { signal_ranks(SIGKILL); });
+}
+
+// The others may have died of waiting for such a rank.
+void Job::note_halted() {
+  for (const auto& rank : ranks_) {
+    siginfo_t info{};
+    rank->halted = !rank->exit &&
+                   ::waitid(P_PID, static_cast<id_t>(rank->child.pid), &info,
+                            WSTOPPED | WNOHANG | WNOWAIT) == 0 &&
+                   info.si_pid == rank->child.pid;
+  }
 }
 
 void Job::signal_ranks(int signal) {

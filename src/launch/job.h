@@ -42,6 +42,7 @@ class Job {
     LineSplitter out;
     LineSplitter err;
     std::optional<RankExit> exit;
+    bool halted = false;  // see RankExit::was_halted
   };
 
   Status start();
@@ -54,6 +55,7 @@ class Job {
   // Asks the ranks that still run to end, and kills them after `grace`.
   void end_ranks(int signal, Nanos grace);
   void signal_ranks(int signal);
+  void note_halted();
   void finish_output(Rank& rank);
   int report();
 

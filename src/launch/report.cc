@@ -47,6 +47,30 @@ std::string fate_of_others(const RankExit& cause, const std::vector<RankExit>& a
   return text.empty() ? "" : "convoy: of the other ranks " + text + ".\n";
 }
 
+// What most often causes an end that no program explains by itself.
+std::string hint_at(int wait_status) {
+  switch (WIFSIGNALED(wait_status) ? WTERMSIG(wait_status) : 0) {
+    case 0:
+      // The dynamic loader's code, and a shell's for a missing program.
+      return WEXITSTATUS(wait_status) != 127
+                 ? ""
+                 : "convoy: exit code 127 most often means that a library is missing or of another "
+                   "version, "
+                   "such as another torch than the program was built with; see `ldd PROGRAM` and "
+                   "LD_LIBRARY_PATH.\n";
+    case SIGKILL:
+      return "convoy: SIGKILL did not come from Convoy; most often the kernel sends it when memory "
+             "runs out (see dmesg).\n";
+    case SIGBUS:
+      return "convoy: the kernel sends SIGBUS when it finds no memory for a page of shared memory, "
+             "or when a mapped file was shortened.\n";
+    case SIGXFSZ:
+      return "convoy: a file grew beyond `ulimit -f`.\n";
+    default:
+      return "";
+  }
+}
+
 }  // namespace
 
 bool is_success(const RankExit& exit) {
@@ -72,17 +96,18 @@ std::string failure_text(const RankExit& cause, const std::deque<std::string>& l
                          const std::vector<RankExit>& all) {
   std::string text = "convoy: rank " + std::to_string(cause.rank) + " died first: " + how(cause) +
                      ", pid " + std::to_string(cause.pid) + ". Its log: " + cause.log + "\n";
-  if (WIFSIGNALED(cause.wait_status) && WTERMSIG(cause.wait_status) == SIGKILL) {
-    text +=
-        "convoy: SIGKILL did not come from Convoy; most often the kernel sends it when memory runs "
-        "out (see dmesg).\n";
-  }
+  text += hint_at(cause.wait_status);
   if (last_lines.empty()) {
     text += "convoy: it had printed nothing.\n";
   } else {
     text += "convoy: its last " +
             (last_lines.size() == 1 ? "line:\n" : std::to_string(last_lines.size()) + " lines:\n");
     for (const std::string& line : last_lines) text += "  | " + line + "\n";
+  }
+  for (const RankExit& exit : all) {
+    if (!exit.was_halted) continue;
+    text += "convoy: rank " + std::to_string(exit.rank) + " (pid " + std::to_string(exit.pid) +
+            ") was halted then, by SIGSTOP or a debugger: the others may have waited for it.\n";
   }
   text += fate_of_others(cause, all);
   text.pop_back();  // the last line's end: the caller writes lines

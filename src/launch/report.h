@@ -16,9 +16,10 @@ namespace convoy::launch {
 struct RankExit {
   int rank = 0;
   pid_t pid = -1;
-  int wait_status = 0;     // as waitpid gives it
-  bool was_asked = false;  // after the launcher had begun to end the job
-  Nanos at{};              // since the job's start
+  int wait_status = 0;      // as waitpid gives it
+  bool was_asked = false;   // after the launcher had begun to end the job
+  bool was_halted = false;  // by SIGSTOP or a debugger, when the first rank died
+  Nanos at{};               // since the job's start
   std::string log;
 };
 

@@ -18,6 +18,9 @@ namespace {
 
 // How long ranks other than 0 leave it to rank 0 to explain what all of them found out.
 constexpr std::chrono::seconds kSilence(5);
+// How long a rank that fails because another one did leaves it to that one to end first, so that
+// the launcher reports the cause and its exit code.
+constexpr std::chrono::milliseconds kPrecedence(500);
 
 constexpr std::array kFailures = {
     Code::kInvalidArgument, Code::kFailedPrecondition, Code::kNotFound,
@@ -93,6 +96,7 @@ int run_program(const std::function<Status()>& body) {
   if (common_to_all_ranks(status) && !is_rank_zero()) std::this_thread::sleep_for(kSilence);
   std::fflush(stdout);
   std::fprintf(stderr, "error: %s\n", status.message().c_str());
+  if (status.code() == Code::kAborted) std::this_thread::sleep_for(kPrecedence);
   return exit_code_of(status);
 }
 

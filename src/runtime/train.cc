@@ -33,8 +33,8 @@ constexpr int kBaselineSteps = 8;
 constexpr double kBaselineSeconds = 3;
 // With a time limit, rank 0 looks at the clock every so many steps.
 constexpr int64_t kClockSteps = 10;
-// Validation points along the run and at its end, how many global batches each looks at, and how
-// many the result is taken from.
+// Validation points along the run and at its end, how many global batches each looks at (always the
+// same ones, so that the points make a curve), and how many the result is taken from.
 constexpr int64_t kValidations = 8;
 constexpr int64_t kValidationBatches = 4;
 constexpr int64_t kFinalValidationBatches = 16;
@@ -136,9 +136,11 @@ class RunFolder {
   }
   Status validation(int64_t step, double loss) {
     validation_.emplace_back(step, loss);
-    if (!metrics_) return ok_status();
-    return metrics_->write(
-        {{"step", step}, {"validation_loss", loss}, {"bits_per_byte", loss / std::numbers::ln2}});
+    return write_validation("validation_loss", step, loss);
+  }
+  // The result, from more samples than the points of the curve: no point of it.
+  Status result(int64_t step, double loss) {
+    return write_validation("final_validation_loss", step, loss);
   }
   Status finish(const std::string& title) {
     if (path_.empty()) return ok_status();
@@ -148,6 +150,12 @@ class RunFolder {
 
  private:
   using Points = std::vector<std::pair<int64_t, double>>;
+  Status write_validation(const char* name, int64_t step, double loss) {
+    if (!metrics_) return ok_status();
+    return metrics_->write(
+        {{"step", step}, {name, loss}, {"bits_per_byte", loss / std::numbers::ln2}});
+  }
+
   std::string path_;
   std::optional<MetricsWriter> metrics_;
   Points training_;
@@ -347,7 +355,9 @@ Status Run::run() {
   measure_one_process();
   Trainer trainer(trainer_options_, runtime_.groups());
   CONVOY_RETURN_IF_ERROR(train_steps(trainer));
-  report(trainer, validation_loss(trainer, kFinalValidationBatches));
+  const double result = validation_loss(trainer, kFinalValidationBatches);
+  if (speaks()) CONVOY_RETURN_IF_ERROR(folder_.result(steps_, result));
+  report(trainer, result);
   return speaks() ? folder_.finish("Loss of model " + options_.config + " on mesh " +
                                    runtime_.mesh().to_string())
                   : ok_status();

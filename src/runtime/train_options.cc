@@ -1,4 +1,5 @@
 // The command line of the trainer, and what the names of model sizes stand for.
+#include <convoy/base/config.h>
 #include <convoy/runtime/train_options.h>
 
 #include <CLI/CLI.hpp>
@@ -16,12 +17,35 @@ std::string one_line(std::string text) {
   return text;
 }
 
+// CLI11's own check explains itself with the range of a double.
+const CLI::Validator kPositive(
+    [](const std::string& text) {
+      double value = 0;
+      const bool good = CLI::detail::lexical_cast(text, value) && value > 0;
+      return good ? std::string() : "must be a number above 0, not '" + text + "'";
+    },
+    "POSITIVE", "positive");
+
+Status unknown_word(const CLI::App& app) {
+  const std::vector<std::string> left = app.remaining();
+  const auto option = std::find_if(left.begin(), left.end(),
+                                   [](const std::string& word) { return word.starts_with("-"); });
+  const std::string word = option != left.end() ? *option : left.empty() ? "" : left.front();
+  std::vector<std::string> known;
+  for (const CLI::Option* o : app.get_options()) {
+    for (const std::string& name : o->get_lnames()) known.push_back("--" + name);
+  }
+  const std::string near = nearest_name(word.substr(0, word.find('=')), known);
+  return {Code::kInvalidArgument, "there is no option '" + word + "'." +
+                                      (near.empty() ? "" : " Did you mean " + near + "?") +
+                                      " `--help` lists the options of this program."};
+}
+
 void describe_run(CLI::App& app, TrainOptions& o) {
   app.add_option("--data", o.data, "token file (made by `convoy data prepare`)")->required();
   app.add_option("--validation", o.validation, "token file for the validation loss");
-  app.add_option("--steps", o.steps, "optimizer steps")->check(CLI::PositiveNumber);
-  app.add_option("--seconds", o.seconds, "stop training after this time")
-      ->check(CLI::PositiveNumber);
+  app.add_option("--steps", o.steps, "optimizer steps")->check(kPositive);
+  app.add_option("--seconds", o.seconds, "stop training after this time")->check(kPositive);
   app.add_option("--seed", o.seed, "of initial weights, sampling and dropout");
   app.add_option("--run-dir", o.run_dir, "folder for config.json, metrics.jsonl, loss.svg");
   app.add_option("--sample", o.sample, "bytes of text generated at the end")
@@ -36,13 +60,12 @@ void describe_run(CLI::App& app, TrainOptions& o) {
 void describe_model(CLI::App& app, TrainOptions& o) {
   app.add_option("--config", o.config, "size of the model: small, medium or demo")
       ->check(CLI::IsMember({"small", "medium", "demo"}));
-  app.add_option("--batch", o.batch, "sequences a step, over all ranks")
-      ->check(CLI::PositiveNumber);
-  app.add_option("--sequence", o.sequence, "tokens of a sequence")->check(CLI::PositiveNumber);
+  app.add_option("--batch", o.batch, "sequences a step, over all ranks")->check(kPositive);
+  app.add_option("--sequence", o.sequence, "tokens of a sequence")->check(kPositive);
   app.add_option("--dtype", o.dtype, "of the parameters")
       ->check(CLI::IsMember({"float32", "bfloat16", "float64"}));
   app.add_option("--dropout", o.dropout, "probability")->check(CLI::Range(0.0, 0.9));
-  app.add_option("--lr", o.lr, "peak learning rate")->check(CLI::PositiveNumber);
+  app.add_option("--lr", o.lr, "peak learning rate")->check(kPositive);
   app.add_option("--weight-decay", o.weight_decay, "")->check(CLI::NonNegativeNumber);
   app.add_option("--clip", o.clip, "limit of the gradient norm; 0: none")
       ->check(CLI::NonNegativeNumber);
@@ -55,7 +78,7 @@ void describe_parallel(CLI::App& app, TrainOptions& o) {
   app.add_option("--chunks", o.chunks, "model chunks a rank, interleaved schedule")
       ->check(CLI::Range(1, 64));
   app.add_option("--microbatches", o.microbatches, "in a step of one data-parallel rank")
-      ->check(CLI::PositiveNumber);
+      ->check(kPositive);
   app.add_flag("--zero", o.zero, "shard the optimizer over dp (ZeRO stage 1)");
   app.add_flag("--sequence-parallel", o.sequence_parallel,
                "cut activations along the sequence between tensor-parallel regions");
@@ -97,6 +120,8 @@ Result<ModelPreset> model_preset(const std::string& name) {
 Result<TrainOptions> parse_train_options(int argc, const char* const* argv, std::string* help) {
   TrainOptions options;
   CLI::App app("Trains a Llama-family language model on a token file, over the mesh of the job.");
+  // A script's usual options can be followed by others: the last one counts.
+  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   describe_run(app, options);
   describe_model(app, options);
   describe_parallel(app, options);
@@ -105,6 +130,8 @@ Result<TrainOptions> parse_train_options(int argc, const char* const* argv, std:
   } catch (const CLI::CallForHelp&) {
     *help = app.help();
     return TrainOptions{};
+  } catch (const CLI::ExtrasError&) {
+    return unknown_word(app);
   } catch (const CLI::ParseError& error) {
     return Status(Code::kInvalidArgument,
                   one_line(error.what()) + ". `--help` lists the options of this program.");

@@ -96,7 +96,13 @@ TEST_CASE("each kind of damage says what is wrong and how to mend it") {
               " is truncated: it has 60 bytes, less than its header. Make it "
               "again with `convoy data prepare`.");
   REQUIRE(failure(good + "x").message().find("is too long: it has 145 bytes") != std::string::npos);
-  for (const std::string& other : {std::string(), std::string("Hello"), std::string(500, 'x')}) {
+  for (const size_t bytes : {0, 5, 8}) {
+    REQUIRE(failure(good.substr(0, bytes))
+                .message()
+                .find("is truncated: it has " + std::to_string(bytes) + " bytes") !=
+            std::string::npos);
+  }
+  for (const std::string& other : {std::string("Hello"), std::string(500, 'x')}) {
     REQUIRE(failure(other).message() ==
             path +
                 " is not a token file: it does not begin with the token file mark. Give the "
@@ -106,6 +112,7 @@ TEST_CASE("each kind of damage says what is wrong and how to mend it") {
           "token file " + path +
               " has format version 2, but this program reads version 1. Make it "
               "again with `convoy data prepare`.");
+  REQUIRE(TokenFile::open(path).status().code() == Code::kDataLoss);
   std::string flipped = good;
   flipped[40] ^= 4;
   REQUIRE(failure(flipped).message() ==

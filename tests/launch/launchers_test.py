@@ -5,6 +5,7 @@ check that every rank found its place, and all the same store. Slurm is started 
 8 CPUs, all state in a temporary folder, ended afterwards. Exit code 77 means that the launcher is not installed.
 Does not check several machines; the node list's grammar is in environment_test.cc.
 """
+import contextlib
 import ctypes
 import os
 import pathlib
@@ -60,7 +61,8 @@ def under_convoy(worker, convoy):
         check(run([convoy, "run", "-n", str(RANKS), "--output", folder, "--", worker]), "convoy run", "127.0.0.1")
 
 
-def under_torchrun(worker, _):
+def torchrun():
+    """The command torchrun."""
     venv = os.environ.get("CONVOY_VENV", os.path.expanduser("~/.cache/convoy/venv"))
     python = os.path.join(venv, "bin", "python")
     if not os.path.exists(python):
@@ -68,7 +70,11 @@ def under_torchrun(worker, _):
     if subprocess.run([python, "-c", "import importlib.util as u, sys; sys.exit(u.find_spec('torch') is None)"],
                       timeout=60).returncode != 0:
         skip(f"{python} has no torch")
-    check(run([python, "-m", "torch.distributed.run", "--nproc-per-node", str(RANKS), "--master-addr", "127.0.0.1",
+    return [python, "-m", "torch.distributed.run"]
+
+
+def under_torchrun(worker, _):
+    check(run([*torchrun(), "--nproc-per-node", str(RANKS), "--master-addr", "127.0.0.1",
                "--master-port", str(free_port()), "--no-python", worker]), "torchrun", "127.0.0.1")
 
 
@@ -189,22 +195,29 @@ def children():
     return found
 
 
-def under_srun(worker, _):
+@contextlib.contextmanager
+def slurm():
+    """A running cluster, for as long as the context lasts."""
     missing = [p for p in ("slurmctld", "slurmd", "srun", "sinfo", "munged") if shutil.which(p) is None]
     if missing or os.geteuid() != 0:
         skip(f"Slurm needs {', '.join(missing) or 'root'}")
     adopt_orphans()
     with tempfile.TemporaryDirectory(prefix="convoy-slurm-") as folder:
         os.chmod(folder, 0o755)  # munge trusts no socket in a folder that others can't search
-        slurm = Slurm(folder)
+        cluster = Slurm(folder)
         try:
-            slurm.start()
-            check(run(["srun", "-n", str(RANKS), worker], SLURM_CONF=str(slurm.config)), "srun", slurm.host)
+            cluster.start()
+            yield cluster
         except Exception:
-            print(slurm.logs())
+            print(cluster.logs())
             raise
         finally:
-            slurm.stop()
+            cluster.stop()
+
+
+def under_srun(worker, _):
+    with slurm() as cluster:
+        check(run(["srun", "-n", str(RANKS), worker], SLURM_CONF=str(cluster.config)), "srun", cluster.host)
 
 
 if __name__ == "__main__":

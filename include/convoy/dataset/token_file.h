@@ -28,7 +28,7 @@ struct TokenFileInfo {
 class TokenFile {
  public:
   // Checks the header and that the size is exactly what it says; reads no tokens. kNotFound,
-  // kDataLoss (truncated, corrupt header) or kInvalidArgument (no token file, other version); the
+  // kDataLoss (truncated, corrupt header, other version) or kInvalidArgument (no token file); the
   // text says how to mend it.
   static Result<TokenFile> open(const std::string& path);
   TokenFile(TokenFile&& other) noexcept;

@@ -16,6 +16,7 @@
 #include <pthread.h>
 #include <string>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 namespace convoy::host {
@@ -28,6 +29,7 @@ constexpr size_t kSlabBytes = 128 * 1024;     // what a size class takes at once
 constexpr size_t kShardListMax = 4096;        // offsets a shard's class keeps before it is trimmed
 constexpr size_t kGiveBackMin = 1024 * 1024;  // smaller free blocks keep their pages
 constexpr size_t kGrowStep = 128 * 1024 * 1024;
+constexpr size_t kHeapMin = 64 * 1024 * 1024;        // a smaller heap, forced by a limit, is no use
 constexpr size_t kSystemReserve = 64 * 1024 * 1024;  // memory that we leave to the system
 
 // Size classes: multiples of 64 up to 1 KiB, then four to each doubling.
@@ -82,6 +84,23 @@ size_t available_memory() {
   return available;
 }
 
+// A limit on file sizes (`ulimit -f`) holds for memory files too; beyond it the kernel would kill
+// the process with SIGXFSZ.
+Result<size_t> within_file_limit(size_t bytes) {
+  rlimit limit{RLIM_INFINITY, RLIM_INFINITY};
+  getrlimit(RLIMIT_FSIZE, &limit);
+  if (limit.rlim_cur >= bytes) return bytes;
+  if (limit.rlim_cur < kHeapMin) {
+    return Status(Code::kResourceExhausted,
+                  "the limit on file sizes, " + std::to_string(limit.rlim_cur >> 10) +
+                      " KiB (`ulimit -f`), leaves no room for the shared memory in which ranks "
+                      "exchange data: it needs at least " +
+                      std::to_string(kHeapMin >> 20) +
+                      " MiB. Start the job with `ulimit -f unlimited`");
+  }
+  return limit.rlim_cur / kSlabBytes * kSlabBytes;
+}
+
 size_t shard_of_thread(size_t shards) {
   static std::atomic<size_t> next{0};
   thread_local const size_t mine = next.fetch_add(1, std::memory_order_relaxed);
@@ -107,6 +126,7 @@ HeapMapping::~HeapMapping() {
 Result<std::shared_ptr<Heap>> Heap::create(size_t bytes) {
   if (bytes == 0) bytes = machine_memory();
   bytes = std::max((bytes + kSlabBytes - 1) / kSlabBytes * kSlabBytes, 2 * kSlabBytes);
+  CONVOY_ASSIGN_OR_RETURN(bytes, within_file_limit(bytes));
   UniqueFd fd(memfd_create("convoy-heap", MFD_CLOEXEC));
   if (!fd) return errno_status("making the shared heap (memfd_create)", errno);
   if (ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) {

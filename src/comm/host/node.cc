@@ -284,6 +284,7 @@ Status NodeImpl::connect_process(const Endpoint& endpoint, Deadline deadline, Pe
   // death. The process's own descriptor tells the truth (pid 0: it is in another pid namespace).
   if (owner.pid > 0) {
     peer.process.reset(static_cast<int>(syscall(SYS_pidfd_open, owner.pid, 0)));
+    peer.pid = owner.pid;  // as this process's pid namespace numbers it
   }
   return ok_status();
 }

@@ -84,6 +84,7 @@ struct alignas(64) RankState {
   std::atomic<uint32_t> request;            // phase at which `request_text` was written
   alignas(64) std::atomic<uint32_t> event;  // futex: counts completed messages
   std::atomic<uint32_t> event_sleepers;
+  std::atomic<int32_t> waits_for;  // whose message it sleeps for, rank + 1; 0: nobody's
   char request_text[kRequestBytes];
 };
 

@@ -8,7 +8,9 @@
 #include <convoy/base/log.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cstring>
+#include <fstream>
 #include <new>
 #include <sched.h>
 
@@ -36,6 +38,16 @@ std::string seconds_text(Nanos time) {
   char text[32];
   std::snprintf(text, sizeof text, s < 10 && s != static_cast<int>(s) ? "%.1f s" : "%.0f s", s);
   return text;
+}
+
+// Whether the process is halted, by SIGSTOP or by a debugger.
+bool is_stopped(pid_t pid) {
+  std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
+  std::string stat;
+  std::getline(file, stat);
+  // The state follows the name, which may hold any character.
+  const size_t name_end = stat.rfind(") ");
+  return name_end != std::string::npos && std::tolower(stat[name_end + 2]) == 't';
 }
 
 }  // namespace
@@ -73,6 +85,7 @@ Area* Area::init(void* memory, int size) {
     state->request = 0;
     state->event = 0;
     state->event_sleepers = 0;
+    state->waits_for = 0;
     Mailbox& box = area->mailbox(r);
     box.lock = 0;
     box.sends = box.receives = {kNoEntry, kNoEntry};
@@ -276,7 +289,37 @@ std::string ShmCore::missing_text(const Operation& op, const std::string& since)
   if (!present.empty()) {
     text += "; " + names_of(present) + (present.size() == 1 ? " has" : " have");
   }
+  return text + behind(missing);
+}
+
+std::string ShmCore::behind(const std::vector<int>& ranks) const {
+  std::string text;
+  std::vector<bool> told(static_cast<size_t>(size_));
+  told[rank_] = true;
+  for (int r : ranks) {
+    while (!told[r]) {
+      told[r] = true;
+      const std::string name = "; rank " + std::to_string(global_rank(r));
+      if (peers_[r]->process && is_stopped(pid_of(r))) {
+        text += name + " (pid " + std::to_string(pid_of(r)) + ") is stopped";
+        break;
+      }
+      const int next = area_->rank(r).waits_for.load(std::memory_order_relaxed) - 1;
+      if (next < 0 || next >= size_) break;
+      text += name + " waits for rank " + std::to_string(global_rank(next));
+      r = next;
+    }
+  }
   return text;
+}
+
+Status ShmCore::no_memory(size_t bytes, const std::string& what) const {
+  return Status(Code::kResourceExhausted,
+                "the shared heap of rank " + std::to_string(global_rank(rank_)) + ", at " +
+                    std::to_string(node_->own_heap().bytes_reserved() >> 20) +
+                    " MiB, has no room for " + std::to_string(bytes >> 10) + " KiB more (" + what +
+                    "): the machine, its control group or `ulimit -f` allows no more. Use fewer "
+                    "ranks a machine, smaller batches, or recompute activations");
 }
 
 void ShmCore::drain(uint32_t first_phase) {

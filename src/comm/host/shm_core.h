@@ -61,6 +61,11 @@ class ShmCore final : public PeerListener {
   char* at(int r, uint64_t offset, size_t bytes) const;
   // "0,2" in the job's numbering.
   std::string names_of(const std::vector<int>& ranks) const;
+  // "; rank 1 waits for rank 2; rank 2 (pid 77) is stopped": what is behind the delay of `ranks`,
+  // as far as this group shows it; else "".
+  std::string behind(const std::vector<int>& ranks) const;
+  // This rank's shared heap can't hold `bytes` more, which are for `what`.
+  Status no_memory(size_t bytes, const std::string& what) const;
   int global_rank(int r) const {
     return options_.global_ranks.empty() ? r : options_.global_ranks[r];
   }

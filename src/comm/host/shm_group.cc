@@ -106,8 +106,8 @@ Status ShmGroup::run(std::span<const Collective> ops, Deadline deadline) {
   core_->begin(op);
   core_->self().busy.store(1);
   parity_ = static_cast<uint32_t>(op.sequence) & 1;
-  post(ops, op);
-  const Status done = perform(ops, op);
+  const Status posted = post(ops, op);
+  const Status done = posted.ok() ? perform(ops, op) : core_->fail(posted);
   if (!done.ok()) {
     core_->drain(op.first_phase);
   } else {
@@ -136,10 +136,10 @@ Status ShmGroup::check_arguments(std::span<const Collective> ops) {
 }
 
 // Makes known what this rank asks for, and if it is small, its data.
-void ShmGroup::post(std::span<const Collective> ops, Operation& op) {
+Status ShmGroup::post(std::span<const Collective> ops, Operation& op) {
   const size_t records = record_bytes(ops);
   size_t payload = 0;
-  for (const Collective& op : ops) payload += deciding_bytes(op, rank());
+  for (const Collective& each : ops) payload += deciding_bytes(each, rank());
   const size_t payload_at = (records + kPayloadAlign - 1) / kPayloadAlign * kPayloadAlign;
   const bool small = payload_at + payload <= kInlineBytes;
   Posting& mine = posting(rank());
@@ -156,7 +156,11 @@ void ShmGroup::post(std::span<const Collective> ops, Operation& op) {
       core_->heap().deallocate(record_block_);
       record_capacity_ = 2 * records;
       record_block_ = static_cast<char*>(core_->heap().allocate(2 * record_capacity_));
-      CONVOY_CHECK(record_block_ != nullptr, "no memory in the shared heap for descriptors");
+      if (record_block_ == nullptr) {
+        record_capacity_ = 0;
+        return core_->no_memory(
+            2 * records, "descriptors of " + op.name() + " of group " + core_->options().name);
+      }
     }
     char* block = record_block_ + parity_ * record_capacity_;
     write_records(ops, block);
@@ -168,7 +172,9 @@ void ShmGroup::post(std::span<const Collective> ops, Operation& op) {
                          });
   if (!all_small && needs_stage(ops)) {
     stage_ = static_cast<char*>(core_->heap().allocate(kStageBytes));
-    CONVOY_CHECK(stage_ != nullptr, "no memory in the shared heap for a staging area");
+    if (stage_ == nullptr)
+      return core_->no_memory(kStageBytes,
+                              "staging for " + op.name() + " of group " + core_->options().name);
     mine.stage_offset = core_->heap().offset_of(stage_);
     if (ops.size() == 1 && is_consistent(ops[0], rank(), size())) {
       open_posting(rank());
@@ -177,6 +183,7 @@ void ShmGroup::post(std::span<const Collective> ops, Operation& op) {
       stage_first({*core_, op, ops[0], nullptr, ranks_, stages_, false});
     }
   }
+  return ok_status();
 }
 
 void ShmGroup::write_records(std::span<const Collective> ops, char* to) const {

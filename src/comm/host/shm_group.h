@@ -46,7 +46,7 @@ class ShmGroup final : public Group {
   Result<std::shared_ptr<Transfer>> post_transfer(bool sends, void* data, size_t bytes, int peer,
                                                   int tag);
   Status check_arguments(std::span<const Collective> ops);
-  void post(std::span<const Collective> ops, Operation& op);
+  Status post(std::span<const Collective> ops, Operation& op);
   void write_records(std::span<const Collective> ops, char* to) const;
   void write_payload(std::span<const Collective> ops, char* to) const;
   bool needs_stage(std::span<const Collective> ops) const;

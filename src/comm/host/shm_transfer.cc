@@ -226,7 +226,7 @@ Status ShmTransfer::post_recv() {
 Status ShmTransfer::make_bounce() {
   bounce_ = static_cast<char*>(core_->heap().allocate(std::max<size_t>(bytes_, 1)));
   if (bounce_ != nullptr) return ok_status();
-  return Status(Code::kResourceExhausted, "the shared heap has no room to stage " + describe());
+  return core_->no_memory(bytes_, describe());
 }
 
 Status ShmTransfer::enqueue(Mailbox& box, uint64_t offset) {
@@ -383,6 +383,7 @@ Status ShmTransfer::wait(Deadline deadline) {
   }
   const TimePoint started = Clock::system().now();
   bool warned = false;
+  self.waits_for.store(peer_ == kAnySource ? 0 : peer_ + 1, std::memory_order_relaxed);
   while (!done_.load(std::memory_order_acquire)) {
     const uint32_t seen = self.event.load(std::memory_order_acquire);
     if (poll()) break;
@@ -404,6 +405,7 @@ Status ShmTransfer::wait(Deadline deadline) {
     if (deadline.at() != TimePoint::max()) left = std::min(left, deadline.at() - now);
     ShmCore::sleep_on(self.event, self.event_sleepers, seen, left);
   }
+  self.waits_for.store(0, std::memory_order_relaxed);
   return status_;
 }
 
@@ -463,7 +465,8 @@ std::string ShmTransfer::waiting_text(Nanos waited) const {
                               ? std::string("no rank has")
                               : "rank " + std::to_string(core_->global_rank(peer_)) + " has not";
   return who + (sends_ ? " received " : " sent ") + describe() + " after " +
-         std::to_string(ms / 1000) + "." + std::to_string(ms % 1000 / 100) + " s";
+         std::to_string(ms / 1000) + "." + std::to_string(ms % 1000 / 100) + " s" +
+         (peer_ == kAnySource ? "" : core_->behind({peer_}));
 }
 
 Status ShmTransfer::wrong_size(uint64_t sent, uint64_t expected, int from, int to) const {

@@ -31,8 +31,8 @@ struct HiddenState {
 //
 // Owns nothing but what is in flight. Threads: one caller at a time; the schedule's actions run on
 // the caller's thread. Blocks for as long as the neighbouring stages need, at most the group's
-// timeout. Errors: those of the stage functions and of comm::Group, with "stage 1 of 4, forward of
-// micro-batch 3" before their text.
+// timeout. Errors: those of the stage functions and of comm::Group, with "(stage 1 of 4, forward of
+// micro-batch 3, waiting for the hidden state of stage 0)" behind their text.
 class Executor {
  public:
   // `chunks[c]` computes this rank's chunk c, stage c * pp.size() + pp.rank().
@@ -70,8 +70,10 @@ class Executor {
   InFlight& flight(const schedule::Action& action);
   int stage(int chunk) const { return chunk * pp_.size() + pp_.rank(); }
   bool is_last(int chunk) const;
-  // Runs `body`; adds stage and action to the text of its error.
+  // Runs `body`; adds stage, action and what is being awaited to the text of its error.
   void located(const schedule::Action& action, const std::function<void()>& body) const;
+  // Waits for a message that stage `other` has to send or to take; `what`: "the gradient of".
+  void await(comm::Pending& pending, const char* what, int other);
   void drain_sends();
   void reset();
 
@@ -80,7 +82,13 @@ class Executor {
   // Of the current run.
   const HiddenState* hidden_ = nullptr;
   std::vector<std::vector<InFlight>> flights_;  // [chunk][micro-batch]
-  std::vector<comm::Pending> sends_;
+  struct Sent {
+    schedule::Action action;
+    comm::Pending pending;
+  };
+  std::vector<Sent> sends_;
+  const char* awaited_ = nullptr;  // what await() waits for now, and whose it is
+  int awaited_stage_ = 0;
   std::vector<at::Tensor> results_;
   std::function<void(int)> before_last_backward_;
   int microbatches_ = 0;
