@@ -1,14 +1,17 @@
-// All collectives over TCP links, ranks as threads, each with its own endpoint. Every element of
-// every output is compared bit by bit: moved bytes with their source, reductions with one call of
-// the reduction kernel over all inputs in rank order (what the shared-memory engine computes).
-// Inputs are random from a printed seed. Not checked here: the kernels' arithmetic, speed, and
-// links between machines (link_netns_test.cc).
+// All collectives over links (TCP, and unix sockets between ranks of one host), ranks as threads,
+// each with its own endpoint. Every element of every output is compared bit by bit: moved bytes
+// with their source, reductions with one call of the reduction kernel over all inputs in rank order
+// (what the shared-memory engine computes). Inputs are random from a printed seed. Not checked
+// here: the kernels' arithmetic, speed, and links between machines (link_netns_test.cc).
 #include "src/comm/host/reduce_kernels.h"
 #include "tests/comm/link_ranks.h"
 
 #include <algorithm>
 #include <cstring>
+#include <fstream>
 #include <random>
+#include <sstream>
+#include <unistd.h>
 
 using namespace convoy;
 using namespace convoy::host;
@@ -245,6 +248,21 @@ std::vector<Case> large_cases(int size) {
   return cases;
 }
 
+// Connected unix sockets of this process's link endpoints.
+int local_connections() {
+  const std::string name = "@convoy-link-" + std::to_string(getpid()) + "-";
+  std::ifstream table("/proc/net/unix");
+  int connected = 0;
+  for (std::string line; std::getline(table, line);) {
+    // Num RefCount Protocol Flags Type St Inode Path; state 03 is "connected".
+    std::istringstream fields(line);
+    std::string number, references, protocol, flags, type, state;
+    fields >> number >> references >> protocol >> flags >> type >> state;
+    connected += line.find(name) != std::string::npos && state == "03";
+  }
+  return connected;
+}
+
 }  // namespace
 
 TEST_CASE("collectives over links equal the reference") {
@@ -262,6 +280,7 @@ TEST_CASE("large collectives over links equal the reference") {
   LinkRanks ranks;
   ranks.size = size;
   ranks.streams = streams;
+  ranks.ranks_per_host = GENERATE(1, 2);
   CHECK(ranks.run([&](int, Group& group) { return perform(group, large_cases(size)); }) == "");
 }
 
@@ -302,4 +321,41 @@ TEST_CASE("many operations in a row, ranks at different speeds") {
     }
     return "";
   }) == "");
+}
+
+TEST_CASE("groups made by Group::create whose ranks share some hosts") {
+  const std::string hosts = GENERATE(as<std::string>{}, "aabb", "abab", "aaab");
+  INFO("seed " << kSeed << ", hosts " << hosts);
+  const int size = static_cast<int>(hosts.size());
+  LocalStore store;
+  std::vector<std::string> texts(size);
+  std::vector<std::thread> threads;
+  for (int r = 0; r < size; ++r) {
+    threads.emplace_back([&, r] {
+      NodeOptions node;
+      node.heap_bytes = size_t{64} << 20;
+      node.address = "127.0.0.1";
+      node.tcp_streams = 2;
+      node.host_id = hosts.substr(r, 1);
+      GroupOptions options;
+      options.name = "mixed";
+      auto group = Group::create(Node::create(node).value(), store, r, size, options);
+      if (!group.ok()) {
+        texts[r] = group.status().to_string();
+        return;
+      }
+      if ((*group)->is_local()) texts[r] = "the group says that it is local";
+      if (texts[r].empty()) texts[r] = perform(**group, small_cases(size));
+      if (texts[r].empty()) texts[r] = perform(**group, large_cases(size));
+      // Each pair that shares a host has twice two connections, and here none has left yet.
+      if (texts[r].empty() && local_connections() == 0) texts[r] = "no unix sockets are in use";
+      const Collective barrier;
+      if (texts[r].empty()) texts[r] = (*group)->run({&barrier, 1}, soon()).message();
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  for (int r = 0; r < size; ++r) {
+    INFO("rank " << r);
+    CHECK(texts[r] == "");
+  }
 }

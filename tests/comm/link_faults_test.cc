@@ -163,8 +163,10 @@ TEST_CASE("a rank that never comes is named when the group forms") {
 
 TEST_CASE("a killed process ends the operation on all survivors, named") {
   const std::string where = GENERATE("in a collective", "between collectives", "in a message");
-  INFO(where);
+  const int ranks_per_host = GENERATE(1, 2);
+  INFO(where << ", ranks on a host: " << ranks_per_host);
   LinkProcesses ranks(3);
+  ranks.ranks_per_host = ranks_per_host;
   ranks.start([&](int rank, Group& group) -> std::string {
     std::vector<float> values(4 << 20, 1);
     if (rank == 1) ranks.mark("ready");

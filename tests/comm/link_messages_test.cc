@@ -42,6 +42,7 @@ std::string recv(Group& group, const std::vector<uint32_t>& expected, int from, 
 TEST_CASE("messages of all sizes, expected and unexpected") {
   LinkRanks ranks;
   ranks.streams = GENERATE(1, 3);
+  ranks.ranks_per_host = GENERATE(1, 2);
   CHECK(ranks.run([](int rank, Group& group) -> std::string {
     const size_t counts[] = {0, 1, 1000, 16384, 16385, 65536, 1'000'003};
     for (const bool late : {false, true}) {
@@ -100,6 +101,7 @@ TEST_CASE("messages of one source and tag arrive in order, tags are apart") {
 TEST_CASE("any source, all to all at once, large messages in both directions") {
   LinkRanks ranks;
   ranks.size = 4;
+  ranks.ranks_per_host = GENERATE(1, 2);
   CHECK(ranks.run([](int rank, Group& group) -> std::string {
     const size_t counts[] = {10, 100'000};
     for (const size_t count : counts) {

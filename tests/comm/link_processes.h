@@ -73,6 +73,7 @@ class FolderStore final : public Store {
 struct LinkProcesses {
   int size = 2;
   int streams = 2;
+  int ranks_per_host = 1;  // those of one (pretended) host are joined by unix sockets
   std::string address = "127.0.0.1";
   Nanos patience = std::chrono::seconds(5);
   std::function<void(int rank)> before;  // in the child, first of all: enter a namespace
@@ -132,7 +133,7 @@ struct LinkProcesses {
       options.patience = patience;
       options.join_timeout = std::chrono::seconds(60);
       std::vector<std::string> hosts;
-      for (int r = 0; r < size; ++r) hosts.push_back("host" + std::to_string(r));
+      for (int r = 0; r < size; ++r) hosts.push_back("host" + std::to_string(r / ranks_per_host));
       auto group = make_link_group(nullptr, endpoint, store, rank, size, hosts, options);
       text = group.ok() ? body(rank, **group) : group.status().to_string();
     }

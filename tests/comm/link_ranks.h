@@ -1,6 +1,7 @@
 #pragma once
 
-// Ranks as threads of the test, joined by TCP over loopback. Each has its own endpoint.
+// Ranks as threads of the test, joined by TCP over loopback, or by unix sockets where they share a
+// (pretended) host. Each has its own endpoint.
 #include "src/comm/host/link_group.h"
 #include <convoy/comm/host/group.h>
 #include <convoy/rendezvous/store.h>
@@ -19,6 +20,7 @@ namespace convoy::host {
 struct LinkRanks {
   int size = 2;
   int streams = 2;
+  int ranks_per_host = 1;
   Nanos join_timeout = std::chrono::seconds(60);
   Nanos patience = std::chrono::seconds(5);
   std::string name = "links";
@@ -48,7 +50,7 @@ struct LinkRanks {
     options.join_timeout = join_timeout;
     options.patience = patience;
     std::vector<std::string> hosts;
-    for (int r = 0; r < size; ++r) hosts.push_back("host" + std::to_string(r));
+    for (int r = 0; r < size; ++r) hosts.push_back("host" + std::to_string(r / ranks_per_host));
     auto group = make_link_group(nullptr, endpoint, store, rank, size, hosts, options);
     if (!group.ok()) return group.status().to_string();
     return body(rank, **group);

@@ -39,6 +39,19 @@ void check_times(const at::Tensor& whole, const at::Tensor& share, int size,
                     size, " ranks x ", share.numel());
 }
 
+void check_pairs(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs,
+                 const Operation& operation) {
+  TORCH_CHECK_VALUE(outputs.size() == inputs.size(), "convoy: ", operation.name(), ": ",
+                    outputs.size(), " outputs for ", inputs.size(), " inputs");
+}
+
+void add_all_reduce(Operation& operation, const at::Tensor& tensor, const c10d::ReduceOp& reduce) {
+  auto& collective = operation.add_reduction(OpKind::kAllReduce, tensor.scalar_type(), reduce);
+  const Span span = operation.in_place(tensor);
+  collective.in = {span};
+  collective.out = {span};
+}
+
 // `whole` cut into equal parts, one for each rank.
 std::vector<Span> equal_parts(const Operation& operation, Span whole, int64_t count, int size) {
   std::vector<Span> parts;
@@ -121,12 +134,7 @@ c10::intrusive_ptr<c10d::Work> Backend::broadcast(std::vector<at::Tensor>& tenso
 c10::intrusive_ptr<c10d::Work> Backend::allreduce(std::vector<at::Tensor>& tensors,
                                                   const c10d::AllreduceOptions& opts) {
   Operation operation(OpType::ALLREDUCE, "convoy:all_reduce");
-  const at::Tensor& tensor = only(tensors, operation);
-  auto& collective =
-      operation.add_reduction(OpKind::kAllReduce, tensor.scalar_type(), opts.reduceOp);
-  const Span span = operation.in_place(tensor);
-  collective.in = {span};
-  collective.out = {span};
+  add_all_reduce(operation, only(tensors, operation), opts.reduceOp);
   operation.set_results(tensors);
   return perform(std::move(operation), opts.timeout, opts.asyncOp);
 }
@@ -134,13 +142,7 @@ c10::intrusive_ptr<c10d::Work> Backend::allreduce(std::vector<at::Tensor>& tenso
 c10::intrusive_ptr<c10d::Work> Backend::allreduce_coalesced(
     std::vector<at::Tensor>& tensors, const c10d::AllreduceCoalescedOptions& opts) {
   Operation operation(OpType::ALLREDUCE_COALESCED, "convoy:all_reduce_coalesced");
-  for (const at::Tensor& tensor : tensors) {
-    auto& collective =
-        operation.add_reduction(OpKind::kAllReduce, tensor.scalar_type(), opts.reduceOp);
-    const Span span = operation.in_place(tensor);
-    collective.in = {span};
-    collective.out = {span};
-  }
+  for (const at::Tensor& tensor : tensors) add_all_reduce(operation, tensor, opts.reduceOp);
   operation.set_results(tensors);
   return perform(std::move(operation), opts.timeout, opts.asyncOp);
 }
@@ -217,8 +219,7 @@ c10::intrusive_ptr<c10d::Work> Backend::all_gather_single_coalesced(
     std::vector<at::Tensor>& outputs, std::vector<at::Tensor>& inputs,
     const c10d::AllgatherOptions& opts) {
   Operation operation(OpType::_ALLGATHER_BASE, "convoy:all_gather_single");
-  TORCH_CHECK_VALUE(outputs.size() == inputs.size(), "convoy: ", operation.name(), ": ",
-                    outputs.size(), " outputs for ", inputs.size(), " inputs");
+  check_pairs(outputs, inputs, operation);
   for (size_t i = 0; i < inputs.size(); ++i) {
     check_times(outputs[i], inputs[i], getSize(), operation);
     auto& collective = operation.add(OpKind::kAllGather, inputs[i].scalar_type());
@@ -310,8 +311,7 @@ c10::intrusive_ptr<c10d::Work> Backend::reduce_scatter_single_coalesced(
     std::vector<at::Tensor>& outputs, std::vector<at::Tensor>& inputs,
     const c10d::ReduceScatterOptions& opts) {
   Operation operation(OpType::_REDUCE_SCATTER_BASE, "convoy:reduce_scatter_single");
-  TORCH_CHECK_VALUE(outputs.size() == inputs.size(), "convoy: ", operation.name(), ": ",
-                    outputs.size(), " outputs for ", inputs.size(), " inputs");
+  check_pairs(outputs, inputs, operation);
   for (size_t i = 0; i < inputs.size(); ++i) {
     check_times(inputs[i], outputs[i], getSize(), operation);
     auto& collective =

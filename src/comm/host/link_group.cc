@@ -1,4 +1,5 @@
-// Joins the ranks of a group with TCP connections, and puts the engine (collectives) and the
+// Joins the ranks of a group with connections (TCP, or unix sockets between two ranks of one
+// machine), and puts the engine (collectives) and the
 // channel (messages, news) together into a Group.
 #include "src/comm/host/link_group.h"
 
@@ -20,28 +21,29 @@ namespace {
 
 // What a rank writes into the store for those that connect to it.
 struct Invitation {
-  TcpAddress address;
+  TcpAddress address, local;  // for other machines, and for the rank's own
   Hello token;
   int streams = 0;
 
   std::string encode() const {
     std::ostringstream text;
-    text << "1 " << address.to_string() << ' ' << std::hex << token.token_high << ' '
-         << token.token_low << ' ' << std::dec << streams;
+    text << "2 " << address.to_string() << ' ' << local.to_string() << ' ' << std::hex
+         << token.token_high << ' ' << token.token_low << ' ' << std::dec << streams;
     return text.str();
   }
   static Result<Invitation> decode(const std::string& text) {
     std::istringstream in(text);
     int version = 0;
-    std::string address;
+    std::string address, local;
     Invitation invitation;
-    in >> version >> address >> std::hex >> invitation.token.token_high >>
+    in >> version >> address >> local >> std::hex >> invitation.token.token_high >>
         invitation.token.token_low >> std::dec >> invitation.streams;
-    if (!in || version != 1) {
+    if (!in || version != 2) {
       return Status(Code::kMismatch,
                     "the store's record of a rank is of another version: '" + text + "'");
     }
     CONVOY_ASSIGN_OR_RETURN(invitation.address, TcpAddress::parse(address));
+    CONVOY_ASSIGN_OR_RETURN(invitation.local, TcpAddress::parse(local));
     return invitation;
   }
 };
@@ -234,6 +236,7 @@ Result<std::unique_ptr<Group>> make_link_group(std::shared_ptr<Node> node, TcpEn
   auto gathering = std::make_shared<Gathering>(rank, size, endpoint.streams());
   Invitation own;
   own.address = endpoint.address();
+  own.local = endpoint.local_address();
   own.streams = endpoint.streams();
   own.token = endpoint.expect(
       [gathering](const Hello& hello, UniqueFd fd) { gathering->arrived(hello, std::move(fd)); });
@@ -252,12 +255,13 @@ Result<std::unique_ptr<Group>> make_link_group(std::shared_ptr<Node> node, TcpEn
                                            " TCP streams, this rank " +
                                            std::to_string(own.streams));
       }
+      const TcpAddress& door = hosts[r] == hosts[rank] ? invitation.local : invitation.address;
       Hello hello = invitation.token;
       hello.from = static_cast<uint32_t>(rank);
       hello.to = static_cast<uint32_t>(r);
       for (size_t s = 0; s < gathering->per_peer(); ++s) {
         hello.stream = static_cast<uint32_t>(s);
-        auto fd = tcp_connect(invitation.address, hello, deadline);
+        auto fd = tcp_connect(door, hello, deadline);
         if (!fd.ok()) return fd.status().with_context(who);
         gathering->connected(r, s, std::move(fd).value());
       }

@@ -9,8 +9,9 @@
 
 namespace convoy::host {
 
-// A Group whose ranks do not all share one machine's memory: every pair of ranks is joined by TCP
-// connections. Group::create calls it when the ranks' host ids (node.h) differ.
+// A Group whose ranks do not all share one machine's memory: every pair of ranks is joined by
+// connections of its own, TCP ones, or unix sockets where the two share a machine. Group::create
+// calls it when the ranks' host ids (node.h) differ.
 //
 // `hosts[r]` is rank r's host id. `endpoint` is the node's own and lives as long as `node`, which
 // the group keeps. The ranks tell each other their addresses and secrets through `store`, under

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <poll.h>
 #include <random>
@@ -47,6 +48,19 @@ void raise_descriptor_limit() {
   if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
   limit.rlim_cur = limit.rlim_max;
   ::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+uint64_t random_word() {
+  static std::random_device random;
+  return (static_cast<uint64_t>(random()) << 32) | static_cast<uint64_t>(random());
+}
+
+// Of the listener for ranks of this machine: nobody else's, and nothing that stays behind.
+std::string local_name() {
+  char name[64];
+  std::snprintf(name, sizeof name, "@convoy-link-%d-%016llx", ::getpid(),
+                static_cast<unsigned long long>(random_word()));
+  return name;
 }
 
 // Waits until `fd` is ready for `events`.
@@ -145,10 +159,15 @@ Status TcpEndpoint::start() {
     raise_descriptor_limit();
     CONVOY_ASSIGN_OR_RETURN(const std::string host, choose_address(wanted_));
     CONVOY_ASSIGN_OR_RETURN(listener_, tcp_listen(host, address_));
+    CONVOY_ASSIGN_OR_RETURN(local_listener_, tcp_listen(local_name(), local_address_));
     CONVOY_RETURN_IF_ERROR(loop_.start());
     Status watched;
     loop_.run_now([&] {
-      watched = loop_.add(listener_.get(), EPOLLIN, [this](uint32_t) { accept_guests(); });
+      for (const int fd : {listener_.get(), local_listener_.get()}) {
+        if (watched.ok()) {
+          watched = loop_.add(fd, EPOLLIN, [this, fd](uint32_t) { accept_guests(fd); });
+        }
+      }
     });
     return watched;
   }();
@@ -156,13 +175,9 @@ Status TcpEndpoint::start() {
 }
 
 Hello TcpEndpoint::expect(Accepted accepted) {
-  std::random_device random;
-  const auto word = [&random] {
-    return (static_cast<uint64_t>(random()) << 32) | static_cast<uint64_t>(random());
-  };
   Hello token;
-  token.token_high = word();
-  token.token_low = word();
+  token.token_high = random_word();
+  token.token_low = random_word();
   loop_.run_now([&] {
     expected_[{token.token_high, token.token_low}] =
         std::make_shared<Accepted>(std::move(accepted));
@@ -174,15 +189,15 @@ void TcpEndpoint::forget(const Hello& token) {
   loop_.run_now([&] { expected_.erase({token.token_high, token.token_low}); });
 }
 
-void TcpEndpoint::accept_guests() {
+void TcpEndpoint::accept_guests(int listener) {
   for (;;) {
-    UniqueFd fd(::accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    UniqueFd fd(::accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (!fd) {
       if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
         CONVOY_LOG(Warn) << "can't accept a connection: " << std::strerror(errno)
                          << "; raise the limit of open files (ulimit -n)";
-        (void)loop_.modify(listener_.get(), 0);
-        loop_.run_after(kAcceptPause, [this] { (void)loop_.modify(listener_.get(), EPOLLIN); });
+        (void)loop_.modify(listener, 0);
+        loop_.run_after(kAcceptPause, [this, listener] { (void)loop_.modify(listener, EPOLLIN); });
       }
       if (errno == EINTR || errno == ECONNABORTED) continue;
       return;

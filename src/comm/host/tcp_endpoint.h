@@ -32,10 +32,10 @@ struct Hello {
   static Result<Hello> decode(const char (&bytes)[kBytes]);
 };
 
-// One process's door for ranks on other machines: a listener and the I/O thread that serves it and
-// the control connections of all link groups. Owned by the Node; costs nothing until start().
-// Thread-safe. Strangers (nonsense, an unknown secret, silence) are dropped and logged; they touch
-// no group.
+// One process's door for the ranks of link groups: a listener for other machines, one for this
+// machine, and the I/O thread that serves them and the control connections of all link groups.
+// Owned by the Node; costs nothing until start(). Thread-safe. Strangers (nonsense, an unknown
+// secret, silence) are dropped and logged; they touch no group.
 class TcpEndpoint {
  public:
   // As in NodeOptions; `address` empty: found at start(), see tcp_socket.h.
@@ -46,8 +46,9 @@ class TcpEndpoint {
 
   // Binds, listens and starts the thread, once; later calls return the first outcome.
   Status start();
-  // Where peers connect to; valid after start() succeeded.
+  // Where peers on other machines connect to, and those on this one; valid after start() succeeded.
   const TcpAddress& address() const { return address_; }
+  const TcpAddress& local_address() const { return local_address_; }
   int streams() const { return streams_; }
   TcpLoop& loop() { return loop_; }
 
@@ -60,7 +61,7 @@ class TcpEndpoint {
 
  private:
   struct Guest;  // a connection that has not shown its secret yet
-  void accept_guests();
+  void accept_guests(int listener);
   void read_hello(const std::shared_ptr<Guest>& guest);
   void drop(const std::shared_ptr<Guest>& guest, const std::string& why);
 
@@ -69,8 +70,8 @@ class TcpEndpoint {
   std::mutex start_mutex_;
   bool started_ = false;
   Status start_status_;
-  TcpAddress address_;
-  UniqueFd listener_;
+  TcpAddress address_, local_address_;
+  UniqueFd listener_, local_listener_;
   // I/O thread only:
   std::map<std::pair<uint64_t, uint64_t>, std::shared_ptr<Accepted>> expected_;
   std::set<std::shared_ptr<Guest>> guests_;

@@ -1,10 +1,12 @@
 // Which address of this machine others use, and how sockets are set up. Knows nothing of ranks.
 #include "src/comm/host/tcp_socket.h"
 
+#include <algorithm>
 #include <arpa/inet.h>
 #include <cerrno>
 #include <charconv>
 #include <chrono>
+#include <cstddef>
 #include <cstdlib>
 #include <cstring>
 #include <ifaddrs.h>
@@ -14,6 +16,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 
 namespace convoy::host {
 namespace {
@@ -50,7 +53,18 @@ bool is_link_local(const sockaddr* address) {
          IN6_IS_ADDR_LINKLOCAL(&reinterpret_cast<const sockaddr_in6*>(address)->sin6_addr);
 }
 
+SocketAddress abstract_address(const std::string& name) {
+  SocketAddress address;
+  auto* local = reinterpret_cast<sockaddr_un*>(&address.storage);
+  local->sun_family = AF_UNIX;
+  const size_t bytes = std::min(name.size(), sizeof local->sun_path - 1);
+  std::memcpy(local->sun_path + 1, name.data(), bytes);  // behind a zero: not in the file system
+  address.length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + bytes);
+  return address;
+}
+
 Result<SocketAddress> resolve(const std::string& host, uint16_t port, int flags) {
+  if (host.rfind('@', 0) == 0) return abstract_address(host.substr(1));
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = flags | AI_NUMERICSERV;
@@ -111,15 +125,20 @@ Result<std::string> named_address(const std::string& name, const std::string& wh
 }  // namespace
 
 std::string TcpAddress::to_string() const {
+  if (is_local()) return host;
   const bool v6 = host.find(':') != std::string::npos;
   return (v6 ? "[" + host + "]" : host) + ":" + std::to_string(port);
 }
 
 Result<TcpAddress> TcpAddress::parse(const std::string& text) {
   const Status bad(Code::kInvalidArgument, "'" + text + "' is not of the form HOST:PORT");
+  TcpAddress address;
+  if (text.size() > 1 && text.front() == '@') {
+    address.host = text;
+    return address;
+  }
   const size_t colon = text.rfind(':');
   if (colon == std::string::npos || colon == 0) return bad;
-  TcpAddress address;
   address.host = text.substr(0, colon);
   if (address.host.front() == '[' && address.host.back() == ']') {
     address.host = address.host.substr(1, address.host.size() - 2);
@@ -162,6 +181,7 @@ Result<UniqueFd> tcp_listen(const std::string& host, TcpAddress& address, uint16
         errno);
   }
   address.host = host;
+  if (address.is_local()) return fd;
   address.port =
       ntohs(family == AF_INET ? reinterpret_cast<sockaddr_in*>(&local.storage)->sin_port
                               : reinterpret_cast<sockaddr_in6*>(&local.storage)->sin6_port);
@@ -174,6 +194,9 @@ Result<UniqueFd> tcp_start_connect(const TcpAddress& address) {
   UniqueFd fd(::socket(remote.get()->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!fd) return errno_status("creating a TCP socket", errno);
   if (::connect(fd.get(), remote.get(), remote.length) != 0 && errno != EINPROGRESS) {
+    // A unix socket tells at once that nobody listens, or that too many wait to be let in.
+    const bool later = address.is_local() && (errno == ECONNREFUSED || errno == EAGAIN);
+    if (later) return Status(Code::kUnavailable, std::strerror(errno));
     return errno_status("connecting to " + address.to_string(), errno);
   }
   return fd;
@@ -183,6 +206,7 @@ void tune_socket(int fd) {
   const auto set = [fd](int level, int option, int value) {
     ::setsockopt(fd, level, option, &value, sizeof value);
   };
+  // On a unix socket these fail, and none is needed: it neither waits nor loses its peer.
   set(IPPROTO_TCP, TCP_NODELAY, 1);
   set(SOL_SOCKET, SO_KEEPALIVE, 1);
   set(IPPROTO_TCP, TCP_KEEPIDLE, static_cast<int>(kKeepaliveIdle.count()));

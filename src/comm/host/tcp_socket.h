@@ -8,12 +8,14 @@
 
 namespace convoy::host {
 
-// Where a rank listens.
+// Where a rank listens: for other machines, or for its own (an abstract unix socket, which moves
+// about twice the bytes a second that a loopback connection does).
 struct TcpAddress {
-  std::string host;  // numeric IPv4 or IPv6
-  uint16_t port = 0;
+  std::string host;   // numeric IPv4 or IPv6, or "@name": the unix socket
+  uint16_t port = 0;  // of an IP address
 
-  std::string to_string() const;                             // "10.0.0.1:4711", "[fd00::1]:4711"
+  bool is_local() const { return !host.empty() && host.front() == '@'; }
+  std::string to_string() const;  // "10.0.0.1:4711", "[fd00::1]:4711", "@name"
   static Result<TcpAddress> parse(const std::string& text);  // of to_string's form
 };
 
@@ -24,8 +26,8 @@ struct TcpAddress {
 // caller or the environment asked for does not exist.
 Result<std::string> choose_address(const std::string& wanted);
 
-// A non-blocking listener on `port` of `host` (0: a free one); where it listens is put into
-// `address`.
+// A non-blocking listener on `port` of `host` (0: a free one), or on the unix socket "@name"; where
+// it listens is put into `address`.
 Result<UniqueFd> tcp_listen(const std::string& host, TcpAddress& address, uint16_t port = 0);
 // A non-blocking socket that has begun to connect.
 Result<UniqueFd> tcp_start_connect(const TcpAddress& address);
