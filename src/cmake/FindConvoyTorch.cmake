@@ -1,6 +1,7 @@
 # libtorch of the PyPI wheel, without torch's own find_package, which demands nvcc with a CUDA build.
 # Looks at CONVOY_TORCH_DIR (the wheel's torch/ folder), else asks Python3's interpreter (-DPython3_EXECUTABLE=…,
-# or CONVOY_VENV in the environment). Defines convoy::torch (CPU) and convoy::torch_cuda (for comm/nccl only).
+# or CONVOY_VENV in the environment). Defines convoy::torch (CPU), convoy::torch_cuda (for comm/nccl only) and
+# convoy::torch_python (for Python extensions that take tensors or groups).
 set(CONVOY_TORCH_VERSION "2.15" CACHE INTERNAL "the libtorch whose c10d interface Convoy implements")
 
 # CONVOY_VENV wins over what an earlier configure found: tests run with this interpreter and need its torch.
@@ -45,6 +46,11 @@ if(ConvoyTorch_FOUND AND NOT TARGET convoy::torch)
     INTERFACE_COMPILE_DEFINITIONS "USE_DISTRIBUTED"
     INTERFACE_LINK_LIBRARIES "${CONVOY_TORCH_DIR}/lib/libtorch_cpu.so;${CONVOY_TORCH_DIR}/lib/libc10.so"
     INTERFACE_LINK_OPTIONS "-Wl,-rpath,${CONVOY_TORCH_DIR}/lib;-Wl,-rpath,${_nvidia};-Wl,-rpath-link,${_nvidia}")
+  add_library(convoy::torch_python INTERFACE IMPORTED GLOBAL)
+  set_target_properties(convoy::torch_python PROPERTIES
+    # pybind11's hidden visibility meets classes that are exported.
+    INTERFACE_COMPILE_OPTIONS "-Wno-attributes"
+    INTERFACE_LINK_LIBRARIES "convoy::torch;${CONVOY_TORCH_DIR}/lib/libtorch_python.so")
   add_library(convoy::torch_cuda INTERFACE IMPORTED GLOBAL)
   set_target_properties(convoy::torch_cuda PROPERTIES
     INTERFACE_LINK_LIBRARIES "convoy::torch;${CONVOY_TORCH_DIR}/lib/libtorch_cuda.so;${CONVOY_TORCH_DIR}/lib/libc10_cuda.so"

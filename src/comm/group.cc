@@ -44,6 +44,26 @@ at::Tensor own_rows(const Group& group, const at::Tensor& full, const std::vecto
   return at::empty(with_rows(full, rows), full.options());
 }
 
+// Gloo's allgather wants shards of one size; Convoy's and NCCL's take any.
+bool wants_equal_shards(c10d::ProcessGroup& group, const at::Tensor& tensor) {
+  return group.getBackend(tensor.device().type())->getBackendName() == "gloo";
+}
+
+// Gathers shards at the largest one's size and copies their rows to `parts`. Blocks, unlike what it
+// stands in for: nobody starts an uneven all_gather without waiting for it.
+void all_gather_padded(const Group& group, const std::vector<at::Tensor>& parts,
+                       const at::Tensor& shard) {
+  int64_t rows = 0;
+  for (const at::Tensor& part : parts) rows = std::max(rows, part.size(0));
+  const at::Tensor padded = at::empty(with_rows(shard, rows), shard.options());
+  padded.narrow(0, 0, shard.size(0)).copy_(shard);
+  const at::Tensor all = at::empty(with_rows(shard, rows * group.size()), shard.options());
+  group.all_gather_into(all, padded);
+  for (size_t r = 0; r < parts.size(); ++r) {
+    parts[r].copy_(all.narrow(0, static_cast<int64_t>(r) * rows, parts[r].size(0)));
+  }
+}
+
 Pending finish(c10::intrusive_ptr<c10d::Work> work, std::vector<at::Tensor> tensors, bool async) {
   Pending pending(std::move(work), std::move(tensors));
   if (!async) pending.wait();
@@ -94,6 +114,10 @@ Pending Group::all_gather_impl(const at::Tensor& full, const at::Tensor& shard,
     return finish(process_group_->all_gather_single(out, in, options), {out, in}, async);
   }
   std::vector<std::vector<at::Tensor>> parts = {split_rows(full, sizes)};
+  if (wants_equal_shards(*process_group_, full)) {
+    all_gather_padded(*this, parts[0], in);
+    return {};
+  }
   std::vector<at::Tensor> inputs = {shard};
   return finish(process_group_->allgather(parts, inputs, options), {out, in}, async);
 }

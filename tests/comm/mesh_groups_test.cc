@@ -101,7 +101,22 @@ TEST_CASE("a mesh of one rank needs no store") {
   CHECK(groups.group({"tp"}).alone());
   CHECK(groups.world().alone());
   CHECK_THROWS(MeshGroups(Mesh(), 1, nullptr));
-  CHECK_THROWS(MeshGroups(Mesh::parse("tp=2", 2).value(), 0, nullptr));
+}
+
+TEST_CASE("without a store groups are handed over") {
+  MeshGroups groups(Mesh::parse("tp=2", 2).value(), 0, nullptr);
+  CHECK_THROWS_WITH(groups.group({"tp"}), Catch::Contains("tp[0] was not handed over"));
+  const auto given = [](int rank, int size) {
+    return c10::make_intrusive<c10d::ProcessGroup>(nullptr, rank, size);
+  };
+  CHECK_THROWS_WITH(groups.adopt({"tp"}, nullptr), Catch::Contains("tp[0]"));
+  CHECK_THROWS_WITH(groups.adopt({"tp"}, given(1, 2)), Catch::Contains("rank 1 of 2"));
+  CHECK_THROWS_WITH(groups.adopt({"tp"}, given(0, 3)), Catch::Contains("rank 0 of 3"));
+  const auto tp = given(0, 2);
+  groups.adopt({"tp"}, tp);
+  CHECK(groups.group({"tp"}).process_group() == tp);
+  CHECK(groups.world().process_group() == tp);
+  CHECK_THROWS_WITH(groups.adopt({"tp"}, tp), Catch::Contains("already"));
 }
 
 TEST_CASE("a build without NCCL says so") {

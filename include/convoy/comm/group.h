@@ -30,10 +30,11 @@ class Pending {
 // the same on 1 rank and on 64.
 //
 // A small value; copies share the ProcessGroup. Tensors are contiguous, on the group's device;
-// results are bit-identical on all ranks (reductions add in rank order). Blocking calls block this
-// thread; the started ones (`start_…`) progress by themselves and must be waited for in some order
-// before the group is destroyed. Not thread-safe: calls of one group must come in the same order on
-// all ranks. Errors: c10::Error / c10::DistBackendError naming group and ranks.
+// results are bit-identical on all ranks (Convoy adds in rank order, other backends in their own).
+// Blocking calls block this thread; the started ones (`start_…`) progress by themselves and must be
+// waited for in some order before the group is destroyed. Not thread-safe: calls of one group must
+// come in the same order on all ranks. Errors: c10::Error / c10::DistBackendError naming group and
+// ranks.
 class Group {
  public:
   Group() = default;

@@ -12,6 +12,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace convoy::comm {
 
@@ -22,7 +23,8 @@ struct MeshGroupsOptions {
   std::string prefix;  // of names and keys: what differs between generations of a job
 };
 
-// One rank's groups along the dimensions of a mesh, made on first use and then kept.
+// One rank's groups along the dimensions of a mesh, handed over or made on first use, and then
+// kept.
 //
 // Ownership: owns the groups; copies of a comm::Group share them and may outlive it. Threads:
 // group() may be called from any thread. Blocks: the first group() for a set of dimensions is
@@ -30,8 +32,19 @@ struct MeshGroupsOptions {
 // same order. Ends: the destructor lets go of the groups.
 class MeshGroups {
  public:
+  // `store`: where the ranks meet to make groups; null if all that are used are handed over.
   MeshGroups(Mesh mesh, int rank, c10::intrusive_ptr<c10d::Store> store,
              MeshGroupsOptions options = {});
+
+  // Hands over the group along `names`, made elsewhere (by torch.distributed in Python, on Gloo,
+  // say), so that none is made here. Its ranks must be the mesh's, in the mesh's order. Not
+  // collective. Throws c10::ValueError if its size or this rank's place in it are not the mesh's,
+  // or if there is a group along `names` already.
+  void adopt(std::initializer_list<std::string_view> names,
+             c10::intrusive_ptr<c10d::ProcessGroup> group) {
+    adopt(std::span(names.begin(), names.size()), std::move(group));
+  }
+  void adopt(std::span<const std::string_view> names, c10::intrusive_ptr<c10d::ProcessGroup> group);
 
   // The group of the ranks that differ from this one only along `names`, its ranks in the mesh's
   // order: rank within the group is the coordinate (for several names, the innermost changes
@@ -48,6 +61,7 @@ class MeshGroups {
   int rank() const { return rank_; }
 
  private:
+  int place_in(const std::vector<int>& ranks) const;
   Group make(const std::string& name, const std::vector<int>& ranks);
 
   Mesh mesh_;

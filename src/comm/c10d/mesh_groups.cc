@@ -15,7 +15,23 @@ MeshGroups::MeshGroups(Mesh mesh, int rank, c10::intrusive_ptr<c10d::Store> stor
     : mesh_(std::move(mesh)), rank_(rank), store_(std::move(store)), options_(std::move(options)) {
   TORCH_CHECK_VALUE(rank >= 0 && rank < mesh_.size(), "rank ", rank, " is not in a mesh of ",
                     mesh_.size());
-  TORCH_CHECK_VALUE(store_ || mesh_.size() == 1, "the ranks of a mesh need a store to meet in");
+}
+
+void MeshGroups::adopt(std::span<const std::string_view> names,
+                       c10::intrusive_ptr<c10d::ProcessGroup> group) {
+  const std::vector<int> ranks = mesh_.group_of(rank_, names);
+  const std::string name = options_.prefix + mesh_.group_name(names, rank_);
+  TORCH_CHECK_VALUE(group, "no group was handed over for ", name);
+  const auto size = static_cast<int>(ranks.size());
+  const int place = place_in(ranks);
+  TORCH_CHECK_VALUE(group->getSize() == size && group->getRank() == place,
+                    "the group handed over for ", name, " has this process as rank ",
+                    group->getRank(), " of ", group->getSize(), ", but in the mesh ",
+                    mesh_.to_string(), " rank ", rank_, " is rank ", place, " of ", size);
+  const std::lock_guard lock(mutex_);
+  const bool added = groups_.emplace(name, Group(std::move(group))).second;
+  TORCH_CHECK_VALUE(added, "there is a group ", name,
+                    " already: hand groups over before use, once");
 }
 
 Group MeshGroups::group(std::span<const std::string_view> names) {
@@ -34,10 +50,16 @@ Group MeshGroups::world() {
   return group(views);
 }
 
+int MeshGroups::place_in(const std::vector<int>& ranks) const {
+  return static_cast<int>(std::find(ranks.begin(), ranks.end(), rank_) - ranks.begin());
+}
+
 Group MeshGroups::make(const std::string& name, const std::vector<int>& ranks) {
+  TORCH_CHECK_VALUE(store_, "group ", name, " was not handed over, and the ranks of a mesh need a ",
+                    "store to meet in and make it");
   const auto store = c10::make_intrusive<c10d::PrefixStore>("mesh/" + name, store_);
   const int size = static_cast<int>(ranks.size());
-  const int rank = static_cast<int>(std::find(ranks.begin(), ranks.end(), rank_) - ranks.begin());
+  const int rank = place_in(ranks);
   const std::vector<uint64_t> global_ranks(ranks.begin(), ranks.end());
   auto type = c10d::ProcessGroup::BackendType::CUSTOM;
   c10::intrusive_ptr<c10d::Backend> backend;

@@ -2,24 +2,14 @@
 // sequence parallel, ZeRO and recompute, training it is the same computation. 8 ranks start once
 // and walk over all cells (cells.h); each cell trains 3 steps and compares loss, gradient norm,
 // every parameter's gradient in every step, and every parameter at the end with a one-process
-// reference (reference.h). Errors are L2 norms of the difference over the L2 norm of the whole
-// reference tensor.
-//
-// float64: 1e-10.
-// float32: with u = 2^-24, two computations of the same sums in different order differ by at most
-// 2 C u relatively, where C is the number of roundings along the longest chain from the tokens to
-// the gradient: per layer, forward and twice in backward, the inner lengths of its products; then
-// the sum over the vocabulary and over all tokens (Higham, Accuracy and Stability, §3.1; first
-// order in u). An AdamW update is lr * m / (sqrt(v) + eps), whose slope in the gradient is at most
-// 2 / eps; so n steps move parameters apart by at most n * 2 lr / eps times the gradients'
-// difference, plus 4 roundings of the parameter a step.
+// reference (compare.cc, which derives the bounds of the errors).
 //
 // Also: repeated runs are the same bits (gradients and parameters), all ranks know the same loss
 // and norm bit for bit, ZeRO gives the same bits as none; and three deliberate faults (a bucket
 // that is not reduced, a partial sum and a tied sum that are left out) are each detected.
 //
 // Not checked: speed, bfloat16, several machines.
-#include "tests/parallel/truth/cells.h"
+#include "tests/parallel/truth/compare.h"
 #include "tests/parallel/truth/ranks.h"
 #include "tests/parallel/truth/reference.h"
 #include <convoy/base/fault.h>
@@ -29,80 +19,12 @@
 #include <ATen/Parallel.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 
-#include <algorithm>
-#include <cmath>
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
+#include <map>
+#include <memory>
 
 namespace convoy::truth {
 namespace {
-
-constexpr double kWideBound = 1e-10;
-constexpr double kUnit = 0x1p-24;  // half a unit in float32's last place
-
-// The worst error of a cell and where it is, in units of its bound.
-struct Worst {
-  double ratio = 0;
-  double error = 0;
-  std::string where;
-
-  void see(double this_error, double bound, const std::string& what) {
-    // A NaN must not compare as small.
-    const double this_ratio = std::isfinite(this_error) ? this_error / bound : 1e300;
-    if (this_ratio <= ratio) return;
-    ratio = this_ratio;
-    error = this_error;
-    where = what;
-  }
-};
-
-double gradient_bound(const runtime::TrainerOptions& o) {
-  if (o.llama.dtype == at::kDouble) return kWideBound;
-  const model::LlamaConfig& c = o.model;
-  const auto layer = 5 * c.hidden + c.ffn + c.head_dim() + c.seq;
-  const auto chain = 3 * c.layers * layer + c.vocab + o.batch * c.seq;
-  return 2 * static_cast<double>(chain) * kUnit;
-}
-
-double parameter_bound(const runtime::TrainerOptions& o, double grad_norm, double param_norm) {
-  if (o.llama.dtype == at::kDouble) return kWideBound;
-  const double slope = 2 * o.lr.peak / o.adamw.eps;
-  return kSteps * (slope * gradient_bound(o) * grad_norm / param_norm + 4 * kUnit);
-}
-
-// The part of a full tensor that this rank holds.
-at::Tensor part_of(const at::Tensor& full, const parallel::Parameter& p) {
-  at::Tensor out = at::empty_like(p.value, full.options());
-  for (const parallel::HeldRun& run : p.runs) {
-    out.narrow(p.shard_dim, run.local, run.size)
-        .copy_(full.narrow(p.shard_dim, run.global, run.size));
-  }
-  return out;
-}
-
-double error_of(const at::Tensor& mine, const at::Tensor& full, const parallel::Parameter& p) {
-  const at::Tensor difference = mine.to(at::kDouble) - part_of(full.to(at::kDouble), p);
-  return difference.norm().item<double>() / (full.to(at::kDouble).norm().item<double>() + 1e-300);
-}
-
-double relative(double mine, double wanted) {
-  return std::abs(mine - wanted) / std::abs(wanted);
-}
-
-// What a run leaves, for comparing bits.
-struct Trace {
-  std::vector<double> numbers;
-  std::vector<at::Tensor> tensors;
-
-  bool same_bits(const Trace& other) const {
-    if (numbers != other.numbers || tensors.size() != other.tensors.size()) return false;
-    for (size_t i = 0; i < tensors.size(); ++i) {
-      if (!at::equal(tensors[i], other.tensors[i])) return false;
-    }
-    return true;
-  }
-};
 
 class Sweep {
  public:
@@ -113,7 +35,6 @@ class Sweep {
 
  private:
   comm::MeshGroups& groups(const Cell& cell);
-  Worst compare(const Cell& cell, Trace* trace);
   bool check(const Cell& cell);
   bool check_faults();
   bool agree(comm::MeshGroups& groups, bool good, double ratio, double* worst_ratio);
@@ -138,44 +59,6 @@ comm::MeshGroups& Sweep::groups(const Cell& cell) {
   return *kept;
 }
 
-Worst Sweep::compare(const Cell& cell, Trace* trace) {
-  const runtime::TrainerOptions options = options_of(cell);
-  const Reference& want = reference_of(cell);
-  runtime::Trainer trainer(options, groups(cell));
-  const int dp_rank = groups(cell).group({"dp"}).rank();
-  const int64_t rows = trainer.rows_per_rank();
-  const double bound = gradient_bound(options);
-  Worst worst;
-  for (int step = 0; step < kSteps; ++step) {
-    runtime::StepResult result =
-        trainer.gradients(batch_of(options, step).narrow(0, dp_rank * rows, rows));
-    const auto s = static_cast<size_t>(step);
-    const std::string at_step = ", step " + std::to_string(step);
-    worst.see(relative(result.loss, want.loss[s]), bound, "loss" + at_step);
-    worst.see(relative(result.grad_norm, want.norm[s]), bound, "gradient norm" + at_step);
-    trace->numbers.insert(trace->numbers.end(), {result.loss, result.grad_norm});
-    for (const auto& chunk : trainer.chunks()) {
-      for (const parallel::ParameterPtr& p : chunk->parameters()) {
-        worst.see(error_of(p->grad, want.grads[s].at(p->name), *p), bound,
-                  "gradient of " + p->name + at_step);
-        trace->tensors.push_back(p->grad.clone());
-      }
-    }
-    trainer.update(result);
-  }
-  for (const auto& chunk : trainer.chunks()) {
-    for (const parallel::ParameterPtr& p : chunk->parameters()) {
-      const at::Tensor& full = want.params.at(p->name);
-      const double grad_norm = want.grads[0].at(p->name).norm().item<double>();
-      worst.see(error_of(p->data(), full, *p),
-                parameter_bound(options, grad_norm, full.norm().item<double>()),
-                "parameter " + p->name + " after " + std::to_string(kSteps) + " steps");
-      trace->tensors.push_back(p->data().clone());
-    }
-  }
-  return worst;
-}
-
 // Whether all ranks of the mesh found everything good, and the worst ratio among them.
 bool Sweep::agree(comm::MeshGroups& groups, bool good, double ratio, double* worst_ratio) {
   const at::Tensor seen = at::tensor({good ? 0.0 : 1.0, ratio}, at::kDouble);
@@ -186,7 +69,7 @@ bool Sweep::agree(comm::MeshGroups& groups, bool good, double ratio, double* wor
 
 bool Sweep::check(const Cell& cell) {
   Trace trace;
-  const Worst worst = compare(cell, &trace);
+  const Worst worst = compare(cell, groups(cell), &trace);
   bool good = worst.ratio <= 1;
   if (!good) {
     std::fprintf(stderr, "WRONG %s: %s is off by %.3g (%.3g of its bound), seen by rank %d\n",
@@ -197,7 +80,7 @@ bool Sweep::check(const Cell& cell) {
     Cell other = cell;
     other.zero = cell.dp > 1 && !cell.zero;
     Trace again;
-    compare(other, &again);
+    compare(other, groups(cell), &again);
     if (!again.same_bits(trace)) {
       std::fprintf(stderr, "WRONG %s: %s gives other bits, seen by rank %d\n", cell.name().c_str(),
                    other.zero == cell.zero ? "the same run again" : "the other ZeRO mode", rank_);
@@ -230,7 +113,7 @@ bool Sweep::check_faults() {
     const Cell cell{.tp = 2, .pp = 2, .dp = 2, .sequence_parallel = true};
     fault::arm(point);
     Trace trace;
-    const Worst worst = compare(cell, &trace);
+    const Worst worst = compare(cell, groups(cell), &trace);
     fault::arm("");
     double ratio = 0;
     agree(groups(cell), true, worst.ratio, &ratio);
