@@ -114,5 +114,5 @@ def body(rank: int, path: str) -> None:
 
 
 if __name__ == "__main__":
-    ranks.run(SIZE, body, sys.argv[1], limit_s=150)
+    ranks.run(SIZE, body, sys.argv[1], limit_s=280)
     print("ok")
