@@ -52,6 +52,8 @@ std::vector<std::string> rank_environment(const Plan& plan, int local) {
   values["CONVOY_MESH"] = o.mesh;
   values.emplace("CONVOY_GENERATION", "0");
   values.emplace("PYTHONUNBUFFERED", "1");  // else Python's last words are lost in a buffer
+  // When rank 0 fails early, torch's store would warn with a page of addresses on all other ranks.
+  values.emplace("TORCH_CPP_LOG_LEVEL", "ERROR");
   for (const auto& [name, value] : o.environment) values[name] = value;
   std::vector<std::string> result;
   for (const auto& [name, value] : values) result.push_back(name + "=" + value);

@@ -130,9 +130,9 @@ Result<TrainOptions> parse_train_options(int argc, const char* const* argv, std:
   } catch (const CLI::CallForHelp&) {
     *help = app.help();
     return TrainOptions{};
-  } catch (const CLI::ExtrasError&) {
-    return unknown_word(app);
   } catch (const CLI::ParseError& error) {
+    // A misspelt option also leaves a required one missing.
+    if (!app.remaining().empty()) return unknown_word(app);
     return Status(Code::kInvalidArgument,
                   one_line(error.what()) + ". `--help` lists the options of this program.");
   }

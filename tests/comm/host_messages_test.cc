@@ -203,6 +203,30 @@ TEST_CASE("a dropped receive takes no message; a late one names who is missing",
   });
 }
 
+TEST_CASE("a deadline's text follows the waits behind it", "[host]") {
+  run_threads(3, [](Rank& self) -> std::string {
+    int value = 7;
+    if (self.rank == 0) {
+      // Rank 1 waits for rank 2, which sends when rank 0 has seen that.
+      auto late = self.group->post_recv(&value, sizeof value, 1, 0).value();
+      const Status none = late->wait(Deadline::after(std::chrono::milliseconds(20)));
+      if (none.code() != Code::kDeadlineExceeded) return none.to_string();
+      std::string text;
+      for (int i = 0; i < 600 && text.find("; rank 1 waits for rank 2") == std::string::npos; ++i) {
+        auto again = self.group->post_recv(&value, sizeof value, 1, 1).value();
+        text = again->wait(Deadline::after(std::chrono::milliseconds(50))).message();
+      }
+      auto release = self.group->post_send(&value, sizeof value, 2, 0).value();
+      if (const Status s = release->wait(soon()); !s.ok()) return s.to_string();
+      return expect(text.find("; rank 1 waits for rank 2") != std::string::npos, text);
+    }
+    auto receive = self.group->post_recv(&value, sizeof value, self.rank == 1 ? 2 : 0, 0).value();
+    if (const Status s = receive->wait(soon()); !s.ok()) return s.to_string();
+    if (self.rank == 1) return "";
+    return self.group->post_send(&value, sizeof value, 1, 0).value()->wait(soon()).message();
+  });
+}
+
 TEST_CASE("the number of messages that wait is limited, by name", "[host]") {
   run_threads(2, [](Rank& self) -> std::string {
     int value = 0;

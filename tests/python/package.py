@@ -1,10 +1,16 @@
 #!/usr/bin/env python3
 """The package `convoy` apart from its groups: versions, errors, meshes, shared tensors.
 
-Method: plain calls in one process; another version of torch is pretended by calling the check itself. Groups have
-tests/comm/*.py and parity.py.
+Method: plain calls in one process; for another version of torch, a process with a copy of the package torch (by links)
+whose version.py tells that version. Groups have tests/comm/*.py and parity.py.
 """
 import gc
+import importlib.util
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
 
 import convoy
 import torch
@@ -26,6 +32,23 @@ def test_versions() -> None:
     assert "2.14.0" in text and "2.15.0" in text and "pip install" in text
     assert torch.distributed.Backend("convoy") == "convoy"
     assert "convoy" in torch.distributed.Backend.backend_list
+
+
+def test_another_torch_is_refused() -> None:
+    real = pathlib.Path(importlib.util.find_spec("torch").submodule_search_locations[0])
+    with tempfile.TemporaryDirectory() as folder:
+        shim = pathlib.Path(folder, "torch")
+        shim.mkdir()
+        for entry in real.iterdir():
+            if entry.name not in ("version.py", "__pycache__"):
+                (shim / entry.name).symlink_to(entry)
+        (shim / "version.py").write_text((real / "version.py").read_text().replace("2.15.", "2.14."))
+        path = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
+        done = subprocess.run([sys.executable, "-c", "import convoy"], env=dict(os.environ, PYTHONPATH=path),
+                              capture_output=True, text=True, timeout=100)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and last.startswith("ImportError: this build of convoy is for torch 2.15."), done.stderr
+    assert "torch 2.14.0" in last and "Install torch==2.15." in last, last
 
 
 def test_errors() -> None:

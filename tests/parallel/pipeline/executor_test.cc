@@ -1,6 +1,7 @@
 // The executor on one pipeline rank: several chunks hand over locally, gradients equal plain
-// autograd's, errors name stage and micro-batch. Stages on several ranks, with messages between
-// them, are covered by the truth sweep for every schedule.
+// autograd's, errors name stage and micro-batch; on two ranks, a stage that does not come. Stages
+// on several ranks, with messages between them, are covered by the truth sweep for every schedule.
+#include "tests/parallel/tensor/fork_ranks.h"
 #include <convoy/parallel/pipeline/executor.h>
 
 #include <ATen/Functions.h>
@@ -38,6 +39,30 @@ struct Toy {
 };
 
 }  // namespace
+
+// First, before this process has threads: it forks.
+TEST_CASE("A stage that does not come is named, with what was awaited") {
+  const int failed = parallel::fork_ranks(2, [](const comm::Group& pp) {
+    if (pp.rank() == 1) {
+      pp.process_group()->setTimeout(std::chrono::milliseconds(300));
+      Executor executor(pp, {[](const at::Tensor& hidden, int) { return hidden.sum(); }});
+      std::string text;
+      try {
+        executor.forward_only(1, {{2, 4}, at::TensorOptions(at::kFloat)});
+      } catch (const c10::Error& error) {
+        text = error.what_without_backtrace();
+      }
+      const bool named = text.find("deadline exceeded: rank 0 has not sent") != std::string::npos;
+      const bool located = text.find(
+                               "stage 1 of 2, forward of micro-batch 0, waiting for the "
+                               "hidden state of stage 0") != std::string::npos;
+      TORCH_CHECK(named && located, text);
+      pp.process_group()->setTimeout(std::chrono::seconds(60));
+    }
+    // Rank 0 comes only to the barrier behind this.
+  });
+  CHECK(failed == 0);
+}
 
 TEST_CASE("Chunks of one rank give autograd's gradients") {
   Toy plain;
