@@ -72,9 +72,10 @@ def limits(folder: pathlib.Path, data: str) -> None:
     """Shared memory that can't be had. Every rank may say so: they need not have met."""
     command = [CONVOY, "run", "-n", "2", "--mesh", "dp=2", "--no-prefix", "--output", str(folder / "out"), "--", TRAIN,
                "--data", data, "--steps", "1", "--batch", "8", "--sequence", "24", "--no-baseline", "--sample", "0"]
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # the heap alone is as large
     for name, result, code, word in (
             ("ulimit -f", limited(resource.RLIMIT_FSIZE, 1 << 20, command), 71, "ulimit -f unlimited"),
-            ("ulimit -v", limited(resource.RLIMIT_AS, 8 << 30, command), 71, "ulimit -v"),
+            ("ulimit -v", limited(resource.RLIMIT_AS, memory, command), 71, "ulimit -v"),
             ("ulimit -n", limited(resource.RLIMIT_NOFILE, 16, command), 70, "ulimit -n"),
             ("a full heap", limited(resource.RLIMIT_FSIZE, 64 << 20, command + ["--config", "medium"]), 71,
              "has no room for")):
