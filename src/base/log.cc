@@ -57,7 +57,7 @@ spdlog::logger& logger() {
 
 }  // namespace
 
-void set_log_identity(std::string identity) {
+void set_log_identity(const std::string& identity) {
   apply_identity(logger(), identity);
 }
 

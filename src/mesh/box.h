@@ -15,7 +15,7 @@ namespace convoy {
 struct Box {
   std::vector<int64_t> begin;
   std::vector<int64_t> extent;
-  auto operator<=>(const Box&) const = default;
+  auto operator<=>(const Box&) const = default;  // NOLINT(modernize-use-nullptr): has no pointer
 
   int64_t elements() const;
   std::string to_string() const;  // "[0:4, 8:16]"

@@ -238,6 +238,7 @@ Result<Mesh> Mesh::parse(std::string_view text, int world_size) {
   return create(std::move(dims), world_size, std::move(order));
 }
 
+// NOLINTNEXTLINE(performance-unnecessary-value-param): callers give lists away
 Result<Mesh> Mesh::create(std::vector<MeshDim> dims, int world_size,
                           std::vector<std::string> order) {
   if (world_size < 1 || world_size > kMaxRanks) {

@@ -6,6 +6,7 @@
 // PLACE=shared|private choose.
 #include "src/comm/host/copy.h"
 #include "tests/comm/file_store.h"
+#include "tests/temp_folder.h"
 #include <convoy/comm/host/group.h>
 
 #include <algorithm>
@@ -239,7 +240,7 @@ int main(int argc, char** argv) {
   }
   const std::string only = std::getenv("ONLY") != nullptr ? std::getenv("ONLY") : "";
   for (const int n : ranks) {
-    const testing::TemporaryFolder folder;
+    const TempFolder folder;
     std::fflush(stdout);
     for (int r = 0; r < n; ++r) {
       if (fork() == 0) _exit(rank_main(r, n, folder.path(), sizes, only));

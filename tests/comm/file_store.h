@@ -7,9 +7,9 @@
 #include <filesystem>
 #include <fstream>
 #include <sstream>
-#include <stdlib.h>
 #include <string>
 #include <thread>
+#include <unistd.h>
 
 namespace convoy::host::testing {
 
@@ -19,9 +19,9 @@ class FileStore final : public Store {
   explicit FileStore(std::string folder) : folder_(std::move(folder)) {}
 
   Status set(const std::string& key, const std::string& value) override {
-    const std::string path = path_of(key);
-    std::ofstream(path + ".part") << value;
-    std::filesystem::rename(path + ".part", path);
+    const std::string path = path_of(key), draft = path + "." + std::to_string(::getpid());
+    std::ofstream(draft) << value;
+    std::filesystem::rename(draft, path);
     return ok_status();
   }
 
@@ -43,22 +43,6 @@ class FileStore final : public Store {
     return folder_ + "/" + key;
   }
   std::string folder_;
-};
-
-// A folder that is gone with the object.
-class TemporaryFolder {
- public:
-  TemporaryFolder()
-      : path_((std::filesystem::temp_directory_path() / "convoy-test-XXXXXX").string()) {
-    if (mkdtemp(path_.data()) == nullptr) std::abort();
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
 };
 
 }  // namespace convoy::host::testing

@@ -230,7 +230,6 @@ TEST_CASE("a killed process is named by all survivors within a second", "[host]"
   GroupOptions options;
   options.name = "tp[0]";
   for (const size_t count : {100, 3000000}) {  // waiting for small ones, in the midst of large ones
-    const TemporaryFolder reports;
     const auto outcomes = run_processes(
         4,
         [&](Rank& self) -> int {

@@ -1,6 +1,8 @@
 #pragma once
 
 #include "tests/comm/file_store.h"
+#include "tests/exit_rank.h"
+#include "tests/temp_folder.h"
 #include <convoy/comm/host/group.h>
 
 #include <catch2/catch.hpp>
@@ -66,7 +68,7 @@ inline void run_threads(int size, const std::function<std::string(Rank&)>& body,
 inline std::vector<int> run_processes(
     int size, const std::function<int(Rank&)>& body, const GroupOptions& options,
     const std::function<void(const std::vector<pid_t>&)>& parent = {}) {
-  const TemporaryFolder folder;
+  const TempFolder folder;
   std::vector<pid_t> pids;
   for (int r = 0; r < size; ++r) {
     const pid_t pid = fork();
@@ -77,13 +79,13 @@ inline std::vector<int> run_processes(
       auto group = Group::create(node, store, r, size, options);
       if (!group.ok()) {
         std::fprintf(stderr, "rank %d: %s\n", r, group.status().to_string().c_str());
-        _exit(99);
+        exit_rank(99);
       }
       Rank self{r, size, node, std::move(*group)};
       const int code = body(self);
       self.group.reset();
       self.node.reset();
-      _exit(code);
+      exit_rank(code);
     }
     pids.push_back(pid);
   }

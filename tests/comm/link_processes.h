@@ -4,6 +4,9 @@
 // must have no threads when it forks. Each rank writes its result into a file of the scratch
 // folder.
 #include "src/comm/host/link_group.h"
+#include "tests/comm/file_store.h"
+#include "tests/exit_rank.h"
+#include "tests/temp_folder.h"
 #include <convoy/comm/host/group.h>
 #include <convoy/rendezvous/store.h>
 
@@ -22,53 +25,6 @@
 #include <vector>
 
 namespace convoy::host {
-
-// A folder that goes away with the object.
-class ScratchFolder {
- public:
-  ScratchFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "convoy-link-XXXXXX").string();
-    CONVOY_CHECK(::mkdtemp(name.data()) != nullptr);
-    path_ = name;
-  }
-  ~ScratchFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
-
-// A Store in a folder, for processes.
-class FolderStore final : public Store {
- public:
-  explicit FolderStore(std::string folder) : folder_(std::move(folder)) {}
-  Status set(const std::string& key, const std::string& value) override {
-    const std::string path = path_of(key), draft = path + "." + std::to_string(::getpid());
-    std::ofstream(draft) << value;
-    std::filesystem::rename(draft, path);
-    return ok_status();
-  }
-  Result<std::string> get(const std::string& key, Deadline deadline) override {
-    while (!std::filesystem::exists(path_of(key))) {
-      if (deadline.passed()) return Status(Code::kDeadlineExceeded, "no key '" + key + "'");
-      Clock::system().sleep_for(std::chrono::milliseconds(2));
-    }
-    std::ostringstream text;
-    text << std::ifstream(path_of(key)).rdbuf();
-    return text.str();
-  }
-
- private:
-  std::string path_of(const std::string& key) const {
-    std::string name = key;
-    for (char& c : name) c = c == '/' ? '_' : c;
-    return folder_ + "/" + name;
-  }
-  const std::string folder_;
-};
 
 struct LinkProcesses {
   int size = 2;
@@ -97,6 +53,9 @@ struct LinkProcesses {
     int status = 0;
     ::waitpid(pids[r], &status, 0);
     pids[r] = -1;
+    if (WIFEXITED(status) && WEXITSTATUS(status) != 0) {
+      return "exit code " + std::to_string(WEXITSTATUS(status));
+    }
     std::ifstream in(file("result" + std::to_string(r)));
     if (!in) return "died";
     std::ostringstream text;
@@ -121,10 +80,10 @@ struct LinkProcesses {
   std::vector<pid_t> pids;
 
  private:
-  std::string file(const std::string& name) const { return folder.path() + "/" + name; }
+  std::string file(const std::string& name) const { return folder / name; }
   [[noreturn]] void child(int rank, const Body& body) {
     if (before) before(rank);
-    FolderStore store(folder.path());
+    testing::FileStore store(folder.path());
     std::string text;
     {
       TcpEndpoint endpoint(address, streams);
@@ -140,9 +99,9 @@ struct LinkProcesses {
     std::ofstream(file("draft" + std::to_string(rank))) << text;
     std::filesystem::rename(file("draft" + std::to_string(rank)),
                             file("result" + std::to_string(rank)));
-    ::_exit(0);
+    exit_rank(0);
   }
-  ScratchFolder folder;
+  TempFolder folder;
 };
 
 }  // namespace convoy::host

@@ -5,6 +5,7 @@
 // each group's collectives give with what the mesh says its members are. A rank reports through its
 // exit code. Does not check the collectives themselves (conformance.py) nor CUDA groups beyond
 // their refusal.
+#include "tests/temp_folder.h"
 #include <convoy/comm/allocator.h>
 #include <convoy/comm/mesh_groups.h>
 #include <convoy/comm/nccl.h>
@@ -90,10 +91,8 @@ bool all_pass(int size, const std::function<void(int)>& body) {
 }  // namespace
 
 TEST_CASE("groups along the dimensions of a mesh") {
-  char file[] = "/tmp/convoy-mesh-groups-XXXXXX";
-  ::close(::mkstemp(file));
-  CHECK(all_pass(kRanks, [&](int rank) { check_groups(rank, file); }));
-  ::unlink(file);
+  const TempFolder folder;
+  CHECK(all_pass(kRanks, [&](int rank) { check_groups(rank, folder / "store"); }));
 }
 
 TEST_CASE("a mesh of one rank needs no store") {

@@ -1,7 +1,8 @@
 // Preparing token files: every byte of the input is in exactly one part, parts are cut at line ends
 // close to their shares, documents begin where files begin, and wrong input leaves nothing behind.
 // Inputs are larger than the internal piece of 1 MiB where that matters.
-#include "tests/dataset/temp_folder.h"
+#include "tests/dataset/files.h"
+#include "tests/temp_folder.h"
 #include <convoy/dataset/prepare.h>
 #include <convoy/dataset/tokenizer.h>
 

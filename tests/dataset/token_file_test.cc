@@ -2,7 +2,8 @@
 // readable byte for byte; each kind of damage gets its message; thousands of random corruptions
 // (printed seed) are either refused or harmless. Does not check a file that shrinks while mapped.
 #include "src/dataset/token_format.h"
-#include "tests/dataset/temp_folder.h"
+#include "tests/dataset/files.h"
+#include "tests/temp_folder.h"
 #include <convoy/dataset/token_file.h>
 
 #include <catch2/catch.hpp>

@@ -3,12 +3,12 @@
 // tests/cli/run_test.py.
 #include "src/launch/output.h"
 
+#include "tests/temp_folder.h"
+
 #include <catch2/catch.hpp>
 
-#include <filesystem>
 #include <fstream>
 #include <random>
-#include <unistd.h>
 #include <utility>
 #include <vector>
 
@@ -74,8 +74,8 @@ TEST_CASE("an endless line is cut, so that memory stays bounded") {
 }
 
 TEST_CASE("a log keeps all lines on disk and the last ten at hand; a second run appends") {
-  const auto path =
-      std::filesystem::temp_directory_path() / ("convoy_log_" + std::to_string(::getpid()));
+  const TempFolder folder;
+  const std::string path = folder / "rank_0.log";
   std::string expected;
   for (int run = 0; run < 2; ++run) {
     auto log = RankLog::open(path);
@@ -92,7 +92,6 @@ TEST_CASE("a log keeps all lines on disk and the last ten at hand; a second run 
   }
   std::ifstream file(path);
   REQUIRE(std::string(std::istreambuf_iterator<char>(file), {}) == expected);
-  std::filesystem::remove(path);
 }
 
 TEST_CASE("a full disk is noticed and does not stop the job") {

@@ -3,10 +3,9 @@
 // parameter's whole gradient and every copy of its replicated parts. Sizes are awkward: 6 heads and
 // 2 shared kv heads over 4 ranks, vocabulary 29, ffn 37, sequence 19. Sequence parallel, overlap,
 // recompute and dropout on and off. Does not check data or pipeline parallelism.
+#include "tests/model/small_llama.h"
 #include "tests/parallel/tensor/fork_ranks.h"
-#include <convoy/model/llama.h>
 
-#include <ATen/ATen.h>
 #include <catch2/catch.hpp>
 #include <torch/csrc/autograd/autograd.h>
 
@@ -17,22 +16,8 @@ namespace {
 
 constexpr double kBound = 1e-10;
 
-LlamaConfig awkward() {
-  LlamaConfig c;
-  c.layers = 2;
-  c.hidden = 24;
-  c.heads = 6;
-  c.kv_heads = 2;
-  c.ffn = 37;
-  c.vocab = 29;
-  c.seq = 19;
-  c.init_std = 0.3;
-  return c;
-}
-
 void expect_near(const at::Tensor& got, const at::Tensor& want, const std::string& what) {
-  const double scale = std::max(1e-30, want.abs().max().item<double>());
-  const double error = (got - want).abs().max().item<double>() / scale;
+  const double error = difference(got, want);
   if (!(error < kBound))
     throw std::runtime_error(what + " differs by " + std::to_string(error) + " of its maximum");
 }
@@ -47,11 +32,7 @@ void expect_shard(const parallel::Parameter& p, const at::Tensor& local, const a
 
 void compare(const LlamaConfig& config, const LlamaOptions& options, const comm::Group& group,
              const std::string& what) {
-  at::manual_seed(3);
-  MicroBatch batch;
-  batch.tokens = at::randint(config.vocab, {3, config.seq}, at::kLong);
-  batch.targets = at::randint(config.vocab, {3, config.seq}, at::kLong);
-  batch.targets[1][4] = -1;
+  MicroBatch batch = make_batch(config, 3);
   batch.loss_scale = 0.02;
   batch.step = 5;
   batch.first_sample = 6;
@@ -91,7 +72,7 @@ void compare_modes(const comm::Group& group) {
   for (const bool sequence : {false, true})
     for (const double dropout : {0.0, 0.2})
       for (const auto recompute : {Recompute::kNone, Recompute::kSelective, Recompute::kFull}) {
-        LlamaConfig config = awkward();
+        LlamaConfig config = small_config(2);
         config.dropout = dropout;
         config.tied = dropout == 0;
         options.sequence_parallel = sequence;
@@ -114,7 +95,7 @@ TEST_CASE("llama over tensor-parallel ranks equals one rank") {
 
 TEST_CASE("even sizes, where collectives need no size lists") {
   const auto body = [](const comm::Group& group) {
-    LlamaConfig config = awkward();
+    LlamaConfig config = small_config(2);
     config.heads = 4;
     config.kv_heads = 4;
     config.vocab = 32;

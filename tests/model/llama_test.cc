@@ -1,11 +1,10 @@
 // Llama on one rank against a separately written plain model (reference_llama.cc): loss and every
 // parameter's gradient in float64 to 1e-10, for tied and untied embeddings, grouped heads, ignored
 // targets, all recompute modes, and cut into pipeline stages; float32 and bfloat16 loosely.
-// Does not check more than one rank: see layers_ranks_test.
+// Does not check more than one rank: see llama_ranks_test.
 #include "tests/model/reference_llama.h"
-#include <convoy/model/llama.h>
+#include "tests/model/small_llama.h"
 
-#include <ATen/ATen.h>
 #include <catch2/catch.hpp>
 #include <torch/csrc/autograd/autograd.h>
 
@@ -14,38 +13,10 @@ namespace {
 
 const comm::Group kAlone;
 
-struct Batch {
-  at::Tensor tokens, targets;
-};
-Batch make_batch(const LlamaConfig& c, int64_t batch) {
-  at::manual_seed(7);
-  at::Tensor targets = at::randint(c.vocab, {batch, c.seq}, at::kLong);
-  targets.select(0, 0).select(0, c.seq - 1).fill_(-1);
-  return {at::randint(c.vocab, {batch, c.seq}, at::kLong), targets};
-}
-
-LlamaConfig small_config() {
-  LlamaConfig c;
-  c.layers = 3;
-  c.hidden = 24;
-  c.heads = 6;
-  c.kv_heads = 2;
-  c.ffn = 37;
-  c.vocab = 29;
-  c.seq = 19;
-  c.init_std = 0.3;  // large, so that nothing is nearly linear
-  return c;
-}
-
 reference::Tensors weights_of(const Llama& model) {
   reference::Tensors weights;
   for (const auto& p : model.parameters()) weights[p->name] = p->data();
   return weights;
-}
-
-double difference(const at::Tensor& a, const at::Tensor& b) {
-  return (a.to(at::kDouble) - b.to(at::kDouble)).abs().max().item<double>() /
-         std::max(1e-30, b.abs().max().item<double>());
 }
 
 void compare(const Llama& model, const at::Tensor& loss, const reference::Result& truth,
@@ -60,14 +31,11 @@ void compare(const Llama& model, const at::Tensor& loss, const reference::Result
 
 void check_against_reference(const LlamaConfig& c, LlamaOptions options, double bound) {
   const Llama model(c, options, kAlone);
-  const Batch data = make_batch(c, 3);
-  MicroBatch batch;
-  batch.tokens = data.tokens;
-  batch.targets = data.targets;
+  MicroBatch batch = make_batch(c, 3);
   batch.loss_scale = 0.01;
   reference::Tensors weights;
   for (const auto& [name, value] : weights_of(model)) weights[name] = value.to(at::kDouble);
-  const auto truth = reference::run(c, weights, data.tokens, data.targets, 0.01);
+  const auto truth = reference::run(c, weights, batch.tokens, batch.targets, 0.01);
   for (int pass = 0; pass < 2; ++pass) {  // the second overwrites the first's gradients
     for (const auto& p : model.parameters()) p->clear_grad();
     const at::Tensor loss = model.forward({}, batch);
@@ -79,7 +47,7 @@ void check_against_reference(const LlamaConfig& c, LlamaOptions options, double 
 }  // namespace
 
 TEST_CASE("llama on one rank equals the plain model") {
-  LlamaConfig c = small_config();
+  LlamaConfig c = small_config(3);
   LlamaOptions options;
   options.dtype = at::kDouble;
   c.tied = GENERATE(true, false);
@@ -89,7 +57,7 @@ TEST_CASE("llama on one rank equals the plain model") {
 }
 
 TEST_CASE("llama with awkward sizes and one head") {
-  LlamaConfig c = small_config();
+  LlamaConfig c = small_config(3);
   c.heads = c.kv_heads = 1;
   c.hidden = 18;
   c.seq = 1;
@@ -103,7 +71,7 @@ TEST_CASE("llama with awkward sizes and one head") {
 }
 
 TEST_CASE("llama in float32 and bfloat16 is near the float64 model") {
-  LlamaConfig c = small_config();
+  LlamaConfig c = small_config(3);
   c.init_std = 0.1;
   LlamaOptions options;
   check_against_reference(c, options, 2e-4);
@@ -113,7 +81,7 @@ TEST_CASE("llama in float32 and bfloat16 is near the float64 model") {
 }
 
 TEST_CASE("pipeline stages compose to the whole model") {
-  LlamaConfig c = small_config();
+  LlamaConfig c = small_config(3);
   LlamaOptions options;
   options.dtype = at::kDouble;
   options.recompute = GENERATE(Recompute::kNone, Recompute::kFull);
@@ -121,9 +89,8 @@ TEST_CASE("pipeline stages compose to the whole model") {
   const Llama first(c, options, {0, 1, true, false}, kAlone);
   const Llama middle(c, options, {1, 1, false, false}, kAlone);
   const Llama last(c, options, {1, 3, false, true}, kAlone);
-  const Batch data = make_batch(c, 2);
-  MicroBatch batch{data.tokens, data.targets};
-  const auto truth = reference::run(c, weights_of(whole), data.tokens, data.targets, 1);
+  const MicroBatch batch = make_batch(c, 2);
+  const auto truth = reference::run(c, weights_of(whole), batch.tokens, batch.targets, 1);
 
   const at::Tensor a = first.forward({}, batch);
   CHECK(a.sizes() == at::IntArrayRef(first.hidden_shape(2)));
@@ -150,35 +117,34 @@ TEST_CASE("pipeline stages compose to the whole model") {
 }
 
 TEST_CASE("impossible configurations are refused in words") {
-  LlamaConfig c = small_config();
+  LlamaConfig c = small_config(3);
   CHECK(check(c, 6, true).ok());
   CHECK(check(c, 7, false).message().find("6 attention heads") != std::string::npos);
   c.seq = 3;
   CHECK_FALSE(check(c, 4, true).ok());
   CHECK(check(c, 4, false).ok());
-  c = small_config();
+  c = small_config(3);
   c.kv_heads = 4;
   CHECK_FALSE(check(c, 1, false).ok());
-  const Llama model(small_config(), {}, kAlone);
+  const Llama model(small_config(3), {}, kAlone);
   MicroBatch batch;
   batch.tokens = at::full({1, 19}, 29, at::kLong);
   CHECK_THROWS_WITH(model.forward({}, batch), Catch::Contains("outside the vocabulary of 29"));
 }
 
 TEST_CASE("evaluation keeps no graph and logits agree with the loss") {
-  const LlamaConfig c = small_config();
+  const LlamaConfig c = small_config(3);
   LlamaOptions options;
   options.dtype = at::kDouble;
   const Llama model(c, options, kAlone);
-  const Batch data = make_batch(c, 2);
-  MicroBatch batch{data.tokens, data.targets};
+  const MicroBatch batch = make_batch(c, 2);
   at::NoGradGuard no_grad;
   const at::Tensor loss = model.forward({}, batch);
   CHECK_FALSE(loss.requires_grad());
   const at::Tensor logits = model.logits({}, batch).transpose(0, 1);
   const at::Tensor picked =
-      logits.log_softmax(-1).gather(-1, data.targets.clamp_min(0).unsqueeze(-1)).squeeze(-1);
-  CHECK(difference(loss, -(picked * data.targets.ge(0)).sum()) < 1e-12);
+      logits.log_softmax(-1).gather(-1, batch.targets.clamp_min(0).unsqueeze(-1)).squeeze(-1);
+  CHECK(difference(loss, -(picked * batch.targets.ge(0)).sum()) < 1e-12);
 }
 
 }  // namespace convoy::model

@@ -1,10 +1,11 @@
 // How programs end: every kind of failure has its documented exit code, exceptions from torch keep
 // the kind that their text names, another torch is refused. Not checked here: a real run with wrong
 // options (train_llama_test.py).
-#include <c10/util/Exception.h>
 #include <convoy/runtime/program.h>
 
+#include <c10/util/Exception.h>
 #include <catch2/catch.hpp>
+
 #include <stdexcept>
 
 using namespace convoy;
@@ -31,8 +32,9 @@ TEST_CASE("What a body throws ends the program with the code that its text names
   CHECK(throws("aborted: rank 2 is gone") == kExitUnavailable);
   CHECK(throws("something else broke") == kExitUnavailable);
   CHECK(run_program([]() -> Status { throw std::runtime_error("no idea"); }) == kExitInternal);
-  CHECK(run_program([]() -> Status { return {Code::kNotFound, "no such file: x"}; }) ==
-        kExitNoInput);
+  CHECK(run_program([]() -> Status {
+          return {Code::kNotFound, "no such file: x"};
+        }) == kExitNoInput);
   CHECK(run_program([] { return ok_status(); }) == 0);
 }
 

@@ -1,5 +1,6 @@
 // What a run tells people: the progress line, the metrics file, the loss curve. Texts are compared
 // whole; the picture is only checked for being well-formed and complete (its looks are for eyes).
+#include "tests/temp_folder.h"
 #include <convoy/runtime/loss_curve.h>
 #include <convoy/runtime/metrics.h>
 #include <convoy/runtime/progress.h>
@@ -8,7 +9,6 @@
 
 #include <cmath>
 #include <cstdlib>
-#include <filesystem>
 #include <fstream>
 
 namespace convoy::runtime {
@@ -41,8 +41,8 @@ TEST_CASE("a log gets a line every few seconds and the last step, with the time 
 }
 
 TEST_CASE("metrics are JSON lines, whole numbers stay whole, and what is not finite is null") {
-  const std::string path = std::filesystem::temp_directory_path() / "convoy_metrics_test.jsonl";
-  std::filesystem::remove(path);
+  const TempFolder folder;
+  const std::string path = folder / "metrics.jsonl";
   {
     auto writer = MetricsWriter::open(path);
     REQUIRE(writer.ok());
@@ -51,7 +51,6 @@ TEST_CASE("metrics are JSON lines, whole numbers stay whole, and what is not fin
   std::string line;
   std::getline(std::ifstream(path) >> std::ws, line);
   REQUIRE(line == R"({"step":3,"loss":2.5,"grad_norm":null})");
-  std::filesystem::remove(path);
   REQUIRE(MetricsWriter::open("/nowhere/metrics.jsonl").status().code() == Code::kNotFound);
 }
 

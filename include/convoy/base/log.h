@@ -11,7 +11,7 @@ enum class LogLevel { kDebug, kInfo, kWarn, kError, kOff };
 // Sets what every following line of this process carries ("job", "rank 3/8 gen 0", ...) and the
 // least level that is shown. Level by default: CONVOY_LOG (debug|info|warn|error|off), else info.
 // Thread-safe.
-void set_log_identity(std::string identity);
+void set_log_identity(const std::string& identity);
 void set_log_level(LogLevel level);
 bool log_enabled(LogLevel level);
 // Writes one line to stderr. A facade: spdlog stays inside log.cc, because torch's include folder

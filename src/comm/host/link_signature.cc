@@ -88,7 +88,6 @@ std::optional<uint64_t> sent(const OpSignature& mine, int from, int to) {
       return mine.out[0];
     case OpKind::kAllReduce:
     case OpKind::kReduce:
-      return mine.in[0];
     case OpKind::kAllGather:
       return mine.in[0];
     case OpKind::kReduceScatter:

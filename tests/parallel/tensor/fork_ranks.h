@@ -1,12 +1,12 @@
 #pragma once
 
+#include "tests/temp_folder.h"
 #include <convoy/comm/mesh_groups.h>
 
 #include <ATen/Parallel.h>
 #include <torch/csrc/distributed/c10d/FileStore.hpp>
 
 #include <cstdio>
-#include <cstdlib>
 #include <functional>
 #include <string>
 #include <sys/wait.h>
@@ -19,9 +19,7 @@ namespace convoy::parallel {
 // `convoy`. Returns the number of ranks that threw or died; what they threw is on stderr. The
 // calling process must not have used torch's threads before.
 inline int fork_ranks(int ranks, const std::function<void(const comm::Group&)>& body) {
-  char folder[] = "/tmp/convoy_ranks_XXXXXX";
-  if (mkdtemp(folder) == nullptr) return ranks;
-  const std::string path = std::string(folder) + "/store";
+  const TempFolder folder;
   std::vector<pid_t> children;
   for (int rank = 0; rank < ranks; ++rank) {
     const pid_t pid = fork();
@@ -32,7 +30,7 @@ inline int fork_ranks(int ranks, const std::function<void(const comm::Group&)>& 
     int code = 0;
     try {
       at::set_num_threads(1);
-      auto store = c10::make_intrusive<c10d::FileStore>(path, ranks);
+      auto store = c10::make_intrusive<c10d::FileStore>(folder / "store", ranks);
       comm::MeshGroupsOptions options;
       options.timeout = std::chrono::seconds(60);
       comm::MeshGroups groups(Mesh::create({{"tp", ranks}}, ranks).value(), rank, store, options);
@@ -52,8 +50,6 @@ inline int fork_ranks(int ranks, const std::function<void(const comm::Group&)>& 
     waitpid(pid, &status, 0);
     if (status != 0) ++failed;
   }
-  unlink(path.c_str());
-  rmdir(folder);
   return failed;
 }
 
