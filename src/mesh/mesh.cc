@@ -238,9 +238,9 @@ Result<Mesh> Mesh::parse(std::string_view text, int world_size) {
   return create(std::move(dims), world_size, std::move(order));
 }
 
-// NOLINTNEXTLINE(performance-unnecessary-value-param): callers give lists away
-Result<Mesh> Mesh::create(std::vector<MeshDim> dims, int world_size,
-                          std::vector<std::string> order) {
+Result<Mesh> Mesh::create(
+    std::vector<MeshDim> dims, int world_size,
+    std::vector<std::string> order) {  // NOLINT(performance-unnecessary-value-param)
   if (world_size < 1 || world_size > kMaxRanks) {
     return invalid(dims, "a job can't have " + std::to_string(world_size) + " ranks. Use 1 to " +
                              std::to_string(kMaxRanks) + ".");
