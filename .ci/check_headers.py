@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -55,8 +56,10 @@ def main() -> int:
         flags = torch if needs_torch(header) else core
         if flags is None:
             return None
-        command = compiler + flags + ["-fsyntax-only", "-Wall", "-x", "c++", str(header)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        # ccache keeps objects only, so -fsyntax-only would be compiled again each time.
+        with tempfile.NamedTemporaryFile(suffix=".o") as out:
+            command = compiler + flags + ["-c", "-O0", "-Wall", "-x", "c++", str(header), "-o", out.name]
+            done = subprocess.run(command, capture_output=True, text=True)
         return None if done.returncode == 0 else f"{header.relative_to(ROOT)} does not compile alone:\n{done.stderr}"
 
     headers = sorted((ROOT / "include").rglob("*.h"))
