@@ -6,7 +6,9 @@
 One JSON line a result on stdout. `value` and `peer_value` are medians over the runs of the slowest rank's time. A run is
 a batch of calls for small messages. Cases: `4r/64MiB/shared` has its tensors in shared memory (convoy.shared_memory),
 `…/private` has them in ordinary memory, which is where Gloo has them always. `limit` is the time that the bytes which must move need at the
-memory bandwidth that the same processes reach together in a streaming copy, measured in the same run.
+memory bandwidth that the same processes reach together in a copy, measured in the same run.
+torch's flight recorder is off: for Gloo it records natively, for other backends it keeps the Python stack of every call, which costs more
+than a small collective. `--recorder` leaves it on.
 
 Bytes: all_reduce, reduce_scatter, all_to_all and broadcast: of one rank's whole tensor; all_gather: of one rank's input;
 send_recv: of each of the two messages of a round trip between ranks 0 and 1.
@@ -114,6 +116,8 @@ def calls_of(op: str, size: int, n: int) -> int:
 
 def worker(rank: int, n: int, args, port: int) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    if not args.recorder:
+        os.environ["TORCH_FR_BUFFER_SIZE"] = "0"
     torch.set_num_threads(1)
     import convoy
 
@@ -160,6 +164,7 @@ def main() -> int:
     parser.add_argument("--ops", default=OPS)
     parser.add_argument("--sizes", default=SIZES)
     parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--recorder", action="store_true", help="leave torch's flight recorder on")
     args = parser.parse_args()
     args.ops, args.sizes = args.ops.split(","), [parse_size(s) for s in args.sizes.split(",")]
     for i, n in enumerate(int(r) for r in args.ranks.split(",")):

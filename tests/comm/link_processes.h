@@ -86,14 +86,14 @@ struct LinkProcesses {
     testing::FileStore store(folder.path());
     std::string text;
     {
-      TcpEndpoint endpoint(address, streams);
+      TcpEndpoint endpoint(address);
       GroupOptions options;
       options.name = "processes";
       options.patience = patience;
       options.join_timeout = std::chrono::seconds(60);
       std::vector<std::string> hosts;
       for (int r = 0; r < size; ++r) hosts.push_back("host" + std::to_string(r / ranks_per_host));
-      auto group = make_link_group(nullptr, endpoint, store, rank, size, hosts, options);
+      auto group = make_link_group(nullptr, endpoint, store, rank, size, hosts, streams, options);
       text = group.ok() ? body(rank, **group) : group.status().to_string();
     }
     std::ofstream(file("draft" + std::to_string(rank))) << text;

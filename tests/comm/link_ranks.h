@@ -44,14 +44,14 @@ struct LinkRanks {
 
   std::string run_one(int rank, Store& store,
                       const std::function<std::string(int, Group&)>& body) const {
-    TcpEndpoint endpoint(address, streams);
+    TcpEndpoint endpoint(address);
     GroupOptions options;
     options.name = name;
     options.join_timeout = join_timeout;
     options.patience = patience;
     std::vector<std::string> hosts;
     for (int r = 0; r < size; ++r) hosts.push_back("host" + std::to_string(r / ranks_per_host));
-    auto group = make_link_group(nullptr, endpoint, store, rank, size, hosts, options);
+    auto group = make_link_group(nullptr, endpoint, store, rank, size, hosts, streams, options);
     if (!group.ok()) return group.status().to_string();
     return body(rank, **group);
   }

@@ -98,6 +98,7 @@ Result<std::unique_ptr<Group>> Group::create(std::shared_ptr<Node> node, Store& 
   own.host = own_node->host_id();
   own.socket = own_node->socket_name();
   own.pid = getpid();
+  own.tcp_streams = own_node->tcp_streams();
   own.heap_bytes = own_node->own_heap().mapping()->bytes();
   void* area = nullptr;
   if (rank == 0) {
@@ -113,14 +114,18 @@ Result<std::unique_ptr<Group>> Group::create(std::shared_ptr<Node> node, Store& 
                              .with_context("publishing a rank of group " + options.name));
   CONVOY_ASSIGN_OR_RETURN(const auto endpoints, read_endpoints(store, own, rank, size, options));
   std::vector<std::string> hosts;
-  for (const Endpoint& endpoint : endpoints) hosts.push_back(endpoint.host);
+  int streams = own.tcp_streams;
+  for (const Endpoint& endpoint : endpoints) {
+    hosts.push_back(endpoint.host);
+    streams = std::min(streams, endpoint.tcp_streams);
+  }
   if (std::all_of(hosts.begin(), hosts.end(), [&](const auto& h) { return h == own.host; })) {
     return make_shm_group(std::move(own_node), endpoints, rank, options);
   }
   // Nobody has looked at it. After a failure above somebody may, so there it stays.
   if (area != nullptr) own_node->heap().deallocate(area);
   TcpEndpoint& links = own_node->links();
-  return make_link_group(std::move(own_node), links, store, rank, size, hosts, options);
+  return make_link_group(std::move(own_node), links, store, rank, size, hosts, streams, options);
 }
 
 }  // namespace convoy::host

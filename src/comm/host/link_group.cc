@@ -23,12 +23,11 @@ namespace {
 struct Invitation {
   TcpAddress address, local;  // for other machines, and for the rank's own
   Hello token;
-  int streams = 0;
 
   std::string encode() const {
     std::ostringstream text;
     text << "2 " << address.to_string() << ' ' << local.to_string() << ' ' << std::hex
-         << token.token_high << ' ' << token.token_low << ' ' << std::dec << streams;
+         << token.token_high << ' ' << token.token_low;
     return text.str();
   }
   static Result<Invitation> decode(const std::string& text) {
@@ -37,7 +36,7 @@ struct Invitation {
     std::string address, local;
     Invitation invitation;
     in >> version >> address >> local >> std::hex >> invitation.token.token_high >>
-        invitation.token.token_low >> std::dec >> invitation.streams;
+        invitation.token.token_low;
     if (!in || version != 2) {
       return Status(Code::kMismatch,
                     "the store's record of a rank is of another version: '" + text + "'");
@@ -224,7 +223,7 @@ Status LinkGroup::run(std::span<const Collective> ops, Deadline deadline) {
 
 Result<std::unique_ptr<Group>> make_link_group(std::shared_ptr<Node> node, TcpEndpoint& endpoint,
                                                Store& store, int rank, int size,
-                                               const std::vector<std::string>& hosts,
+                                               const std::vector<std::string>& hosts, int streams,
                                                const GroupOptions& given) {
   GroupOptions options = given;
   if (options.global_ranks.empty()) {
@@ -233,11 +232,10 @@ Result<std::unique_ptr<Group>> make_link_group(std::shared_ptr<Node> node, TcpEn
   }
   const Deadline deadline = Deadline::after(options.join_timeout);
   CONVOY_RETURN_IF_ERROR(endpoint.start());
-  auto gathering = std::make_shared<Gathering>(rank, size, endpoint.streams());
+  auto gathering = std::make_shared<Gathering>(rank, size, streams);
   Invitation own;
   own.address = endpoint.address();
   own.local = endpoint.local_address();
-  own.streams = endpoint.streams();
   own.token = endpoint.expect(
       [gathering](const Hello& hello, UniqueFd fd) { gathering->arrived(hello, std::move(fd)); });
   const auto key = [&](int r) { return options.name + "/link/" + std::to_string(r); };
@@ -250,11 +248,6 @@ Result<std::unique_ptr<Group>> make_link_group(std::shared_ptr<Node> node, TcpEn
       auto text = store.get(key(r), deadline);
       if (!text.ok()) return text.status().with_context(who + " has not come");
       CONVOY_ASSIGN_OR_RETURN(Invitation invitation, Invitation::decode(*text));
-      if (invitation.streams != own.streams) {
-        return Status(Code::kMismatch, who + " uses " + std::to_string(invitation.streams) +
-                                           " TCP streams, this rank " +
-                                           std::to_string(own.streams));
-      }
       const TcpAddress& door = hosts[r] == hosts[rank] ? invitation.local : invitation.address;
       Hello hello = invitation.token;
       hello.from = static_cast<uint32_t>(rank);

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <sched.h>
 #include <sstream>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -26,8 +27,10 @@ namespace {
 
 constexpr int kBacklog = 512;  // connections that may wait while the watcher is busy
 constexpr int kEventsAtOnce = 32;
-constexpr char kGreeting = 'C';             // the byte that carries the descriptor
-constexpr std::string_view kVersion = "1";  // of Endpoint's text
+constexpr char kGreeting = 'C';  // the byte that carries the descriptor
+constexpr int kCoresPerStream = 2;
+constexpr int kStreamsMax = 4;
+constexpr std::string_view kVersion = "2";  // of Endpoint's text
 
 std::string random_name() {
   unsigned char bytes[16];
@@ -133,7 +136,7 @@ std::string Endpoint::encode() const {
        << pid << '\n'
        << heap_bytes << '\n'
        << area_offset << '\n'
-       << link;
+       << tcp_streams;
   return text.str();
 }
 
@@ -149,10 +152,10 @@ Result<Endpoint> Endpoint::decode(std::string_view text) {
   }
   std::getline(in, e.host);
   std::getline(in, e.socket);
-  in >> e.pid >> e.heap_bytes >> e.area_offset;
-  if (!in) return Status(Code::kDataLoss, "a rank's record in the store is cut short");
-  in.ignore();
-  std::getline(in, e.link);
+  in >> e.pid >> e.heap_bytes >> e.area_offset >> e.tcp_streams;
+  if (!in || e.tcp_streams < 1) {
+    return Status(Code::kDataLoss, "a rank's record in the store is cut short");
+  }
   return e;
 }
 
@@ -182,6 +185,19 @@ Result<std::shared_ptr<NodeImpl>> NodeImpl::make(const NodeOptions& options) {
   return node;
 }
 
+int available_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+}
+
+// One connection is fastest when the two ends have a core each; several use the cores of a large
+// machine.
+int NodeImpl::tcp_streams() const {
+  if (options_.tcp_streams > 0) return options_.tcp_streams;
+  return std::clamp(available_cores() / kCoresPerStream, 1, kStreamsMax);
+}
+
 Status NodeImpl::start() {
   CONVOY_ASSIGN_OR_RETURN(heap_, Heap::create(options_.heap_bytes));
   host_id_ = options_.host_id;
@@ -189,7 +205,7 @@ Status NodeImpl::start() {
     host_id_ = id;
   }
   if (host_id_.empty()) host_id_ = machine_identity();
-  links_ = std::make_unique<TcpEndpoint>(options_.address, options_.tcp_streams);
+  links_ = std::make_unique<TcpEndpoint>(options_.address);
   socket_name_ = random_name();
   listener_.reset(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   sockaddr_un address;

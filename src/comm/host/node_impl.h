@@ -28,11 +28,14 @@ struct Endpoint {
   pid_t pid = 0;
   uint64_t heap_bytes = 0;   // size of its heap's descriptor
   uint64_t area_offset = 0;  // rank 0: where the group's control area lies in its heap
-  std::string link;          // address for ranks on other machines, in link_group's own words
+  int tcp_streams = 1;       // connections that it wants with each rank of a link group
 
   std::string encode() const;
   static Result<Endpoint> decode(std::string_view text);
 };
+
+// Cores that this process may run on.
+int available_cores();
 
 // A peer process of this machine, as this process sees it. Shared by all groups both are in.
 struct Peer {
@@ -80,6 +83,7 @@ class NodeImpl final : public Node {
 
   // The door for ranks on other machines. It opens with the first group that needs it.
   TcpEndpoint& links() { return *links_; }
+  int tcp_streams() const;
 
  private:
   friend class Node;

@@ -27,12 +27,6 @@ constexpr int kMidwaySpinsMax = 20000;  // all are at work on the operation
 constexpr int kCrowdedSpins = 20;       // more ranks than cores
 constexpr uint32_t kProbeEvery = 16;    // waits, of which one tries the most
 
-int available_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-}
-
 std::string seconds_text(Nanos time) {
   const double s = std::chrono::duration<double>(time).count();
   char text[32];

@@ -145,8 +145,7 @@ struct TcpEndpoint::Guest {
   size_t got = 0;
 };
 
-TcpEndpoint::TcpEndpoint(std::string address, int streams)
-    : wanted_(std::move(address)), streams_(std::max(1, streams)) {}
+TcpEndpoint::TcpEndpoint(std::string address) : wanted_(std::move(address)) {}
 
 TcpEndpoint::~TcpEndpoint() {
   loop_.stop();

@@ -39,7 +39,7 @@ struct Hello {
 class TcpEndpoint {
  public:
   // As in NodeOptions; `address` empty: found at start(), see tcp_socket.h.
-  explicit TcpEndpoint(std::string address = "", int streams = 4);
+  explicit TcpEndpoint(std::string address = "");
   ~TcpEndpoint();
   TcpEndpoint(const TcpEndpoint&) = delete;
   TcpEndpoint& operator=(const TcpEndpoint&) = delete;
@@ -49,7 +49,6 @@ class TcpEndpoint {
   // Where peers on other machines connect to, and those on this one; valid after start() succeeded.
   const TcpAddress& address() const { return address_; }
   const TcpAddress& local_address() const { return local_address_; }
-  int streams() const { return streams_; }
   TcpLoop& loop() { return loop_; }
 
   // A connection that presented the secret, greeted and answered. Called on the I/O thread.
@@ -66,7 +65,6 @@ class TcpEndpoint {
   void drop(const std::shared_ptr<Guest>& guest, const std::string& why);
 
   const std::string wanted_;
-  const int streams_;
   std::mutex start_mutex_;
   bool started_ = false;
   Status start_status_;

@@ -28,7 +28,9 @@ struct NodeOptions {
   // Address that peers on other machines connect to; empty: of the interface that reaches the
   // store's host (CONVOY_INTERFACE or CONVOY_ADDRESS override it).
   std::string address;
-  int tcp_streams = 4;  // connections for each pair of ranks on different machines
+  // Connections for each pair of ranks in a group that spans machines; the group uses the smallest
+  // number that one of its ranks wants. 0: one for every two cores, 1 to 4.
+  int tcp_streams = 0;
   // Ranks with equal ids share memory, others are joined by TCP. Empty: CONVOY_HOST_ID, else found
   // from the machine's boot id and network namespace. Set it to treat one machine as several.
   std::string host_id;
