@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -21,6 +22,8 @@ constexpr size_t kVisitBytes = size_t{1} << 20;
 constexpr size_t kDiscardBytes = size_t{64} << 10;
 constexpr int kFramesPerWrite = 8;
 constexpr int kReadsPerVisit = 16;  // then the loop looks at the other connections
+// A helping thread looks so often whether its message ended in another way (abort, cancel).
+constexpr std::chrono::milliseconds kHelpSlice{20};
 // After goodbye, the peers' last bytes are awaited this long, so that closing does not destroy
 // ours.
 constexpr std::chrono::seconds kLinger{2};
@@ -117,7 +120,69 @@ void LinkChannel::write_some(int rank, size_t stream_index) {
   if (!arm && left_) ::shutdown(stream.fd.get(), SHUT_WR);
   if (arm == stream.armed) return;
   stream.armed = arm;
-  (void)loop_.modify(stream.fd.get(), arm ? EPOLLIN | EPOLLOUT : EPOLLIN);
+  watch(rank, stream);
+}
+
+// Tells the loop what to look for. Broken connections it sees always.
+void LinkChannel::watch(int rank, const Stream& stream) {
+  uint32_t events = 0;
+  if (!peers_[rank]->helped) events |= EPOLLIN;
+  if (!peers_[rank]->helped && stream.armed) events |= EPOLLOUT;
+  (void)loop_.modify(stream.fd.get(), events);
+}
+
+// Performs the traffic with the message's peer on this thread until the message is done. What ends
+// a connection is left to the loop, which closes it.
+void LinkChannel::help(std::unique_lock<std::mutex>& lock, const MessagePtr& message,
+                       TimePoint until) {
+  if (message->done || message->peer == kAnySource) return;
+  const int rank = message->peer;
+  Peer& peer = *peers_[rank];
+  if (peer.helped || peer.lost || left_) return;
+  peer.helped = true;
+  for (const Stream& stream : peer.streams) {
+    if (stream.fd) watch(rank, stream);
+  }
+  serve(lock, message, until);
+  peer.helped = false;
+  for (const Stream& stream : peer.streams) {
+    if (stream.fd) watch(rank, stream);
+  }
+}
+
+void LinkChannel::serve(std::unique_lock<std::mutex>& lock, const MessagePtr& message,
+                        TimePoint until) {
+  const int rank = message->peer;
+  Peer& peer = *peers_[rank];
+  std::vector<pollfd> ready(peer.streams.size());
+  while (!message->done && !peer.lost && Clock::system().now() < until) {
+    for (size_t s = 0; s < ready.size(); ++s) {
+      const Stream& stream = peer.streams[s];
+      const int out = stream.armed ? POLLOUT : 0;
+      ready[s] = {stream.fd ? stream.fd.get() : -1, static_cast<short>(POLLIN | POLLRDHUP | out),
+                  0};
+    }
+    lock.unlock();
+    ::poll(ready.data(), ready.size(), static_cast<int>(kHelpSlice.count()));
+    lock.lock();
+    for (size_t s = 0; s < ready.size() && !peer.lost; ++s) {
+      if ((ready[s].revents & (POLLHUP | POLLRDHUP | POLLERR)) != 0) return;
+      if (!peer.streams[s].fd) continue;
+      if ((ready[s].revents & POLLOUT) != 0) write_some(rank, s);
+      if ((ready[s].revents & POLLIN) == 0) continue;
+      for (int i = 0; i < kReadsPerVisit && !message->done && !peer.lost; ++i) {
+        if (!read_some(rank, s)) break;
+      }
+    }
+    const bool any_news = !left_news_.empty() || (!error_.ok() && !failure_told_);
+    if (!any_news) continue;
+    // Those who are told may end the group, so not on a thread that the group does not wait for.
+    loop_.post([self = shared_from_this()] {
+      std::unique_lock told(self->mutex_);
+      self->news(told);
+    });
+    return;
+  }
 }
 
 void LinkChannel::wrote(Stream& stream, size_t bytes) {
@@ -164,7 +229,7 @@ bool LinkChannel::read_some(int rank, size_t stream_index) {
     if (n > 0) stream.payload_got += static_cast<size_t>(n);
   }
   if (n == 0) {
-    ended(rank, stream_index);
+    if (loop_.on_loop()) ended(rank, stream_index);  // else serve() leaves it to the loop
     return false;
   }
   if (n < 0) {

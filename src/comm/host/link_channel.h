@@ -25,7 +25,8 @@ namespace convoy::host {
 // The message streams of one rank in a link group: point-to-point messages, and news of the group
 // (a failure, a rank that leaves, a rank that died). The node's I/O thread reads them all the time,
 // so news arrives whatever the group does; senders write as far as the kernel takes it, the I/O
-// thread goes on.
+// thread goes on. A thread that waits for a message takes the connections to its peer over
+// meanwhile: that saves a hand-over between threads for each message.
 //
 // Messages up to Frame::kEagerMax are sent at once, as long as the receiver has not got
 // kEagerCredit bytes from this rank that no receive has taken; all others ask first and move when
@@ -92,6 +93,9 @@ class LinkChannel : public std::enable_shared_from_this<LinkChannel> {
   void write_some(int rank, size_t stream);
   void wrote(Stream& stream, size_t bytes);
   bool read_some(int rank, size_t stream);
+  void watch(int rank, const Stream& stream);
+  void help(std::unique_lock<std::mutex>& lock, const MessagePtr& message, TimePoint until);
+  void serve(std::unique_lock<std::mutex>& lock, const MessagePtr& message, TimePoint until);
   void drop_queues();
   void ended(int rank, size_t stream);
   void lost(int rank, const std::string& why);

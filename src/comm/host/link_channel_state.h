@@ -55,6 +55,7 @@ struct LinkChannel::Stream {
 struct LinkChannel::Peer {
   std::vector<Stream> streams;
   size_t next_stream = 0;
+  bool helped = false;           // a waiting thread reads and writes its streams, not the loop
   size_t credit = kEagerCredit;  // bytes of small messages that may still be sent unasked
   size_t owed = 0;               // bytes taken here that the peer has not been told of
   size_t pending = 0;            // sends that wait for a grant

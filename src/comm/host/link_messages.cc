@@ -445,8 +445,10 @@ Status LinkChannel::wait(const MessagePtr& message, Deadline deadline) {
   const TimePoint started = Clock::system().now();
   const auto done = [&] { return message->done; };
   const TimePoint patience = started + options_.patience;
+  help(lock, message, std::min(patience, deadline.at()));
   if (patience < deadline.at() && !message->changed.wait_until(lock, patience, done)) {
     CONVOY_LOG(Warn) << waiting_text(*message) << " to rank " << name_of(rank_) << " yet";
+    help(lock, message, deadline.at());
   }
   if (deadline.at() == TimePoint::max()) {
     message->changed.wait(lock, done);
