@@ -146,13 +146,14 @@ uint16_t port_from(std::string_view job) {
 Status read_master(const Getenv& getenv, const Family& family, const std::string& job,
                    Environment* out) {
   out->master_addr = text_of(getenv, "MASTER_ADDR");
-  if (out->master_addr.empty() && family.launcher == Launcher::kSlurm) {
-    out->master_addr =
-        first_host(text_of(getenv, "SLURM_STEP_NODELIST", text_of(getenv, "SLURM_JOB_NODELIST")));
-  }
+  // Before Slurm's node names, which need not resolve where one machine is enough.
   if (out->master_addr.empty() && family.launcher != Launcher::kTorchrun &&
       out->local_world_size == out->world_size) {
     out->master_addr = kLoopback;
+  }
+  if (out->master_addr.empty() && family.launcher == Launcher::kSlurm) {
+    out->master_addr =
+        first_host(text_of(getenv, "SLURM_STEP_NODELIST", text_of(getenv, "SLURM_JOB_NODELIST")));
   }
   if (out->master_addr.empty() && out->world_size == 1) out->master_addr = kLoopback;
   if (out->master_addr.empty()) {

@@ -140,6 +140,10 @@ TEST_CASE("srun: the first host of the step serves the store, the port comes fro
   REQUIRE(e.local_world_size == 3);
   REQUIRE(e.master_addr == "gpu07");
   REQUIRE(e.job_id == "4711");
+  values["SLURM_STEP_TASKS_PER_NODE"] = "7";  // one machine: no name has to be resolved
+  values["SLURM_STEP_NODELIST"] = "gpu07";
+  values["SLURM_NODEID"] = "0";
+  REQUIRE(read(values).master_addr == "127.0.0.1");
   values["SLURM_STEP_ID"] = "1";
   REQUIRE(read(values).master_port != e.master_port);  // two steps of one job don't meet
   values["MASTER_PORT"] = "1111";
