@@ -217,7 +217,7 @@ def slurm():
 
 def under_srun(worker, _):
     with slurm() as cluster:
-        check(run(["srun", "-n", str(RANKS), worker], SLURM_CONF=str(cluster.config)), "srun", cluster.host)
+        check(run(["srun", "-n", str(RANKS), worker], SLURM_CONF=str(cluster.config)), "srun", "127.0.0.1")
 
 
 if __name__ == "__main__":
