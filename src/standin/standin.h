@@ -55,6 +55,9 @@ int standin_export(const void* address, StandinExport* out);
 // repeated.
 void standin_finding(const char* kind, const char* text);
 
+// Writes this process's findings and peaks to CONVOY_STANDIN_REPORT; also happens at exit.
+void standin_write_report(void);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,0 +1,26 @@
+// What libcaffe2_nvrtc imports and the stand-in does not have. Declared without arguments, which
+// the calling convention allows; hence no CUDA header here.
+extern "C" void standin_finding(const char* kind, const char* text);
+
+#define CONVOY_UNSUPPORTED(name)                                                             \
+  extern "C" int name() {                                                                    \
+    standin_finding("unsupported call",                                                      \
+                    #name " is not part of the stand-in: what needs it can't be rehearsed"); \
+    return 801; /* CUDA_ERROR_NOT_SUPPORTED */                                               \
+  }
+
+CONVOY_UNSUPPORTED(cuFuncGetAttribute)
+CONVOY_UNSUPPORTED(cuFuncSetAttribute)
+CONVOY_UNSUPPORTED(cuFuncSetCacheConfig)
+CONVOY_UNSUPPORTED(cuLaunchCooperativeKernel)
+CONVOY_UNSUPPORTED(cuLaunchKernel)
+CONVOY_UNSUPPORTED(cuLinkAddData_v2)
+CONVOY_UNSUPPORTED(cuLinkComplete)
+CONVOY_UNSUPPORTED(cuLinkCreate_v2)
+CONVOY_UNSUPPORTED(cuModuleGetFunction)
+CONVOY_UNSUPPORTED(cuModuleLoad)
+CONVOY_UNSUPPORTED(cuModuleLoadData)
+CONVOY_UNSUPPORTED(cuModuleLoadDataEx)
+CONVOY_UNSUPPORTED(cuModuleUnload)
+CONVOY_UNSUPPORTED(cuOccupancyMaxActiveBlocksPerMultiprocessor)
+CONVOY_UNSUPPORTED(cuTensorMapEncodeTiled)

@@ -1,0 +1,165 @@
+#!/usr/bin/env python3
+"""torch's own CUDA build on the stand-in runtime: torch_test.py STANDIN_FOLDER
+
+Method: child processes with the stand-in preloaded run small torch programs; their output, exit code and report are checked.
+Also that the stand-in has every symbol that the installed torch imports from the real libraries. Not checked here: operators (they
+need kernels), NCCL.
+"""
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+STANDIN = pathlib.Path(sys.argv[1]).resolve()
+
+
+def run(program, expect=0, **settings):
+    """Runs the program; returns its output and its report."""
+    with tempfile.TemporaryDirectory() as folder:
+        libraries = f"{STANDIN}/libcudart.so.13 {STANDIN}/libcuda.so.1"
+        env = dict(os.environ, LD_PRELOAD=libraries, CONVOY_STANDIN_REPORT=folder, CONVOY_STANDIN_GPUS="2",
+                   **{f"CONVOY_STANDIN_{k}": str(v) for k, v in settings.items()})
+        done = subprocess.run([sys.executable, "-c", "import torch\n" + program], env=env, text=True, timeout=120,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert done.returncode == expect, f"exit code {done.returncode}:\n{done.stdout}"
+        reports = [json.loads(p.read_text()) for p in pathlib.Path(folder).iterdir()]
+    assert len(reports) == 1, reports
+    return done.stdout, reports[0]
+
+
+def findings(report, kind):
+    return [f["text"] for f in report["findings"] if f["kind"] == kind]
+
+
+def symbols(library, defined):
+    which = "--defined-only" if defined else "--undefined-only"
+    out = subprocess.run(["nm", "-D", which, str(library)], check=True, text=True, stdout=subprocess.PIPE).stdout
+    return {line.split()[-1].split("@")[0] for line in out.splitlines()}
+
+
+def every_imported_symbol_is_there():
+    import torch
+    folder = pathlib.Path(torch.__file__).parent / "lib"
+    wanted = set()
+    for name in ("libtorch_cuda.so", "libc10_cuda.so", "libtorch_python.so", "libtorch_cuda_linalg.so", "libcaffe2_nvrtc.so"):
+        wanted |= symbols(folder / name, defined=False)
+    runtime = {s for s in wanted if s.lstrip("_").startswith("cuda")}
+    driver = {s for s in wanted if s.startswith("cu") and s[2].isupper() and not s.startswith("cuFile")}
+    assert len(runtime) > 100, len(runtime)
+    missing = runtime - symbols(STANDIN / "libcudart.so.13", True) | driver - symbols(STANDIN / "libcuda.so.1", True)
+    assert not missing, f"torch imports what the stand-in lacks: {sorted(missing)}"
+
+
+def devices_memory_and_copies():
+    out, report = run("""
+assert torch.cuda.device_count() == 2 and "stand-in" in torch.cuda.get_device_name(1)
+a = torch.arange(1000.0)
+for device in ("cuda:0", "cuda:1"):
+    b = a.to(device)
+    assert b.device == torch.device(device) and torch.equal(b.cpu(), a)
+    assert torch.equal(b.clone().cpu(), a)
+    b.zero_()
+    assert b.cpu().abs().sum() == 0
+p = a.pin_memory()
+assert p.is_pinned()
+side = torch.cuda.Stream()
+with torch.cuda.stream(side):
+    c = p.to("cuda", non_blocking=True)
+side.synchronize()
+assert torch.equal(c.cpu(), a)
+x, y = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+x.record(); c.clone(); y.record(); y.synchronize()
+assert x.elapsed_time(y) >= 0
+free, total = torch.cuda.mem_get_info()
+assert total == 64 << 20 and free < total
+try:
+    torch.empty(100 << 20, dtype=torch.uint8, device="cuda")
+    raise AssertionError("no error")
+except torch.OutOfMemoryError as e:
+    assert "64.00 MiB" in str(e), e
+print("done")
+""", GPU_MEMORY="64MiB")
+    assert "done" in out
+    assert not report["findings"], report["findings"]
+    assert report["devices"][0]["peak"] > 0
+
+
+def an_unknown_kernel_is_named():
+    out, report = run("""
+try:
+    torch.ones(3, device="cuda").exp()
+except RuntimeError as e:
+    print("refused:", e)
+""")
+    assert "refused:" in out and "not supported by the stand-in" in out, out
+    texts = findings(report, "unknown kernel")
+    assert texts and "FillFunctor" in texts[0], texts
+
+
+def a_host_access_ends_the_program_with_the_allocation():
+    out, report = run("""
+import ctypes
+a = torch.zeros(1000, device="cuda")
+ctypes.c_float.from_address(a.data_ptr() + 400).value
+""", expect=-11)
+    texts = findings(report, "host access")
+    assert len(texts) == 1 and "in allocation #" in texts[0] and "cudaMalloc" in texts[0], texts
+
+
+PINNED = """
+p = torch.zeros(4096).pin_memory()
+d = torch.empty(4096, device="cuda")
+seen = []
+for round in range(64):
+    p.fill_(round)
+    d.copy_(p, non_blocking=True)
+    {wait}
+    p.fill_(-1)
+    torch.cuda.synchronize()
+    if d.cpu()[0] != round: seen.append(round)
+print("wrong rounds:", seen)
+"""
+
+
+def wrong_rounds(**settings):
+    """Of PINNED with a pause that is long for a copy and short for one that is held back."""
+    out = run("import time\n" + PINNED.format(wait="time.sleep(0.002)"), **settings)[0]
+    return set(json.loads(out.strip().splitlines()[-1].split(": ")[1]))
+
+
+def pinned_memory_reused_too_early_is_wrong_data_again_with_the_same_seed():
+    first, second = wrong_rounds(SEED=3), wrong_rounds(SEED=3)
+    assert first & second, (first, second)  # a busy machine may add rounds of its own
+    clean = run(PINNED.format(wait="torch.cuda.current_stream().synchronize()"), SEED=3)[0]
+    assert "wrong rounds: []" in clean, clean
+
+
+STREAMS = """
+a, b = torch.cuda.Stream(), torch.cuda.Stream()
+x = torch.empty(4096, device="cuda"); y = torch.empty(4096, device="cuda")
+torch.cuda.synchronize()
+with torch.cuda.stream(a): x.zero_()
+{wait}
+with torch.cuda.stream(b): y.copy_(x)
+torch.cuda.synchronize()
+"""
+
+
+def a_missing_stream_wait_is_found_and_names_both_streams():
+    for seed in (0, 1):  # found by order, whatever the schedule does
+        texts = findings(run(STREAMS.format(wait=""), SEED=seed)[1], "unsynchronised use")
+        assert len(texts) == 1, texts
+        assert "cudaMemcpyAsync on stream" in texts[0] and "which cudaMemsetAsync on stream" in texts[0], texts
+    for seed in range(5):
+        report = run(STREAMS.format(wait="b.wait_stream(a)"), SEED=seed)[1]
+        assert not report["findings"], report["findings"]
+
+
+for check in (every_imported_symbol_is_there, devices_memory_and_copies, an_unknown_kernel_is_named,
+              a_host_access_ends_the_program_with_the_allocation,
+              pinned_memory_reused_too_early_is_wrong_data_again_with_the_same_seed,
+              a_missing_stream_wait_is_found_and_names_both_streams):
+    check()
+    print("ok:", check.__name__.replace("_", " "), flush=True)
