@@ -112,6 +112,7 @@ void fill(cudaDeviceProp& p, int device) {
 extern "C" {
 
 cudaError_t cudaGetDeviceCount(int* count) {
+  load_operators();
   *count = machine().devices();
   return *count > 0 ? cudaSuccess : answer(cudaErrorNoDevice);
 }

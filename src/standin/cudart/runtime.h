@@ -22,6 +22,8 @@ cudaError_t unsupported(const char* call);
 // The machine, unless it has no devices.
 Machine& machine();
 int current_device();
+// Gives torch's operators their CPU code, once torch is loaded.
+void load_operators();
 // cudaStream_t as the stand-in means it; null and the two reserved handles: the null stream.
 StreamHandle* stream_of(cudaStream_t stream);
 

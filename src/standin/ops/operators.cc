@@ -1,0 +1,246 @@
+// Gives every operator that has a CUDA kernel CPU code instead: one boxed kernel over all of them.
+// What an operator returns is allocated at once, on the shapes that its Meta kernel works out; the
+// values are computed in stream order, by the CPU kernel on tensors that alias the same memory.
+#include "src/standin/standin.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <c10/core/GradMode.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace convoy::standin {
+namespace {
+
+using c10::DispatchKey;
+using c10::IValue;
+using torch::jit::Stack;
+
+// The tensor's bytes as a tensor of the host, for the stand-in's own work.
+at::Tensor host_alias(const at::Tensor& tensor) {
+  if (!tensor.defined() || !tensor.is_cuda()) return tensor;
+  void* data = standin_alias(tensor.const_data_ptr());
+  return at::from_blob(data, tensor.sizes(), tensor.strides(), tensor.options().device(at::kCPU));
+}
+
+at::Tensor meta(const at::Tensor& tensor) {
+  if (!tensor.defined()) return tensor;
+  const auto options = tensor.options().device(at::kMeta).pinned_memory(false);
+  return at::empty_strided(tensor.sizes(), tensor.strides(), options);
+}
+
+using Change = std::function<at::Tensor(const at::Tensor&)>;
+
+// The value with every tensor in it changed, and devices to `device`.
+IValue changed(const IValue& value, const Change& change, at::DeviceType device) {
+  if (value.isTensor()) return change(value.toTensor());
+  if (value.isTensorList()) {
+    c10::List<at::Tensor> list;
+    for (const at::Tensor& t : value.toTensorVector()) list.push_back(change(t));
+    return list;
+  }
+  if (value.isOptionalTensorList()) {
+    c10::List<std::optional<at::Tensor>> list;
+    for (const std::optional<at::Tensor>& t : value.toOptionalTensorVector()) {
+      list.push_back(t ? std::optional<at::Tensor>(change(*t)) : std::nullopt);
+    }
+    return list;
+  }
+  if (value.isDevice() && value.toDevice().is_cuda()) return at::Device(device);
+  if (value.isGenerator()) return IValue();  // the host's default one
+  return value;
+}
+
+void add_ranges(const IValue& value, bool write, std::vector<StandinRange>& ranges) {
+  const auto add = [&](const at::Tensor& t) {
+    if (!t.defined() || !t.is_cuda() || t.numel() == 0) return;
+    // From the first to the last element, holes included.
+    size_t last = 0;
+    for (int64_t d = 0; d < t.dim(); ++d) {
+      last += static_cast<size_t>((t.size(d) - 1) * t.stride(d));
+    }
+    ranges.push_back({t.const_data_ptr(), (last + 1) * t.element_size(), write ? 1 : 0});
+  };
+  if (value.isTensor()) add(value.toTensor());
+  if (value.isTensorList()) {
+    for (const at::Tensor& t : value.toTensorVector()) add(t);
+  }
+}
+
+// What a stream's thread does for one call of an operator.
+struct Call {
+  c10::OperatorHandle op;
+  Stack arguments;                  // on the host's aliases
+  std::vector<at::Tensor> results;  // aliases of what the program got
+
+  void run() {
+    const c10::AutoGradMode no_grad(false);
+    const at::AutoDispatchBelowADInplaceOrView below;
+    try {
+      Stack stack = arguments;
+      op.callBoxed(stack);
+      size_t next = 0;
+      for (const IValue& value : stack) {
+        if (value.isTensor()) {
+          store(value.toTensor(), next++);
+        } else if (value.isTensorList()) {
+          for (const at::Tensor& t : value.toTensorVector()) store(t, next++);
+        }
+      }
+    } catch (const std::exception& e) {
+      standin_finding("operator failed", (toString(op.operator_name()) + ": " + e.what()).c_str());
+    }
+  }
+  void store(const at::Tensor& from, size_t index) {
+    if (index >= results.size() || !results[index].defined() || !from.defined()) return;
+    if (from.data_ptr() != results[index].data_ptr()) results[index].copy_(from);
+  }
+};
+
+// The device that the operator runs on: its first tensor's, as in torch's own kernels.
+std::optional<at::Device> device_of_call(const Stack& arguments) {
+  for (const IValue& value : arguments) {
+    if (value.isTensor() && value.toTensor().defined() && value.toTensor().is_cuda()) {
+      return value.toTensor().device();
+    }
+    if (!value.isTensorList()) continue;
+    for (const at::Tensor& t : value.toTensorVector()) {
+      if (t.defined() && t.is_cuda()) return t.device();
+    }
+  }
+  return std::nullopt;
+}
+
+bool writes(const c10::Argument& argument) {
+  return argument.alias_info() != nullptr && argument.alias_info()->isWrite();
+}
+
+void enqueue(const c10::OperatorHandle& op, const Stack& arguments, const Stack& results) {
+  auto* call = new Call{op, {}, {}};
+  std::vector<StandinRange> ranges;
+  const auto& schema = op.schema().arguments();
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    call->arguments.push_back(changed(arguments[i], host_alias, at::kCPU));
+    add_ranges(arguments[i], writes(schema[i]), ranges);
+  }
+  for (const IValue& value : results) {
+    add_ranges(value, true, ranges);
+    if (value.isTensor()) call->results.push_back(host_alias(value.toTensor()));
+    if (value.isTensorList()) {
+      for (const at::Tensor& t : value.toTensorVector()) call->results.push_back(host_alias(t));
+    }
+  }
+  const std::string name = toString(op.operator_name());
+  const StandinWork work{name.c_str(),
+                         [](void* c) { static_cast<Call*>(c)->run(); },
+                         [](void* c) { delete static_cast<Call*>(c); },
+                         call,
+                         ranges.data(),
+                         ranges.size()};
+  standin_enqueue(c10::cuda::getCurrentCUDAStream().stream(), &work);
+}
+
+// On the shapes of the Meta kernel; tensors that the operator was given to write to are returned as
+// they are.
+Stack allocate_results(const c10::OperatorHandle& op, const Stack& arguments) {
+  Stack metas;
+  for (const IValue& value : arguments) metas.push_back(changed(value, meta, at::kMeta));
+  const Stack meta_arguments = metas;
+  op.callBoxed(metas);
+  const at::Device device(at::kCUDA, c10::cuda::current_device());
+  const auto made = [&](const at::Tensor& shape) {
+    if (!shape.defined()) return shape;
+    for (size_t i = 0; i < meta_arguments.size(); ++i) {
+      const bool given = meta_arguments[i].isTensor() && writes(op.schema().arguments()[i]) &&
+                         meta_arguments[i].toTensor().is_same(shape);
+      if (!given) continue;
+      const at::Tensor& out = arguments[i].toTensor();
+      if (out.sizes() != shape.sizes()) out.resize_(shape.sizes());
+      return out;
+    }
+    return at::empty_strided(shape.sizes(), shape.strides(), shape.options().device(device));
+  };
+  Stack results;
+  for (const IValue& value : metas) results.push_back(changed(value, made, at::kCUDA));
+  return results;
+}
+
+void on_stream(const c10::OperatorHandle& op, c10::DispatchKeySet, Stack* stack) {
+  const size_t count = op.schema().arguments().size();
+  const Stack arguments(stack->end() - static_cast<std::ptrdiff_t>(count), stack->end());
+  torch::jit::drop(*stack, count);
+  const c10::cuda::OptionalCUDAGuard guard(device_of_call(arguments));
+  const at::AutoDispatchBelowADInplaceOrView below;
+  const Stack results = allocate_results(op, arguments);
+  enqueue(op, arguments, results);
+  stack->insert(stack->end(), results.begin(), results.end());
+}
+
+// Results whose shapes only the values tell: the program waits for the stream.
+void at_once(const c10::OperatorHandle& op, c10::DispatchKeySet, Stack* stack) {
+  const size_t count = op.schema().arguments().size();
+  Stack arguments(stack->end() - static_cast<std::ptrdiff_t>(count), stack->end());
+  torch::jit::drop(*stack, count);
+  const c10::cuda::OptionalCUDAGuard guard(device_of_call(arguments));
+  const at::AutoDispatchBelowADInplaceOrView below;
+  c10::cuda::getCurrentCUDAStream().synchronize();
+  Stack aliases;
+  for (const IValue& value : arguments) aliases.push_back(changed(value, host_alias, at::kCPU));
+  const Stack given = aliases;
+  op.callBoxed(aliases);
+  const auto returned = [&](const at::Tensor& t) {
+    for (size_t i = 0; i < given.size(); ++i) {
+      if (given[i].isTensor() && given[i].toTensor().is_same(t)) return arguments[i].toTensor();
+    }
+    return t.defined() ? t.to(at::kCUDA) : t;
+  };
+  for (const IValue& value : aliases) stack->push_back(changed(value, returned, at::kCUDA));
+}
+
+// Operators without a computation: allocation, views, and what moves bytes by the runtime's own
+// copies.
+bool stays(const c10::OperatorHandle& op) {
+  const std::string& name = op.operator_name().name;
+  static const char* const kept[] = {
+      "aten::empty",         "aten::empty_strided", "aten::_local_scalar_dense",
+      "aten::record_stream", "aten::is_pinned",     "aten::_pin_memory",
+      "aten::resize_",       "aten::_copy_from",    "aten::_copy_from_and_resize"};
+  if (std::find(std::begin(kept), std::end(kept), name) != std::end(kept)) return true;
+  if (name.rfind("aten::", 0) != 0 || name.rfind("aten::set_", 0) == 0) return true;
+  for (const c10::Argument& result : op.schema().returns()) {
+    if (result.alias_info() != nullptr && !result.alias_info()->isWrite()) return true;  // a view
+  }
+  return false;
+}
+
+bool has_meta(const c10::OperatorHandle& op) {
+  return op.hasKernelForDispatchKey(DispatchKey::Meta) ||
+         op.hasKernelForDispatchKey(DispatchKey::CompositeExplicitAutograd);
+}
+
+// Registrations live as long as the process.
+int replace_kernels() {
+  static std::vector<c10::RegistrationHandleRAII> registrations;
+  auto& dispatcher = c10::Dispatcher::singleton();
+  for (const c10::OperatorName& name : dispatcher.getAllOpNames()) {
+    const auto op = dispatcher.findSchema(name);
+    if (!op || !op->hasKernelForDispatchKey(DispatchKey::CUDA) || stays(*op)) continue;
+    auto kernel = has_meta(*op) ? c10::KernelFunction::makeFromBoxedFunction<&on_stream>()
+                                : c10::KernelFunction::makeFromBoxedFunction<&at_once>();
+    registrations.push_back(dispatcher.registerImpl(name, DispatchKey::CUDA, std::move(kernel), {},
+                                                    nullptr, "convoy stand-in"));
+  }
+  return static_cast<int>(registrations.size());
+}
+
+const int replaced = replace_kernels();
+
+}  // namespace
+}  // namespace convoy::standin
