@@ -21,7 +21,7 @@ def run(program, expect=0, **settings):
         libraries = f"{STANDIN}/libcudart.so.13 {STANDIN}/libcuda.so.1"
         env = dict(os.environ, LD_PRELOAD=libraries, CONVOY_STANDIN_REPORT=folder, CONVOY_STANDIN_GPUS="2",
                    **{f"CONVOY_STANDIN_{k}": str(v) for k, v in settings.items()})
-        done = subprocess.run([sys.executable, "-c", "import torch\n" + program], env=env, text=True, timeout=120,
+        done = subprocess.run([sys.executable, "-c", "import torch\n" + program], env=env, text=True, timeout=300,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         assert done.returncode == expect, f"exit code {done.returncode}:\n{done.stdout}"
         reports = [json.loads(p.read_text()) for p in pathlib.Path(folder).iterdir()]
