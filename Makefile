@@ -40,7 +40,7 @@ lint:
 # The address and undefined sanitizers see every test program, the command line and the workers it starts, leaks included (of a
 # forked rank too, tests/exit_rank.h). The thread sanitizer sees the engines; tests of the rest start no threads.
 ASAN_TESTS := ^(test|cli|launch_under_convoy)
-TSAN_TESTS := test_(host|link_[mf])
+TSAN_TESTS := test_(host|link_[mf]|standin_[so])
 sanitize: deps
 	@cmake --preset asan > /dev/null && cmake --build build/asan && ctest --preset asan -j 2 -R '$(ASAN_TESTS)'
 	@cmake --preset tsan > /dev/null && cmake --build build/tsan && ctest --preset tsan -R '$(TSAN_TESTS)'
