@@ -139,15 +139,15 @@ void LinkChannel::help(std::unique_lock<std::mutex>& lock, const MessagePtr& mes
   const int rank = message->peer;
   Peer& peer = *peers_[rank];
   if (peer.helped || peer.lost || left_) return;
-  peer.helped = true;
-  for (const Stream& stream : peer.streams) {
-    if (stream.fd) watch(rank, stream);
-  }
+  const auto set_helped = [&](bool helped) {
+    peer.helped = helped;
+    for (const Stream& stream : peer.streams) {
+      if (stream.fd) watch(rank, stream);
+    }
+  };
+  set_helped(true);
   serve(lock, message, until);
-  peer.helped = false;
-  for (const Stream& stream : peer.streams) {
-    if (stream.fd) watch(rank, stream);
-  }
+  set_helped(false);
 }
 
 void LinkChannel::serve(std::unique_lock<std::mutex>& lock, const MessagePtr& message,

@@ -15,11 +15,9 @@
 #include <sstream>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 namespace convoy::host {
@@ -32,18 +30,6 @@ constexpr int kCoresPerStream = 2;
 constexpr int kStreamsMax = 4;
 constexpr std::string_view kVersion = "2";  // of Endpoint's text
 
-std::string random_name() {
-  unsigned char bytes[16];
-  CONVOY_CHECK(getrandom(bytes, sizeof bytes, 0) == sizeof bytes, "no random bytes");
-  std::string name = "convoy-";
-  for (const unsigned char b : bytes) {
-    constexpr std::string_view kDigits = "0123456789abcdef";
-    name += kDigits[b >> 4];
-    name += kDigits[b & 15];
-  }
-  return name;
-}
-
 std::string machine_identity() {
   std::string boot;
   std::ifstream("/proc/sys/kernel/random/boot_id") >> boot;
@@ -53,13 +39,6 @@ std::string machine_identity() {
   const char* pretended = std::getenv("CONVOY_HOST_ID");
   return boot + "/" + (found ? std::to_string(network.st_ino) : "?") +
          (pretended != nullptr ? std::string("/") + pretended : "");
-}
-
-socklen_t abstract_address(const std::string& name, sockaddr_un* address) {
-  std::memset(address, 0, sizeof *address);
-  address->sun_family = AF_UNIX;
-  std::memcpy(address->sun_path + 1, name.data(), name.size());
-  return static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
 }
 
 Status send_descriptor(int socket, int fd) {
@@ -206,7 +185,7 @@ Status NodeImpl::start() {
   }
   if (host_id_.empty()) host_id_ = machine_identity();
   links_ = std::make_unique<TcpEndpoint>(options_.address);
-  socket_name_ = random_name();
+  socket_name_ = "convoy-" + random_hex();
   listener_.reset(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   sockaddr_un address;
   const socklen_t size = abstract_address(socket_name_, &address);

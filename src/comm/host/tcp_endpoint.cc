@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 #include <poll.h>
 #include <random>
@@ -48,19 +47,6 @@ void raise_descriptor_limit() {
   if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
   limit.rlim_cur = limit.rlim_max;
   ::setrlimit(RLIMIT_NOFILE, &limit);
-}
-
-uint64_t random_word() {
-  static std::random_device random;
-  return (static_cast<uint64_t>(random()) << 32) | static_cast<uint64_t>(random());
-}
-
-// Of the listener for ranks of this machine: nobody else's, and nothing that stays behind.
-std::string local_name() {
-  char name[64];
-  std::snprintf(name, sizeof name, "@convoy-link-%d-%016llx", ::getpid(),
-                static_cast<unsigned long long>(random_word()));
-  return name;
 }
 
 // Waits until `fd` is ready for `events`.
@@ -158,7 +144,8 @@ Status TcpEndpoint::start() {
     raise_descriptor_limit();
     CONVOY_ASSIGN_OR_RETURN(const std::string host, choose_address(wanted_));
     CONVOY_ASSIGN_OR_RETURN(listener_, tcp_listen(host, address_));
-    CONVOY_ASSIGN_OR_RETURN(local_listener_, tcp_listen(local_name(), local_address_));
+    const std::string local = "@convoy-link-" + std::to_string(::getpid()) + "-" + random_hex();
+    CONVOY_ASSIGN_OR_RETURN(local_listener_, tcp_listen(local, local_address_));
     CONVOY_RETURN_IF_ERROR(loop_.start());
     Status watched;
     loop_.run_now([&] {
@@ -174,9 +161,13 @@ Status TcpEndpoint::start() {
 }
 
 Hello TcpEndpoint::expect(Accepted accepted) {
+  std::random_device random;
+  const auto word = [&random] {
+    return (static_cast<uint64_t>(random()) << 32) | static_cast<uint64_t>(random());
+  };
   Hello token;
-  token.token_high = random_word();
-  token.token_low = random_word();
+  token.token_high = word();
+  token.token_low = word();
   loop_.run_now([&] {
     expected_[{token.token_high, token.token_low}] =
         std::make_shared<Accepted>(std::move(accepted));

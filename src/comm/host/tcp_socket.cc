@@ -1,6 +1,8 @@
 // Which address of this machine others use, and how sockets are set up. Knows nothing of ranks.
 #include "src/comm/host/tcp_socket.h"
 
+#include <convoy/base/check.h>
+
 #include <algorithm>
 #include <arpa/inet.h>
 #include <cerrno>
@@ -15,8 +17,8 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <sys/socket.h>
-#include <sys/un.h>
+#include <string_view>
+#include <sys/random.h>
 
 namespace convoy::host {
 namespace {
@@ -53,18 +55,12 @@ bool is_link_local(const sockaddr* address) {
          IN6_IS_ADDR_LINKLOCAL(&reinterpret_cast<const sockaddr_in6*>(address)->sin6_addr);
 }
 
-SocketAddress abstract_address(const std::string& name) {
-  SocketAddress address;
-  auto* local = reinterpret_cast<sockaddr_un*>(&address.storage);
-  local->sun_family = AF_UNIX;
-  const size_t bytes = std::min(name.size(), sizeof local->sun_path - 1);
-  std::memcpy(local->sun_path + 1, name.data(), bytes);  // behind a zero: not in the file system
-  address.length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + bytes);
-  return address;
-}
-
 Result<SocketAddress> resolve(const std::string& host, uint16_t port, int flags) {
-  if (host.rfind('@', 0) == 0) return abstract_address(host.substr(1));
+  if (host.rfind('@', 0) == 0) {
+    SocketAddress local;
+    local.length = abstract_address(host.substr(1), reinterpret_cast<sockaddr_un*>(&local.storage));
+    return local;
+  }
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = flags | AI_NUMERICSERV;
@@ -123,6 +119,26 @@ Result<std::string> named_address(const std::string& name, const std::string& wh
 }
 
 }  // namespace
+
+socklen_t abstract_address(const std::string& name, sockaddr_un* address) {
+  std::memset(address, 0, sizeof *address);
+  address->sun_family = AF_UNIX;
+  const size_t bytes = std::min(name.size(), sizeof address->sun_path - 1);
+  std::memcpy(address->sun_path + 1, name.data(), bytes);  // behind a zero
+  return static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + bytes);
+}
+
+std::string random_hex() {
+  unsigned char bytes[16];
+  CONVOY_CHECK(getrandom(bytes, sizeof bytes, 0) == sizeof bytes, "no random bytes");
+  std::string text;
+  for (const unsigned char b : bytes) {
+    constexpr std::string_view kDigits = "0123456789abcdef";
+    text += kDigits[b >> 4];
+    text += kDigits[b & 15];
+  }
+  return text;
+}
 
 std::string TcpAddress::to_string() const {
   if (is_local()) return host;
