@@ -21,8 +21,7 @@ typedef struct StandinRange {
 
 typedef struct StandinWork {
   const char* name;  // "ncclAllReduce", "aten::add_"; copied
-  // Runs on the stream's thread once all that it depends on is done. May block (a collective waits
-  // for its peers) as long as it looks at standin_stopping() now and then.
+  // Runs on the stream's thread once all that it depends on is done.
   void (*run)(void* context);
   void (*drop)(void* context);  // called once, after run() or instead of it; may be null
   void* context;
@@ -33,28 +32,19 @@ typedef struct StandinWork {
 // Queues the work on a cudaStream_t of the calling thread's current device and returns at once.
 // 0, or a cudaError_t.
 int standin_enqueue(void* stream, const StandinWork* work);
-// Whether the process ends, so that blocked work should give up.
-int standin_stopping(void);
-
 // Where stand-in work reads and writes device memory; other addresses come back unchanged.
 void* standin_alias(const void* address);
 // The device of an address, or -1.
 int standin_device_of(const void* address);
-
-// For other processes of the job: a file that they can map, and where in it an address lies.
-typedef struct StandinExport {
-  int pid;
-  int fd;           // in process `pid`: /proc/<pid>/fd/<fd>
-  uint64_t offset;  // of the address
-  uint64_t bytes;   // from there to the end of its allocation
-} StandinExport;
-int standin_export(const void* address, StandinExport* out);
 
 // Something that the program does wrong. `kind` is one of the report's names ("unknown kernel",
 // "host access", "unsynchronised use", "collective mismatch", ...). Equal texts are counted, not
 // repeated.
 void standin_finding(const char* kind, const char* text);
 
+// A finding for a call that the stand-in does not have. Returns 801, which is cudaErrorNotSupported
+// and CUDA_ERROR_NOT_SUPPORTED.
+int standin_unsupported(const char* call);
 // Writes this process's findings and peaks to CONVOY_STANDIN_REPORT; also happens at exit.
 void standin_write_report(void);
 

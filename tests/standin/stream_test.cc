@@ -19,7 +19,7 @@ std::shared_ptr<Stream> make(uint64_t id, Schedule schedule = {}) {
 }
 
 Task task(std::function<void()> run, std::vector<Ticket> after = {}) {
-  return {"test", std::move(run), std::move(after)};
+  return {std::move(run), std::move(after)};
 }
 
 // Held tasks stay held unless somebody asks for them: no test depends on the machine's speed.

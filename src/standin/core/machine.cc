@@ -41,11 +41,6 @@ int64_t now_ns() {
   return std::chrono::steady_clock::now().time_since_epoch().count();
 }
 
-void join_into(OrderChecker::Clock& clock, const OrderChecker::Clock& other) {
-  if (clock.size() < other.size()) clock.resize(other.size());
-  for (size_t i = 0; i < other.size(); ++i) clock[i] = std::max(clock[i], other[i]);
-}
-
 std::string quoted(const std::string& text) {
   std::string out = "\"";
   for (const char c : text) {
@@ -119,16 +114,15 @@ Ticket Machine::enqueue(StreamHandle* stream, std::string name,
                         std::vector<OrderChecker::Access> accesses, std::function<void()> run) {
   const std::lock_guard lock(mutex_);
   Task task;
-  task.name = name;
   task.run = std::move(run);
   task.after = std::exchange(stream->after, {});
   OrderChecker::Clock after = std::exchange(stream->after_clock, {});
-  join_into(after, order_.clock(OrderChecker::kHost));
+  OrderChecker::merge_clock(after, order_.clock(OrderChecker::kHost));
   // The null stream comes after all blocking streams of its device, and they come after it.
   StreamHandle* null = null_streams_[static_cast<size_t>(stream->stream->device())];
   const auto comes_after = [&](StreamHandle* other) {
     task.after.push_back(other->stream->last());
-    join_into(after, order_.clock(other->actor));
+    OrderChecker::merge_clock(after, order_.clock(other->actor));
   };
   if (stream == null) {
     for (const auto& other : streams_) {
@@ -192,7 +186,7 @@ void Machine::stream_wait(StreamHandle* stream, const EventHandle& event) {
   if (!event.recorded) return;  // as CUDA: an event that was never recorded holds nobody
   const std::lock_guard lock(mutex_);
   stream->after.push_back(event.ticket);
-  join_into(stream->after_clock, event.clock);
+  OrderChecker::merge_clock(stream->after_clock, event.clock);
 }
 
 bool Machine::is_reached(const EventHandle& event) {
@@ -227,11 +221,8 @@ bool Machine::is_pinned(const void* data, size_t bytes) {
   return at + bytes <= found->first + found->second;
 }
 
-void Machine::host_access(const std::string& name, std::vector<OrderChecker::Access> accesses) {
-  std::vector<std::string> texts;
-  const std::lock_guard lock(mutex_);
-  order_.perform(OrderChecker::kHost, name, accesses, {}, texts);
-  report_findings(texts);
+bool Machine::is_tracked(const void* data, size_t bytes) {
+  return device_of(data) >= 0 || is_pinned(data, bytes);
 }
 
 void Machine::report_findings(const std::vector<std::string>& texts) {

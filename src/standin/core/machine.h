@@ -4,6 +4,7 @@
 #include "src/standin/core/order.h"
 #include "src/standin/core/stream.h"
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -71,8 +72,8 @@ class Machine {
   void pin(const void* data, size_t bytes);
   bool unpin(const void* data);
   bool is_pinned(const void* data, size_t bytes);
-  // The program touches memory by a call that the stand-in sees.
-  void host_access(const std::string& name, std::vector<OrderChecker::Access> accesses);
+  // Memory whose accesses can be ordered: of a device, or pinned.
+  bool is_tracked(const void* data, size_t bytes);
   // Bytes that got a new owner.
   void forget(const void* data, size_t bytes) { order_.forget(data, bytes); }
 

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -52,8 +51,6 @@ class DeviceMemory {
   std::vector<Allocation> alive() const;
   // Damaged red zones of all living allocations, as texts.
   std::vector<std::string> check() const;
-  int fd() const { return fd_; }
-  uintptr_t begin() const { return begin_; }
 
   static constexpr unsigned char kFreshByte = 0xa5;  // as float: -2.9e-16, as index: out of bounds
   static constexpr unsigned char kFreedByte = 0xdb;

@@ -6,14 +6,11 @@
 #include <iterator>
 
 namespace convoy::standin {
-namespace {
 
-void join_into(OrderChecker::Clock& clock, const OrderChecker::Clock& other) {
+void OrderChecker::merge_clock(Clock& clock, const Clock& other) {
   if (clock.size() < other.size()) clock.resize(other.size());
   for (size_t i = 0; i < other.size(); ++i) clock[i] = std::max(clock[i], other[i]);
 }
-
-}  // namespace
 
 OrderChecker::Actor OrderChecker::add(std::string name) {
   const std::lock_guard lock(mutex_);
@@ -64,7 +61,7 @@ OrderChecker::Clock OrderChecker::perform(Actor actor, const std::string& task,
                                           std::vector<std::string>& findings) {
   const std::lock_guard lock(mutex_);
   Clock& clock = clocks_[actor];
-  join_into(clock, after);
+  merge_clock(clock, after);
   const Event now{actor, ++clock[actor], task};
   std::vector<Event> told;
   for (const Access& access : accesses) {
@@ -150,7 +147,7 @@ std::string OrderChecker::text(const Event& before, const Event& now, bool was_w
 
 void OrderChecker::join(Actor actor, const Clock& clock) {
   const std::lock_guard lock(mutex_);
-  join_into(clocks_[actor], clock);
+  merge_clock(clocks_[actor], clock);
 }
 
 OrderChecker::Clock OrderChecker::clock(Actor actor) const {

@@ -20,6 +20,8 @@ class OrderChecker {
   using Actor = uint32_t;  // 0 is the host, others are streams
   using Clock = std::vector<uint64_t>;
   static constexpr Actor kHost = 0;
+  // `clock` knows from then on what `other` knows.
+  static void merge_clock(Clock& clock, const Clock& other);
 
   struct Access {
     const void* data = nullptr;

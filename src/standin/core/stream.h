@@ -29,7 +29,6 @@ struct Ticket {
 };
 
 struct Task {
-  std::string name;
   std::function<void()> run;
   std::vector<Ticket> after;
 };

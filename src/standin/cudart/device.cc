@@ -1,5 +1,6 @@
 // Devices, errors and versions.
 #include "src/standin/cudart/runtime.h"
+#include "src/standin/standin.h"
 
 #include <cstdio>
 #include <cstring>
@@ -18,11 +19,9 @@ cudaError_t answer(cudaError_t error) {
   return error;
 }
 
-cudaError_t unsupported(const char* call) {
-  machine().finding(
-      "unsupported call",
-      std::string(call) + " is not part of the stand-in: what needs it can't be rehearsed");
-  return answer(cudaErrorNotSupported);
+int unsupported_call(const char* name);
+int unsupported_call(const char* name) {
+  return answer(static_cast<cudaError_t>(standin_unsupported(name)));
 }
 
 Machine& machine() {

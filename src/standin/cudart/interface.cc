@@ -2,7 +2,6 @@
 #include "src/standin/cudart/runtime.h"
 #include "src/standin/standin.h"
 
-#include <atomic>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -11,14 +10,8 @@
 
 namespace convoy::standin {
 
-int unsupported_call(const char* name);
-int unsupported_call(const char* name) {
-  return unsupported(name);
-}
-
 namespace {
 
-std::atomic<int> stopping{0};
 struct sigaction before {};
 
 // A program that touches device memory itself. Ends as it would on a GPU, but says why.
@@ -58,10 +51,7 @@ struct Guard {
     action.sa_sigaction = on_fault;
     action.sa_flags = SA_SIGINFO | SA_NODEFER;
     ::sigaction(SIGSEGV, &action, &before);
-    std::atexit([] {
-      stopping = 1;
-      standin_write_report();
-    });
+    std::atexit(standin_write_report);
   }
 };
 const Guard guard;
@@ -77,8 +67,9 @@ int standin_enqueue(void* stream, const StandinWork* work) {
   std::vector<OrderChecker::Access> accesses;
   for (size_t i = 0; i < work->n_ranges; ++i) {
     const StandinRange& range = work->ranges[i];
-    const bool seen = device_of(range.data) >= 0 || machine().is_pinned(range.data, range.bytes);
-    if (seen) accesses.push_back({range.data, range.bytes, range.write != 0});
+    if (machine().is_tracked(range.data, range.bytes)) {
+      accesses.push_back({range.data, range.bytes, range.write != 0});
+    }
   }
   // The context goes when the task does, run or not.
   const std::shared_ptr<void> context(work->context, [drop = work->drop](void* c) {
@@ -89,10 +80,6 @@ int standin_enqueue(void* stream, const StandinWork* work) {
   return cudaSuccess;
 }
 
-int standin_stopping(void) {
-  return stopping;
-}
-
 void* standin_alias(const void* address) {
   return alias_of(address);
 }
@@ -101,21 +88,15 @@ int standin_device_of(const void* address) {
   return device_of(address);
 }
 
-int standin_export(const void* address, StandinExport* out) {
-  const int device = device_of(address);
-  Allocation allocation;
-  bool inside = false;
-  const auto at = reinterpret_cast<uintptr_t>(address);
-  if (device < 0 || !machine().memory(device).find(at, allocation, inside) || !inside) {
-    return cudaErrorInvalidValue;
-  }
-  const DeviceMemory& memory = machine().memory(device);
-  *out = {::getpid(), memory.fd(), at - memory.begin(), allocation.begin + allocation.bytes - at};
-  return cudaSuccess;
-}
-
 void standin_finding(const char* kind, const char* text) {
   machine().finding(kind, text);
+}
+
+int standin_unsupported(const char* call) {
+  const std::string text =
+      std::string(call) + " is not part of the stand-in: what needs it can't be rehearsed";
+  machine().finding("unsupported call", text);
+  return cudaErrorNotSupported;
 }
 
 void standin_write_report(void) {

@@ -13,15 +13,11 @@ constexpr size_t kPage = 4096;
 
 using Accesses = std::vector<OrderChecker::Access>;
 
-bool known(const void* data, size_t bytes) {
-  return device_of(data) >= 0 || machine().is_pinned(data, bytes);
-}
-
-// What of a copy the order checker can follow: device and pinned memory.
+// What of a copy the order checker can follow.
 Accesses accesses_of(const void* to, const void* from, size_t bytes) {
   Accesses all;
-  if (known(from, bytes)) all.push_back({from, bytes, false});
-  if (known(to, bytes)) all.push_back({to, bytes, true});
+  if (machine().is_tracked(from, bytes)) all.push_back({from, bytes, false});
+  if (machine().is_tracked(to, bytes)) all.push_back({to, bytes, true});
   return all;
 }
 
@@ -31,7 +27,8 @@ cudaError_t copy(const char* name, void* to, const void* from, size_t bytes, Str
                  bool wait) {
   if (bytes == 0) return cudaSuccess;
   if (to == nullptr || from == nullptr) return answer(cudaErrorInvalidValue);
-  const bool to_program = !known(to, bytes), from_program = !known(from, bytes);
+  const bool to_program = !machine().is_tracked(to, bytes),
+             from_program = !machine().is_tracked(from, bytes);
   std::shared_ptr<std::vector<char>> taken;
   if (from_program) {
     const auto* data = static_cast<const char*>(from);

@@ -17,8 +17,6 @@ struct ThreadState {
 
 // Remembers and returns the error.
 cudaError_t answer(cudaError_t error);
-// A call that the stand-in does not have: a finding, and cudaErrorNotSupported.
-cudaError_t unsupported(const char* call);
 // The machine, unless it has no devices.
 Machine& machine();
 int current_device();

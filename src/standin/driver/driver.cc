@@ -9,23 +9,12 @@
 
 namespace {
 
-CUresult unsupported(const char* call) {
-  char text[200];
-  std::strcpy(text, call);
-  std::strcat(text, " is not part of the stand-in: what needs it can't be rehearsed");
-  standin_finding("unsupported call", text);
-  return CUDA_ERROR_NOT_SUPPORTED;
-}
-
 // One context for each device; the handle is only compared.
 CUcontext context_of(int device) {
   return reinterpret_cast<CUcontext>(static_cast<uintptr_t>(device) + 1);
 }
 
 }  // namespace
-
-#undef cuLinkCreate
-#undef cuLinkAddData
 
 extern "C" {
 
@@ -117,7 +106,7 @@ CUresult cuPointerGetAttribute(void* value, CUpointer_attribute attribute, CUdev
       *static_cast<unsigned*>(value) = CU_MEMORYTYPE_DEVICE;
       return CUDA_SUCCESS;
     default:
-      return unsupported("cuPointerGetAttribute");
+      return static_cast<CUresult>(standin_unsupported("cuPointerGetAttribute"));
   }
 }
 

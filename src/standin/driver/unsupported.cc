@@ -1,12 +1,10 @@
 // What libcaffe2_nvrtc imports and the stand-in does not have. Declared without arguments, which
 // the calling convention allows; hence no CUDA header here.
-extern "C" void standin_finding(const char* kind, const char* text);
+#include "src/standin/standin.h"
 
-#define CONVOY_UNSUPPORTED(name)                                                             \
-  extern "C" int name() {                                                                    \
-    standin_finding("unsupported call",                                                      \
-                    #name " is not part of the stand-in: what needs it can't be rehearsed"); \
-    return 801; /* CUDA_ERROR_NOT_SUPPORTED */                                               \
+#define CONVOY_UNSUPPORTED(name)       \
+  extern "C" int name() {              \
+    return standin_unsupported(#name); \
   }
 
 CONVOY_UNSUPPORTED(cuFuncGetAttribute)

@@ -172,10 +172,15 @@ Stack allocate_results(const c10::OperatorHandle& op, const Stack& arguments) {
   return results;
 }
 
-void on_stream(const c10::OperatorHandle& op, c10::DispatchKeySet, Stack* stack) {
+Stack take_arguments(const c10::OperatorHandle& op, Stack* stack) {
   const size_t count = op.schema().arguments().size();
-  const Stack arguments(stack->end() - static_cast<std::ptrdiff_t>(count), stack->end());
+  Stack arguments(stack->end() - static_cast<std::ptrdiff_t>(count), stack->end());
   torch::jit::drop(*stack, count);
+  return arguments;
+}
+
+void on_stream(const c10::OperatorHandle& op, c10::DispatchKeySet, Stack* stack) {
+  const Stack arguments = take_arguments(op, stack);
   const c10::cuda::OptionalCUDAGuard guard(device_of_call(arguments));
   const at::AutoDispatchBelowADInplaceOrView below;
   const Stack results = allocate_results(op, arguments);
@@ -185,9 +190,7 @@ void on_stream(const c10::OperatorHandle& op, c10::DispatchKeySet, Stack* stack)
 
 // Results whose shapes only the values tell: the program waits for the stream.
 void at_once(const c10::OperatorHandle& op, c10::DispatchKeySet, Stack* stack) {
-  const size_t count = op.schema().arguments().size();
-  Stack arguments(stack->end() - static_cast<std::ptrdiff_t>(count), stack->end());
-  torch::jit::drop(*stack, count);
+  const Stack arguments = take_arguments(op, stack);
   const c10::cuda::OptionalCUDAGuard guard(device_of_call(arguments));
   const at::AutoDispatchBelowADInplaceOrView below;
   c10::cuda::getCurrentCUDAStream().synchronize();
