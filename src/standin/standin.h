@@ -37,6 +37,22 @@ void* standin_alias(const void* address);
 // The device of an address, or -1.
 int standin_device_of(const void* address);
 
+// A device of a process of this machine, as another process of it reaches it. Plain bytes.
+typedef struct StandinPeerDevice {
+  int pid;
+  int fd;
+  int device;
+  uint64_t inode;
+  uint64_t bytes;
+} StandinPeerDevice;
+// False (0): there is no such device.
+int standin_export_device(int device, StandinPeerDevice* out);
+// Where the peer's device begins in this process: a device address, for standin_alias. Null and a
+// text in `why` when the peer has gone or can't be reached.
+void* standin_open_peer(const StandinPeerDevice* peer, char* why, size_t why_bytes);
+// The device's first address in its own process.
+void* standin_device_base(int device);
+
 // Something that the program does wrong. `kind` is one of the report's names ("unknown kernel",
 // "host access", "unsynchronised use", "collective mismatch", ...). Equal texts are counted, not
 // repeated.

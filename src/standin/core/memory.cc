@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 namespace convoy::standin {
@@ -53,6 +54,12 @@ DeviceMemory::~DeviceMemory() {
   ::munmap(reinterpret_cast<void*>(begin_), mapped_);
   ::munmap(reinterpret_cast<void*>(begin_ + kAliasOffset), mapped_);
   ::close(fd_);
+}
+
+StandinPeerDevice DeviceMemory::exported() const {
+  struct stat file {};
+  if (::fstat(fd_, &file) != 0) give_up("no file status", device_, errno);
+  return {static_cast<int>(::getpid()), fd_, device_, file.st_ino, mapped_};
 }
 
 uintptr_t DeviceMemory::allocate(size_t bytes, std::string owner) {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include "src/standin/standin.h"
+
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -20,6 +22,10 @@ constexpr uintptr_t kDeviceBase =
 constexpr uintptr_t kDeviceStride = 0x4000000000;  // 256 GiB for each device
 constexpr uintptr_t kAliasOffset = 0x80000000000;  // from a device address to its alias
 constexpr int kDevicesMax = 16;
+// Devices of other processes (peer_memory.h).
+constexpr uintptr_t kPeersBegin = kDeviceBase + kDevicesMax * kDeviceStride;
+constexpr uintptr_t kPeersEnd = kDeviceBase + kAliasOffset;
+int peer_device_of(uintptr_t address);  // -1: none is mapped there
 
 struct Allocation {
   uintptr_t begin = 0;  // device address
@@ -44,6 +50,9 @@ class DeviceMemory {
   bool release(uintptr_t address, std::string& damage);
   // The allocation that an address lies in, or the one whose red zone it touches (`inside` false).
   bool find(uintptr_t address, Allocation& found, bool& inside) const;
+
+  // How other processes reach it.
+  StandinPeerDevice exported() const;
 
   size_t capacity() const { return capacity_; }
   size_t used() const;
@@ -73,16 +82,22 @@ class DeviceMemory {
   uint64_t numbers_ = 0;
 };
 
+inline bool is_device_address(const void* address) {
+  const auto at = reinterpret_cast<uintptr_t>(address);
+  return at >= kDeviceBase && at < kPeersEnd;
+}
+
 inline int device_of(const void* address) {
   const auto at = reinterpret_cast<uintptr_t>(address);
-  if (at < kDeviceBase || at >= kDeviceBase + kDevicesMax * kDeviceStride) return -1;
+  if (!is_device_address(address)) return -1;
+  if (at >= kPeersBegin) return peer_device_of(at);
   return static_cast<int>((at - kDeviceBase) / kDeviceStride);
 }
 
 // Where the stand-in may touch what a device address names; host addresses come back unchanged.
 inline void* alias_of(const void* address) {
   const auto at = reinterpret_cast<uintptr_t>(address);
-  return reinterpret_cast<void*>(device_of(address) < 0 ? at : at + kAliasOffset);
+  return reinterpret_cast<void*>(is_device_address(address) ? at + kAliasOffset : at);
 }
 
 }  // namespace convoy::standin

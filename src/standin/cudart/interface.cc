@@ -1,4 +1,5 @@
 // standin.h for the other stand-ins, and the report at the end.
+#include "src/standin/core/peer_memory.h"
 #include "src/standin/cudart/runtime.h"
 #include "src/standin/standin.h"
 
@@ -86,6 +87,23 @@ void* standin_alias(const void* address) {
 
 int standin_device_of(const void* address) {
   return device_of(address);
+}
+
+int standin_export_device(int device, StandinPeerDevice* out) {
+  if (!valid_device(device)) return 0;
+  *out = machine().memory(device).exported();
+  return 1;
+}
+
+void* standin_open_peer(const StandinPeerDevice* peer, char* why, size_t why_bytes) {
+  std::string text;
+  const uintptr_t begin = open_peer(*peer, text);
+  if (begin == 0) std::snprintf(why, why_bytes, "%s", text.c_str());
+  return reinterpret_cast<void*>(begin);
+}
+
+void* standin_device_base(int device) {
+  return reinterpret_cast<void*>(kDeviceBase + static_cast<uintptr_t>(device) * kDeviceStride);
 }
 
 void standin_finding(const char* kind, const char* text) {
