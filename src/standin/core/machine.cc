@@ -7,12 +7,15 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
+#include <unistd.h>
 #include <utility>
 
 namespace convoy::standin {
 namespace {
 
-constexpr uint64_t kFindingsShown = 3;  // of one text; the report has the count
+constexpr uint64_t kFindingsShown = 3;   // of one text; the report has the count
+constexpr size_t kFindingsWritten = 64;  // at once; later ones at exit
 
 const char* variable(const char* name) {
   const char* value = std::getenv(name);
@@ -45,10 +48,12 @@ std::string quoted(const std::string& text) {
   std::string out = "\"";
   for (const char c : text) {
     if (c == '"' || c == '\\') out += '\\';
-    if (static_cast<unsigned char>(c) >= 0x20) out += c;
+    out += static_cast<unsigned char>(c) >= 0x20 ? c : ' ';
   }
   return out + '"';
 }
+
+std::atomic<Machine*> made{nullptr};
 
 }  // namespace
 
@@ -72,11 +77,20 @@ Settings Settings::from_environment() {
 
 Machine& Machine::get() {
   // Never destroyed: libraries call into CUDA from their own destructors.
-  static auto* machine = new Machine(Settings::from_environment());
+  static Machine* machine = [] {
+    auto* machine = new Machine(Settings::from_environment());
+    machine->write_report(false);
+    made = machine;
+    return machine;
+  }();
   return *machine;
 }
 
-Machine::Machine(Settings settings) : settings_(std::move(settings)) {
+Machine* Machine::existing() {
+  return made;
+}
+
+Machine::Machine(Settings settings) : settings_(std::move(settings)), process_(::getpid()) {
   for (int d = 0; d < settings_.devices; ++d) {
     memories_.push_back(std::make_unique<DeviceMemory>(d, settings_.capacity));
     null_streams_.push_back(make_stream(d, true, 0));
@@ -231,6 +245,10 @@ void Machine::report_findings(const std::vector<std::string>& texts) {
 
 void Machine::finding(const std::string& kind, const std::string& text) {
   const std::lock_guard lock(mutex_);
+  if (!is_own_process()) {
+    findings_.clear();
+    process_ = ::getpid();
+  }
   const auto same = std::find_if(findings_.begin(), findings_.end(), [&](const Finding& f) {
     return f.kind == kind && f.text == text;
   });
@@ -238,20 +256,46 @@ void Machine::finding(const std::string& kind, const std::string& text) {
   if (++found.count <= kFindingsShown) {
     std::fprintf(stderr, "convoy stand-in: %s: %s\n", kind.c_str(), text.c_str());
   }
+  if (found.count == 1 && findings_.size() <= kFindingsWritten) write_report(false);
 }
 
-std::string Machine::report() {
+bool Machine::is_own_process() const {
+  return process_ == ::getpid();
+}
+
+void Machine::write_report(bool ended) {
+  if (settings_.report.empty()) return;
   const std::lock_guard lock(mutex_);
-  std::string out = "{\"devices\": [";
+  const std::string path = settings_.report + "/" + std::to_string(::getpid()) + ".json";
+  const std::string whole = report(ended);
+  std::ofstream(path + ".new") << whole << '\n';
+  std::rename((path + ".new").c_str(), path.c_str());  // never half a report
+}
+
+std::string Machine::report(bool ended) {
+  const std::lock_guard lock(mutex_);
+  std::string out = std::string("{\"ended\": ") + (ended ? "true" : "false") + ", \"devices\": [";
   for (int d = 0; d < devices(); ++d) {
     const auto alive = memory(d).alive();
     size_t bytes = 0;
-    for (const Allocation& a : alive) bytes += a.bytes;
+    std::map<std::string, std::pair<size_t, size_t>> owners;  // to number and bytes
+    for (const Allocation& a : alive) {
+      bytes += a.bytes;
+      auto& [number, sum] = owners[a.owner];
+      ++number;
+      sum += a.bytes;
+    }
     out += (d == 0 ? "" : ", ") + std::string("{\"device\": ") + std::to_string(d) +
            ", \"capacity\": " + std::to_string(memory(d).capacity()) +
            ", \"peak\": " + std::to_string(memory(d).peak()) +
            ", \"alive\": " + std::to_string(alive.size()) +
-           ", \"alive_bytes\": " + std::to_string(bytes) + "}";
+           ", \"alive_bytes\": " + std::to_string(bytes) + ", \"owners\": [";
+    for (const auto& [owner, count] : owners) {
+      out += (out.back() == '[' ? "" : ", ") + std::string("{\"owner\": ") + quoted(owner) +
+             ", \"count\": " + std::to_string(count.first) +
+             ", \"bytes\": " + std::to_string(count.second) + "}";
+    }
+    out += "]}";
   }
   out += "], \"findings\": [";
   for (size_t i = 0; i < findings_.size(); ++i) {

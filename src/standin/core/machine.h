@@ -44,7 +44,8 @@ struct EventHandle {
 
 class Machine {
  public:
-  static Machine& get();  // lives until the process ends
+  static Machine& get();       // lives until the process ends
+  static Machine* existing();  // null until somebody has called get()
   explicit Machine(Settings settings);
 
   const Settings& settings() const { return settings_; }
@@ -78,8 +79,14 @@ class Machine {
   void forget(const void* data, size_t bytes) { order_.forget(data, bytes); }
 
   void finding(const std::string& kind, const std::string& text);
-  // Of this process, as JSON; also written to the report folder at exit.
-  std::string report();
+  // Of this process, as JSON. `ended`: nothing will be added any more.
+  std::string report(bool ended);
+  // Writes the report to the report folder, if there is one: when the machine is made, with each
+  // new finding (the process may be killed at any time), and at exit. A forked child has findings
+  // of its own only.
+  void write_report(bool ended);
+  // False in a forked child that has found nothing.
+  bool is_own_process() const;
 
  private:
   struct Finding {
@@ -97,6 +104,7 @@ class Machine {
   uint64_t next_stream_ = 0;
   std::map<uintptr_t, size_t> pinned_;
   std::vector<Finding> findings_;
+  int process_;  // whose findings these are
 };
 
 }  // namespace convoy::standin

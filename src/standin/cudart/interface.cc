@@ -6,8 +6,6 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
-#include <fstream>
-#include <unistd.h>
 
 namespace convoy::standin {
 
@@ -18,7 +16,7 @@ struct sigaction before {};
 // A program that touches device memory itself. Ends as it would on a GPU, but says why.
 void on_fault(int signal, siginfo_t* info, void* context) {
   const int device = device_of(info->si_addr);
-  if (device >= 0 && device < Machine::get().devices()) {
+  if (Machine::existing() != nullptr && device >= 0 && device < Machine::get().devices()) {
     Allocation allocation;
     bool inside = false;
     char text[300];
@@ -118,13 +116,13 @@ int standin_unsupported(const char* call) {
 }
 
 void standin_write_report(void) {
-  Machine& m = machine();
-  for (int d = 0; d < m.devices(); ++d) {
-    for (const std::string& damage : m.memory(d).check()) m.finding("out of bounds", damage);
+  Machine* m = Machine::existing();
+  // Children that were forked tell what they themselves found; programs that used nothing, nothing.
+  if (m == nullptr || !m->is_own_process()) return;
+  for (int d = 0; d < m->devices(); ++d) {
+    for (const std::string& damage : m->memory(d).check()) m->finding("out of bounds", damage);
   }
-  if (m.settings().report.empty()) return;
-  std::ofstream out(m.settings().report + "/" + std::to_string(::getpid()) + ".json");
-  out << m.report() << '\n';
+  m->write_report(true);
 }
 
 }  // extern "C"

@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <dlfcn.h>
 
 using namespace convoy::standin;
 
@@ -49,11 +50,19 @@ cudaError_t fill(const char* name, void* to, int value, size_t bytes, StreamHand
   return cudaSuccess;
 }
 
-cudaError_t allocate(void** data, size_t bytes, const char* name) {
+// "cudaMalloc by libc10_cuda.so": whose allocation it is, also when the program has ended.
+std::string owner(const char* call, const void* from) {
+  Dl_info library;
+  if (::dladdr(from, &library) == 0 || library.dli_fname == nullptr) return call;
+  const std::string path = library.dli_fname;
+  return std::string(call) + " by " + path.substr(path.rfind('/') + 1);
+}
+
+cudaError_t allocate(void** data, size_t bytes, const char* call, const void* from) {
   *data = nullptr;
   if (machine().devices() == 0) return answer(cudaErrorNoDevice);
   if (bytes == 0) return cudaSuccess;
-  const uintptr_t at = machine().memory(current_device()).allocate(bytes, name);
+  const uintptr_t at = machine().memory(current_device()).allocate(bytes, owner(call, from));
   if (at == 0) return answer(cudaErrorMemoryAllocation);
   *data = reinterpret_cast<void*>(at);
   machine().forget(*data, bytes);
@@ -82,7 +91,7 @@ cudaError_t give_back(void* data) {
 extern "C" {
 
 cudaError_t cudaMalloc(void** data, size_t bytes) {
-  return allocate(data, bytes, "cudaMalloc");
+  return allocate(data, bytes, "cudaMalloc", __builtin_return_address(0));
 }
 
 cudaError_t cudaFree(void* data) {
@@ -94,7 +103,7 @@ cudaError_t cudaFree(void* data) {
 }
 
 cudaError_t cudaMallocAsync(void** data, size_t bytes, cudaStream_t) {
-  return allocate(data, bytes, "cudaMallocAsync");
+  return allocate(data, bytes, "cudaMallocAsync", __builtin_return_address(0));
 }
 
 cudaError_t cudaFreeAsync(void* data, cudaStream_t stream) {
