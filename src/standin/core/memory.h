@@ -24,9 +24,10 @@ constexpr uintptr_t kDeviceBase = 0x400000000000;
 constexpr uintptr_t kDeviceStride = 0x4000000000;  // 256 GiB for each device
 constexpr uintptr_t kAliasOffset = 0x80000000000;  // from a device address to its alias
 constexpr int kDevicesMax = 16;
-// Devices of other processes (peer_memory.h).
-constexpr uintptr_t kPeersBegin = kDeviceBase + kDevicesMax * kDeviceStride;
-constexpr uintptr_t kPeersEnd = kDeviceBase + kAliasOffset;
+// Devices of other processes (peer_memory.h): clear of the above, its aliases and
+// position-independent programs at 0x55... and 0x56...
+constexpr uintptr_t kPeersBegin = 0x680000000000;
+constexpr uintptr_t kPeersEnd = 0x6c0000000000;
 int peer_device_of(uintptr_t address);  // -1: none is mapped there
 
 struct Allocation {
@@ -86,7 +87,8 @@ class DeviceMemory {
 
 inline bool is_device_address(const void* address) {
   const auto at = reinterpret_cast<uintptr_t>(address);
-  return at >= kDeviceBase && at < kPeersEnd;
+  return (at >= kDeviceBase && at < kDeviceBase + kDevicesMax * kDeviceStride) ||
+         (at >= kPeersBegin && at < kPeersEnd);
 }
 
 inline int device_of(const void* address) {
