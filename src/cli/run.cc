@@ -20,6 +20,10 @@ struct RunArguments {
   std::vector<std::string> environment;
   int port = 0;
   bool no_prefix = false;
+  bool rehearse = false;
+  int gpus = 0;
+  std::string gpu_memory = "2GiB";
+  std::string seed = "0";
 };
 
 constexpr const char* kFooter = R"(Examples:
@@ -32,6 +36,8 @@ constexpr const char* kFooter = R"(Examples:
   convoy run -n 2 --env CONVOY_LOG=debug --output /tmp/try -- ./train
   convoy run -n 2 --json -- ./train | jq
       one JSON line at the start, for each rank's end, and at the end
+  convoy run -n 4 --rehearse --seed 1 -- python train.py
+      no GPU: 4 ranks on 4 simulated ones, and at the end what the program did wrong
 
 Ctrl-C asks all ranks to end and kills them after the grace time; a second one kills at once.
 When a rank dies, the others are ended within 1 s and its last lines are shown.
@@ -42,6 +48,7 @@ Exit codes:
   64   bad option or input; nothing was started
   69   the port is in use
   70   the launcher itself failed
+  76   every rank ended with 0, and the rehearsal found mistakes
   126  PROGRAM is not executable       127  there is no such PROGRAM
   130  ended by Ctrl-C (143: SIGTERM, 129: SIGHUP)
 The variables that ranks find: `convoy env`.)";
@@ -81,6 +88,14 @@ Status complete(const Invocation& invocation, RunArguments* arguments) {
       return {Code::kInvalidArgument, "--env is '" + entry + "', but must be NAME=VALUE."};
     }
     options.environment.emplace_back(entry.substr(0, equals), entry.substr(equals + 1));
+  }
+  if (arguments->rehearse) {
+    launch::Rehearsal& rehearsal = options.rehearsal.emplace();
+    rehearsal.gpus = arguments->gpus;
+    CONVOY_ASSIGN_OR_RETURN(rehearsal.gpu_memory,
+                            parse_bytes("--gpu-memory", arguments->gpu_memory));
+    CONVOY_ASSIGN_OR_RETURN(const int64_t seed, parse_integer("--seed", arguments->seed, 0));
+    rehearsal.seed = static_cast<uint64_t>(seed);
   }
   if (!options.mesh.empty()) {
     CONVOY_ASSIGN_OR_RETURN(const Mesh mesh,
@@ -140,6 +155,19 @@ void add_run(CLI::App& root, Invocation& invocation) {
       ->check(CLI::Range(0, 99999))
       ->type_name("K")
       ->needs(rendezvous);
+  CLI::Option* rehearse = app->add_flag("--rehearse", arguments->rehearse,
+                                        "without GPUs, on a stand-in that looks for mistakes");
+  app->add_option("--gpus", arguments->gpus, "simulated GPUs; default: one for each rank")
+      ->check(CLI::Range(1, 16))
+      ->type_name("G")
+      ->needs(rehearse);
+  app->add_option("--gpu-memory", arguments->gpu_memory, "of each of them; default: 2GiB")
+      ->type_name("SIZE")
+      ->needs(rehearse);
+  app->add_option("--seed", arguments->seed,
+                  "delays and reorders what CUDA leaves open; default: 0, nothing is held back")
+      ->type_name("S")
+      ->needs(rehearse);
   app->footer(kFooter);
   app->callback(
       [&invocation, arguments] { invocation.exit_code = run(invocation, arguments.get()); });

@@ -2,6 +2,7 @@
 // their pidfds are served in the order in which they became readable.
 #include "src/launch/job.h"
 
+#include "src/launch/rehearsal.h"
 #include <convoy/base/log.h>
 #include <convoy/base/socket.h>
 #include <convoy/base/units.h>
@@ -40,7 +41,8 @@ std::vector<std::string> rank_environment(const Plan& plan, int local) {
     if (equals == std::string::npos || entry.starts_with("TORCHELASTIC_")) continue;
     values[entry.substr(0, equals)] = entry.substr(equals + 1);
   }
-  values["RANK"] = number(o.node_rank * o.ranks + local);
+  const int global = o.node_rank * o.ranks + local;
+  values["RANK"] = number(global);
   values["WORLD_SIZE"] = number(o.nodes * o.ranks);
   values["LOCAL_RANK"] = number(local);
   values["LOCAL_WORLD_SIZE"] = number(o.ranks);
@@ -55,6 +57,9 @@ std::vector<std::string> rank_environment(const Plan& plan, int local) {
   // When rank 0 fails early, torch's store would warn with a page of addresses on all other ranks.
   values.emplace("TORCH_CPP_LOG_LEVEL", "ERROR");
   for (const auto& [name, value] : o.environment) values[name] = value;
+  if (o.rehearsal) {
+    add_rehearsal(*o.rehearsal, plan.preloaded, report_folder(plan.run_dir, global), &values);
+  }
   std::vector<std::string> result;
   for (const auto& [name, value] : values) result.push_back(name + "=" + value);
   return result;
@@ -102,6 +107,7 @@ Status Job::watch_signals() {
 }
 
 Status Job::start() {
+  if (plan_.options.rehearsal) terminal_.say(rehearsal_banner(*plan_.options.rehearsal));
   for (int local = 0; local < plan_.options.ranks; ++local) {
     CONVOY_RETURN_IF_ERROR(start_rank(local).with_context(
         "rank " + number(plan_.options.node_rank * plan_.options.ranks + local)));
@@ -127,6 +133,9 @@ Status Job::start_rank(int local) {
   const int global = plan_.options.node_rank * plan_.options.ranks + local;
   CONVOY_ASSIGN_OR_RETURN(RankLog log,
                           RankLog::open(plan_.run_dir + "/logs/rank_" + number(global) + ".log"));
+  if (plan_.options.rehearsal) {
+    CONVOY_RETURN_IF_ERROR(make_report_folder(plan_.run_dir, global));
+  }
   CONVOY_ASSIGN_OR_RETURN(Child child,
                           spawn(plan_.path, plan_.options.program, rank_environment(plan_, local)));
   ranks_.push_back(std::make_unique<Rank>(
@@ -283,12 +292,23 @@ int Job::report() {
     terminal_.say("convoy: ended " + number(static_cast<int64_t>(leftovers)) +
                   " processes that the ranks had left behind.");
   }
+  if (plan_.options.rehearsal) report_rehearsal(&code);
   if (plan_.options.json) {
     const auto rank =
         cause_ ? std::optional(ranks_[static_cast<size_t>(*cause_)]->rank) : std::nullopt;
     terminal_.event(end_event(code, rank, elapsed));
   }
   return code;
+}
+
+void Job::report_rehearsal(int* code) {
+  std::vector<RankExit> exits;
+  for (const auto& rank : ranks_) exits.push_back(*rank->exit);
+  const Rehearsal& rehearsal = *plan_.options.rehearsal;
+  const RehearsalSummary summary = summarize_rehearsal(plan_.run_dir, exits);
+  terminal_.say(rehearsal_text(rehearsal, summary, plan_.run_dir));
+  if (plan_.options.json) terminal_.event(rehearsal_event(rehearsal, summary));
+  if (*code == kExitOk && !summary.findings.empty()) *code = kExitFindings;
 }
 
 }  // namespace convoy::launch

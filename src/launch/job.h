@@ -24,6 +24,7 @@ struct Plan {
   std::string run_dir;  // absolute; exists, with logs/ in it
   uint16_t port = 0;
   int threads = 1;
+  std::vector<std::string> preloaded;  // the stand-in's libraries, when this is a rehearsal
   std::vector<std::string> inherited;  // "NAME=value" of the caller
 };
 
@@ -58,6 +59,8 @@ class Job {
   void note_halted();
   void finish_output(Rank& rank);
   int report();
+  // Tells what the ranks' reports say; the job's exit code becomes kExitFindings if that is all.
+  void report_rehearsal(int* code);
 
   const Plan& plan_;
   std::unique_ptr<EventLoop> loop_;

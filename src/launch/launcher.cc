@@ -2,6 +2,7 @@
 // guardian (guard.cc) and the job (job.cc).
 #include "src/launch/job.h"
 #include "src/launch/process.h"
+#include "src/launch/rehearsal.h"
 #include <convoy/base/socket.h>
 #include <convoy/base/units.h>
 #include <convoy/launch/environment.h>
@@ -97,6 +98,10 @@ Result<Plan> plan_launch(const LaunchOptions& options) {
   CONVOY_RETURN_IF_ERROR(check(options));
   Plan plan;
   plan.options = options;
+  if (options.rehearsal) {
+    CONVOY_RETURN_IF_ERROR(complete_rehearsal(options.ranks, &*plan.options.rehearsal));
+    CONVOY_ASSIGN_OR_RETURN(plan.preloaded, standin_libraries());
+  }
   CONVOY_ASSIGN_OR_RETURN(plan.path, find_program(options.program.front()));
   CONVOY_ASSIGN_OR_RETURN(plan.port, choose_port(options));
   const char* job_id = std::getenv("CONVOY_JOB_ID");

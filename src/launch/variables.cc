@@ -44,7 +44,9 @@ constexpr std::array kVariables{
 };
 
 // Set for tools of the project and read by no worker.
-constexpr std::array<std::string_view, 1> kToolVariables{"CONVOY_VENV"};
+constexpr std::array<std::string_view, 5> kToolVariables{
+    "CONVOY_VENV", "CONVOY_STANDIN_GPUS", "CONVOY_STANDIN_GPU_MEMORY", "CONVOY_STANDIN_SEED",
+    "CONVOY_STANDIN_REPORT"};
 
 }  // namespace
 

@@ -56,6 +56,12 @@ TEST_CASE("sizes") {
   REQUIRE(format_bytes(1000) == "1000 B");
   REQUIRE(format_bytes(65536) == "64 KiB");
   REQUIRE(format_bytes(1610612736) == "1.5 GiB");
+  REQUIRE(parse_bytes("t", "4096").value() == 4096);
+  REQUIRE(parse_bytes("t", "512MiB").value() == uint64_t{512} << 20);
+  REQUIRE(parse_bytes("t", "1.5 GiB").value() == 1610612736);
+  for (const char* text : {"", "GiB", "-1", "2GB", "5 apples", "inf", "nan", "1e99"}) {
+    REQUIRE_FALSE(parse_bytes("t", text).ok());
+  }
 }
 
 }  // namespace

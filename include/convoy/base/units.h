@@ -3,6 +3,7 @@
 #include <convoy/base/clock.h>
 #include <convoy/base/status.h>
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -15,6 +16,9 @@ Result<Nanos> parse_duration(std::string_view what, std::string_view text);
 // "250 ms", "1.5 s", "3 min 20 s", "2 h 5 min".
 std::string format_duration(Nanos duration);
 
+// "4096", "512MiB", "1.5 GiB": B, KiB, MiB, GiB, TiB; a bare number is bytes. Negative, above 2^62
+// or another unit: kInvalidArgument that names `what`.
+Result<uint64_t> parse_bytes(std::string_view what, std::string_view text);
 // "4096 B", "64 KiB", "1.5 GiB".
 std::string format_bytes(uint64_t bytes);
 

@@ -4,6 +4,7 @@
 #include <convoy/base/status.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,9 +19,18 @@ inline constexpr int kExitOk = 0;             // every rank ended with 0
 inline constexpr int kExitUsage = 64;         // bad option or input; nothing was started
 inline constexpr int kExitUnavailable = 69;   // port in use
 inline constexpr int kExitInternal = 70;      // the launcher itself failed
+inline constexpr int kExitFindings = 76;      // a rehearsal found mistakes; every rank ended with 0
 inline constexpr int kExitCantExecute = 126;  // PROGRAM is no executable file
 inline constexpr int kExitNotFound = 127;     // no such PROGRAM
 inline constexpr int kExitSignalBase = 128;   // + n: ended by signal n (Ctrl-C: 130)
+
+// Ranks run on the stand-in for CUDA and NCCL in place of GPUs (docs/REHEARSAL.md).
+struct Rehearsal {
+  int gpus = 0;  // simulated on this machine, 1 to 16; 0: one for each of its ranks
+  uint64_t gpu_memory = uint64_t{2} << 30;  // bytes of each, for each process
+  // What decides delays and order where CUDA leaves them open; 0 holds nothing back.
+  uint64_t seed = 0;
+};
 
 struct LaunchOptions {
   std::vector<std::string> program;  // PROGRAM and its arguments
@@ -36,6 +46,7 @@ struct LaunchOptions {
   bool prefix = true;                                            // "[3] " before rank 3's lines
   bool json = false;  // events as JSON lines on stdout, ranks' output on stderr
   Nanos grace = std::chrono::seconds(10);  // between Ctrl-C's forwarding and SIGKILL
+  std::optional<Rehearsal> rehearsal;
 };
 
 // Runs the job and blocks until every process that it started is gone; returns the exit code.
@@ -45,7 +56,10 @@ struct LaunchOptions {
 // one ends every rank and what ranks started. Each rank has its own process group, and stdin
 // /dev/null. Call it from a process with one thread.
 //
-// Files: <run folder>/logs/rank_N.log, appended to; nothing anywhere else.
+// Files: <run folder>/logs/rank_N.log, appended to; of a rehearsal <run folder>/rehearsal/rank_N/,
+// in place of an earlier one's; nothing anywhere else.
+//
+// A rehearsal ends with a summary of what this machine's ranks found, however the job ended.
 //
 // Ends: when all ranks have ended; when one dies (code other than 0, or a signal) the others get
 // SIGTERM and then SIGKILL within 1 s, and the message names the first that died. SIGINT, SIGTERM
