@@ -25,11 +25,21 @@ dist.destroy_process_group()
 """
 
 
+REHEARSED = "import torch; torch.ones(3, device='cuda').sum().item()"
+
+
 def run(*command: str, **more) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False, **more)
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
     return done.stdout
+
+
+def rehearse(convoy: pathlib.Path, folder: pathlib.Path) -> None:
+    """The installed command finds the installed stand-in, whatever the build folder holds."""
+    words = ["run", "-n", "1", "--rehearse", "--json", "--output", str(folder / "rehearsed"), "--"]
+    out = run(str(convoy), *words, sys.executable, "-c", REHEARSED, cwd=folder)
+    assert '"event":"rehearsal"' in out and '"findings":[]' in out, out
 
 
 def cmake(build: str, torch: str, folder: pathlib.Path) -> None:
@@ -38,6 +48,7 @@ def cmake(build: str, torch: str, folder: pathlib.Path) -> None:
         f"-DCMAKE_PREFIX_PATH={folder / 'prefix'}", f"-DCONVOY_TORCH_DIR={torch}", f"-DPython3_EXECUTABLE={sys.executable}")
     run("cmake", "--build", str(folder / "out"))
     print(run(str(folder / "out/with_core")) + run(str(folder / "out/with_torch")), end="")
+    rehearse(folder / "prefix/bin/convoy", folder)
 
 
 def pip(build: str, torch: str, folder: pathlib.Path) -> None:
@@ -49,6 +60,7 @@ def pip(build: str, torch: str, folder: pathlib.Path) -> None:
     print(run(sys.executable, "-c", f"FOLDER = {str(folder)!r}\n{IMPORT}", cwd=folder,
               env=environment | {"PYTHONPATH": str(folder)}), end="")
     print(run(str(folder / "bin/convoy"), "--help").splitlines()[0])
+    rehearse(folder / "bin/convoy", folder)
 
 
 if __name__ == "__main__":

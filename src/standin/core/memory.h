@@ -17,8 +17,8 @@
 // peer's messages can be read.
 namespace convoy::standin {
 
-// Devices, peers and their aliases end below 0x500000000000: clear of programs and their heaps (from
-// 0x555555554000 on, wherever the kernel's randomness puts them), libraries and the address
+// Devices, peers and their aliases end below 0x500000000000: clear of programs and their heaps
+// (from 0x555555554000 on, wherever the kernel's randomness puts them), libraries and the address
 // sanitizer.
 constexpr uintptr_t kDeviceBase = 0x400000000000;
 constexpr uintptr_t kDeviceStride = 0x4000000000;  // 256 GiB for each device
