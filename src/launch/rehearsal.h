@@ -51,6 +51,7 @@ struct RehearsalSummary {
   std::vector<RehearsalFinding> findings;  // by kind, then text
   std::map<int, RehearsalDevice> devices;  // those that were used
   std::vector<RankExit> unfinished;        // ranks that ended without their last report
+  bool all_well = true;                    // every rank ended with 0
   std::vector<int> idle;                   // ranks that ran to their end and used no GPU
 };
 

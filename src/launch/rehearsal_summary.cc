@@ -195,8 +195,8 @@ RehearsalSummary summarize_rehearsal(const std::string& run_dir,
     if (collector.is_idle(exit.rank)) summary.idle.push_back(exit.rank);
   }
   // A rehearsal that checks nothing must not look like one that found nothing.
-  const bool all_well = std::all_of(exits.begin(), exits.end(), is_success);
-  if (all_well && summary.idle.size() == exits.size()) {
+  summary.all_well = std::all_of(exits.begin(), exits.end(), is_success);
+  if (summary.all_well && summary.idle.size() == exits.size()) {
     for (const int rank : summary.idle) {
       collector.add(rank, "nothing rehearsed",
                     "no rank used a GPU: does the program choose the CPU, or is it linked without "
@@ -235,7 +235,7 @@ std::string rehearsal_text(const Rehearsal& rehearsal, const RehearsalSummary& s
     text += "  No GPU was used by " +
             name_ranks(std::set<int>(summary.idle.begin(), summary.idle.end())) + ".\n";
   }
-  if (findings.empty() && rehearsal.seed == 0) {
+  if (findings.empty() && summary.all_well && rehearsal.seed == 0) {
     text +=
         "  Seed 0 holds nothing back; --seed 1, 2, … delay and reorder what CUDA leaves open.\n";
   }

@@ -44,9 +44,13 @@ constexpr std::array kVariables{
 };
 
 // Set for tools of the project and read by no worker.
-constexpr std::array<std::string_view, 5> kToolVariables{
-    "CONVOY_VENV", "CONVOY_STANDIN_GPUS", "CONVOY_STANDIN_GPU_MEMORY", "CONVOY_STANDIN_SEED",
-    "CONVOY_STANDIN_REPORT"};
+constexpr std::array<std::string_view, 7> kToolVariables{"CONVOY_VENV",
+                                                         "CONVOY_STANDIN_GPUS",
+                                                         "CONVOY_STANDIN_GPU_MEMORY",
+                                                         "CONVOY_STANDIN_SEED",
+                                                         "CONVOY_STANDIN_REPORT",
+                                                         "CONVOY_STANDIN_NOTICE_S",
+                                                         "CONVOY_STANDIN_DEADLINE_S"};
 
 }  // namespace
 

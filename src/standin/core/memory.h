@@ -17,7 +17,7 @@
 // peer's messages can be read.
 namespace convoy::standin {
 
-// Devices, peers and their aliases end below 0x500000000000: clear of programs and their heaps
+// Devices and their aliases end below 0x500000000000: clear of programs and their heaps
 // (from 0x555555554000 on, wherever the kernel's randomness puts them), libraries and the address
 // sanitizer.
 constexpr uintptr_t kDeviceBase = 0x400000000000;

@@ -13,6 +13,16 @@ namespace {
 
 struct sigaction before {};
 
+void write_report(bool ended) {
+  Machine* m = Machine::existing();
+  // Children that were forked tell what they themselves found; programs that used nothing, nothing.
+  if (m == nullptr || !m->is_own_process()) return;
+  for (int d = 0; d < m->devices(); ++d) {
+    for (const std::string& damage : m->memory(d).check()) m->finding("out of bounds", damage);
+  }
+  m->write_report(ended);
+}
+
 // A program that touches device memory itself. Ends as it would on a GPU, but says why.
 void on_fault(int signal, siginfo_t* info, void* context) {
   const int device = device_of(info->si_addr);
@@ -37,7 +47,7 @@ void on_fault(int signal, siginfo_t* info, void* context) {
           info->si_addr, device);
     }
     Machine::get().finding("host access", text);
-    standin_write_report();
+    write_report(true);
   }
   // The earlier handler, or the default, on the same fault.
   ::sigaction(signal, &before, nullptr);
@@ -50,7 +60,7 @@ struct Guard {
     action.sa_sigaction = on_fault;
     action.sa_flags = SA_SIGINFO | SA_NODEFER;
     ::sigaction(SIGSEGV, &action, &before);
-    std::atexit(standin_write_report);
+    std::atexit([] { write_report(true); });
   }
 };
 const Guard guard;
@@ -116,13 +126,7 @@ int standin_unsupported(const char* call) {
 }
 
 void standin_write_report(void) {
-  Machine* m = Machine::existing();
-  // Children that were forked tell what they themselves found; programs that used nothing, nothing.
-  if (m == nullptr || !m->is_own_process()) return;
-  for (int d = 0; d < m->devices(); ++d) {
-    for (const std::string& damage : m->memory(d).check()) m->finding("out of bounds", damage);
-  }
-  m->write_report(true);
+  write_report(false);
 }
 
 }  // extern "C"
