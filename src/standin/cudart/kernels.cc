@@ -53,6 +53,7 @@ thread_local CallConfiguration configuration;
 extern "C" {
 
 void** __cudaRegisterFatBinary(void* binary) {
+  prepare_operators(binary);
   auto** handle = new void*(binary);
   return handle;
 }

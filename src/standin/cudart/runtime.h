@@ -20,8 +20,10 @@ cudaError_t answer(cudaError_t error);
 // The machine, unless it has no devices.
 Machine& machine();
 int current_device();
-// Gives torch's operators their CPU code, once torch is loaded.
+// Gives torch's operators their CPU code, once torch is loaded; before that, when libtorch_cuda
+// registers its code, lets that library see what libtorch_cpu has (ops/meta_kernels.cc).
 void load_operators();
+void prepare_operators(const void* fat_binary);
 // cudaStream_t as the stand-in means it; null and the two reserved handles: the null stream.
 StreamHandle* stream_of(cudaStream_t stream);
 

@@ -1,6 +1,7 @@
 // Gives every operator that has a CUDA kernel CPU code instead: one boxed kernel over all of them.
 // What an operator returns is allocated at once, on the shapes that its Meta kernel works out; the
 // values are computed in stream order, by the CPU kernel on tensors that alias the same memory.
+#include "src/standin/ops/meta_kernels.h"
 #include "src/standin/standin.h"
 
 #include <ATen/ATen.h>
@@ -153,7 +154,7 @@ Stack allocate_results(const c10::OperatorHandle& op, const Stack& arguments) {
   Stack metas;
   for (const IValue& value : arguments) metas.push_back(changed(value, meta, at::kMeta));
   const Stack meta_arguments = metas;
-  op.callBoxed(metas);
+  call_meta(op, metas);
   const at::Device device(at::kCUDA, c10::cuda::current_device());
   const auto made = [&](const at::Tensor& shape) {
     if (!shape.defined()) return shape;
@@ -229,7 +230,7 @@ bool has_meta(const c10::OperatorHandle& op) {
 }
 
 // Registrations live as long as the process.
-int replace_kernels() {
+void replace_kernels() {
   static std::vector<c10::RegistrationHandleRAII> registrations;
   auto& dispatcher = c10::Dispatcher::singleton();
   for (const c10::OperatorName& name : dispatcher.getAllOpNames()) {
@@ -240,10 +241,12 @@ int replace_kernels() {
     registrations.push_back(dispatcher.registerImpl(name, DispatchKey::CUDA, std::move(kernel), {},
                                                     nullptr, "convoy stand-in"));
   }
-  return static_cast<int>(registrations.size());
 }
-
-const int replaced = replace_kernels();
 
 }  // namespace
 }  // namespace convoy::standin
+
+// Called by the stand-in runtime once libtorch_cuda has registered its own.
+extern "C" void standin_replace_operators() {
+  convoy::standin::replace_kernels();
+}
