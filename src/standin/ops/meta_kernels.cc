@@ -32,6 +32,10 @@ const size_t remembered = kernels().size();
 
 }  // namespace
 
+bool has_meta(const c10::OperatorHandle& op) {
+  return kernels().count(op) != 0;
+}
+
 void call_meta(const c10::OperatorHandle& op, torch::jit::Stack& stack) {
   const auto kernel = kernels().find(op);
   if (kernel == kernels().end()) {

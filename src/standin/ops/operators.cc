@@ -1,10 +1,12 @@
 // Gives every operator that has a CUDA kernel CPU code instead: one boxed kernel over all of them.
 // What an operator returns is allocated at once, on the shapes that its Meta kernel works out; the
 // values are computed in stream order, by the CPU kernel on tensors that alias the same memory.
+#include "src/standin/ops/call.h"
 #include "src/standin/ops/meta_kernels.h"
 #include "src/standin/standin.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Context.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/GradMode.h>
@@ -13,23 +15,49 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <exception>
 #include <functional>
 #include <string>
 #include <vector>
 
 namespace convoy::standin {
+
+at::Tensor host_alias(const at::Tensor& tensor) {
+  if (!tensor.defined() || !tensor.is_cuda()) return tensor;
+  void* data = standin_alias(tensor.const_data_ptr());
+  at::Tensor alias =
+      at::from_blob(data, tensor.sizes(), tensor.strides(), tensor.options().device(at::kCPU));
+  if (tensor.is_conj()) alias._set_conj(true);
+  if (tensor.is_neg()) alias._set_neg(true);
+  return alias;
+}
+
+void add_ranges(const c10::IValue& value, bool write, std::vector<StandinRange>& ranges) {
+  const auto add = [&](const at::Tensor& t) {
+    if (!t.defined() || !t.is_cuda() || t.numel() == 0) return;
+    // From the first to the last element, holes included.
+    size_t last = 0;
+    for (int64_t d = 0; d < t.dim(); ++d) {
+      last += static_cast<size_t>((t.size(d) - 1) * t.stride(d));
+    }
+    ranges.push_back({t.const_data_ptr(), (last + 1) * t.element_size(), write ? 1 : 0});
+  };
+  if (value.isTensor()) add(value.toTensor());
+  if (value.isTensorList()) {
+    for (const at::Tensor& t : value.toTensorVector()) add(t);
+  }
+  if (value.isOptionalTensorList()) {
+    for (const std::optional<at::Tensor>& t : value.toOptionalTensorVector()) {
+      if (t) add(*t);
+    }
+  }
+}
+
 namespace {
 
 using c10::DispatchKey;
 using c10::IValue;
 using torch::jit::Stack;
-
-// The tensor's bytes as a tensor of the host, for the stand-in's own work.
-at::Tensor host_alias(const at::Tensor& tensor) {
-  if (!tensor.defined() || !tensor.is_cuda()) return tensor;
-  void* data = standin_alias(tensor.const_data_ptr());
-  return at::from_blob(data, tensor.sizes(), tensor.strides(), tensor.options().device(at::kCPU));
-}
 
 at::Tensor meta(const at::Tensor& tensor) {
   if (!tensor.defined()) return tensor;
@@ -57,22 +85,6 @@ IValue changed(const IValue& value, const Change& change, at::DeviceType device)
   if (value.isDevice() && value.toDevice().is_cuda()) return at::Device(device);
   if (value.isGenerator()) return IValue();  // the host's default one
   return value;
-}
-
-void add_ranges(const IValue& value, bool write, std::vector<StandinRange>& ranges) {
-  const auto add = [&](const at::Tensor& t) {
-    if (!t.defined() || !t.is_cuda() || t.numel() == 0) return;
-    // From the first to the last element, holes included.
-    size_t last = 0;
-    for (int64_t d = 0; d < t.dim(); ++d) {
-      last += static_cast<size_t>((t.size(d) - 1) * t.stride(d));
-    }
-    ranges.push_back({t.const_data_ptr(), (last + 1) * t.element_size(), write ? 1 : 0});
-  };
-  if (value.isTensor()) add(value.toTensor());
-  if (value.isTensorList()) {
-    for (const at::Tensor& t : value.toTensorVector()) add(t);
-  }
 }
 
 // What a stream's thread does for one call of an operator.
@@ -180,32 +192,90 @@ Stack take_arguments(const c10::OperatorHandle& op, Stack* stack) {
   return arguments;
 }
 
-void on_stream(const c10::OperatorHandle& op, c10::DispatchKeySet, Stack* stack) {
-  const Stack arguments = take_arguments(op, stack);
-  const c10::cuda::OptionalCUDAGuard guard(device_of_call(arguments));
-  const at::AutoDispatchBelowADInplaceOrView below;
-  const Stack results = allocate_results(op, arguments);
-  enqueue(op, arguments, results);
-  stack->insert(stack->end(), results.begin(), results.end());
+// Results whose shapes only the values tell: the program waits for the stream.
+struct CallAtOnce {
+  c10::OperatorHandle op;
+  Stack stack;  // arguments, then results
+  std::exception_ptr error;
+
+  void run() {
+    const c10::AutoGradMode no_grad(false);
+    const at::AutoDispatchBelowADInplaceOrView below;
+    try {
+      op.callBoxed(stack);
+    } catch (...) {
+      error = std::current_exception();  // for the program, which waits
+    }
+  }
+};
+
+// What the program gets for a result: its own tensor, where the operator wrote to that.
+at::Tensor give_back(const at::Tensor& result, const Stack& given, const Stack& arguments) {
+  if (!result.defined()) return result;
+  for (size_t i = 0; i < given.size(); ++i) {
+    if (!given[i].isTensor() || !given[i].toTensor().is_same(result)) continue;
+    const at::Tensor& own = arguments[i].toTensor();
+    if (standin_alias(own.const_data_ptr()) != result.const_data_ptr()) {  // an out tensor
+      own.resize_(result.sizes()).copy_(result);
+    }
+    return own;
+  }
+  return result.to(at::kCUDA);
 }
 
-// Results whose shapes only the values tell: the program waits for the stream.
+void run_at_once(const c10::OperatorHandle& op, const Stack& arguments, Stack* stack) {
+  CallAtOnce call{op, {}, nullptr};
+  std::vector<StandinRange> ranges;
+  const auto& schema = op.schema().arguments();
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const bool is_out = schema[i].kwarg_only() && writes(schema[i]);  // may be resized
+    const auto host = [&](const at::Tensor& t) {
+      return is_out ? at::empty({0}, t.options().device(at::kCPU)) : host_alias(t);
+    };
+    call.stack.push_back(changed(arguments[i], host, at::kCPU));
+    add_ranges(arguments[i], writes(schema[i]), ranges);
+  }
+  const Stack given = call.stack;
+  const std::string name = toString(op.operator_name());
+  const StandinWork work{name.c_str(),  [](void* c) { static_cast<CallAtOnce*>(c)->run(); },
+                         nullptr,       &call,
+                         ranges.data(), ranges.size()};
+  const auto stream = c10::cuda::getCurrentCUDAStream();
+  standin_enqueue(stream.stream(), &work);
+  stream.synchronize();
+  if (call.error) std::rethrow_exception(call.error);
+  const auto returned = [&](const at::Tensor& t) { return give_back(t, given, arguments); };
+  for (const IValue& value : call.stack) stack->push_back(changed(value, returned, at::kCUDA));
+}
+
 void at_once(const c10::OperatorHandle& op, c10::DispatchKeySet, Stack* stack) {
   const Stack arguments = take_arguments(op, stack);
   const c10::cuda::OptionalCUDAGuard guard(device_of_call(arguments));
   const at::AutoDispatchBelowADInplaceOrView below;
-  c10::cuda::getCurrentCUDAStream().synchronize();
-  Stack aliases;
-  for (const IValue& value : arguments) aliases.push_back(changed(value, host_alias, at::kCPU));
-  const Stack given = aliases;
-  op.callBoxed(aliases);
-  const auto returned = [&](const at::Tensor& t) {
-    for (size_t i = 0; i < given.size(); ++i) {
-      if (given[i].isTensor() && given[i].toTensor().is_same(t)) return arguments[i].toTensor();
-    }
-    return t.defined() ? t.to(at::kCUDA) : t;
-  };
-  for (const IValue& value : aliases) stack->push_back(changed(value, returned, at::kCUDA));
+  run_at_once(op, arguments, stack);
+}
+
+void on_stream(const c10::OperatorHandle& op, c10::DispatchKeySet, Stack* stack) {
+  const Stack arguments = take_arguments(op, stack);
+  const c10::cuda::OptionalCUDAGuard guard(device_of_call(arguments));
+  const at::AutoDispatchBelowADInplaceOrView below;
+  Stack results;
+  try {
+    results = allocate_results(op, arguments);
+  } catch (const std::exception&) {
+    // No shapes without values (an index that is a mask), or wrong arguments: the CPU's text.
+    return run_at_once(op, arguments, stack);
+  }
+  enqueue(op, arguments, results);
+  stack->insert(stack->end(), results.begin(), results.end());
+}
+
+void refuse(const c10::OperatorHandle& op, c10::DispatchKeySet, Stack*) {
+  const std::string text = toString(op.operator_name()) +
+                           " was called; torch has no CPU code for it, so the stand-in has none, "
+                           "and nothing was computed";
+  standin_finding("unknown kernel", text.c_str());
+  TORCH_CHECK_NOT_IMPLEMENTED(false, "convoy stand-in: ", text);
 }
 
 // Operators without a computation: allocation, views, and what moves bytes by the runtime's own
@@ -224,23 +294,48 @@ bool stays(const c10::OperatorHandle& op) {
   return false;
 }
 
-bool has_meta(const c10::OperatorHandle& op) {
-  return op.hasKernelForDispatchKey(DispatchKey::Meta) ||
-         op.hasKernelForDispatchKey(DispatchKey::CompositeExplicitAutograd);
+bool runs_on_cpu(const c10::OperatorHandle& op) {
+  return op.hasKernelForDispatchKey(DispatchKey::CPU) ||
+         op.hasKernelForDispatchKey(DispatchKey::CompositeExplicitAutograd) ||
+         op.hasKernelForDispatchKey(DispatchKey::CompositeImplicitAutograd) ||
+         op.hasKernelForDispatchKey(DispatchKey::CompositeExplicitAutogradNonFunctional);
 }
+
+c10::KernelFunction kernel_for(const c10::OperatorHandle& op) {
+  using c10::KernelFunction;
+  if (!runs_on_cpu(op)) return KernelFunction::makeFromBoxedFunction<&refuse>();
+  const bool has_shapes =
+      has_meta(op) || op.hasKernelForDispatchKey(DispatchKey::CompositeExplicitAutograd);
+  return has_shapes ? KernelFunction::makeFromBoxedFunction<&on_stream>()
+                    : KernelFunction::makeFromBoxedFunction<&at_once>();
+}
+
+// On a GPU these choose among libraries and kernels without CPU code.
+const char* const kChoosing[] = {"aten::convolution", "aten::convolution_backward"};
 
 // Registrations live as long as the process.
 void replace_kernels() {
   static std::vector<c10::RegistrationHandleRAII> registrations;
   auto& dispatcher = c10::Dispatcher::singleton();
+  const auto replace = [&](const c10::OperatorName& name, c10::KernelFunction kernel) {
+    registrations.push_back(dispatcher.registerImpl(name, DispatchKey::CUDA, std::move(kernel), {},
+                                                    nullptr, "convoy stand-in"));
+  };
   for (const c10::OperatorName& name : dispatcher.getAllOpNames()) {
     const auto op = dispatcher.findSchema(name);
     if (!op || !op->hasKernelForDispatchKey(DispatchKey::CUDA) || stays(*op)) continue;
-    auto kernel = has_meta(*op) ? c10::KernelFunction::makeFromBoxedFunction<&on_stream>()
-                                : c10::KernelFunction::makeFromBoxedFunction<&at_once>();
-    registrations.push_back(dispatcher.registerImpl(name, DispatchKey::CUDA, std::move(kernel), {},
-                                                    nullptr, "convoy stand-in"));
+    replace(name, kernel_for(*op));
   }
+  for (const char* name : kChoosing) {
+    replace({name, ""}, c10::KernelFunction::makeFromBoxedFunction<&at_once>());
+  }
+  replace_copy();
+  // Attention and normalisation in operators that the CPU has, too.
+  at::Context& context = at::globalContext();
+  context.setUserEnabledCuDNN(false);
+  context.setSDPUseFlash(false);
+  context.setSDPUseMemEfficient(false);
+  context.setSDPUseCuDNN(false);
 }
 
 }  // namespace
