@@ -18,8 +18,8 @@ constexpr uint64_t kMemoryMin = uint64_t{1} << 20;
 constexpr uint64_t kMemoryMax = uint64_t{160} << 30;  // addresses of a simulated device
 
 // NCCL comes first: it uses the runtime. What torch knows by these names is not loaded again.
-constexpr std::array<std::string_view, 3> kLibraries{"libnccl.so.2", "libcudart.so.13",
-                                                     "libcuda.so.1"};
+constexpr std::array<std::string_view, 4> kLibraries{"libnccl.so.2", "libcudart.so.13",
+                                                     "libcuda.so.1", "libcupti.so.13"};
 
 Status bad(std::string text) {
   return {Code::kInvalidArgument, std::move(text)};

@@ -18,7 +18,7 @@ STANDIN = pathlib.Path(sys.argv[1]).resolve()
 def run(program, expect=0, **settings):
     """Runs the program; returns its output and its report."""
     with tempfile.TemporaryDirectory() as folder:
-        libraries = f"{STANDIN}/libcudart.so.13 {STANDIN}/libcuda.so.1"
+        libraries = " ".join(f"{STANDIN}/{name}" for name in ("libcudart.so.13", "libcuda.so.1", "libcupti.so.13"))
         env = dict(os.environ, LD_PRELOAD=libraries, CONVOY_STANDIN_REPORT=folder, CONVOY_STANDIN_GPUS="2",
                    **{f"CONVOY_STANDIN_{k}": str(v) for k, v in settings.items()})
         done = subprocess.run([sys.executable, "-c", "import torch\n" + program], env=env, text=True, timeout=300,
@@ -43,12 +43,14 @@ def every_imported_symbol_is_there():
     import torch
     folder = pathlib.Path(torch.__file__).parent / "lib"
     wanted = set()
-    for name in ("libtorch_cuda.so", "libc10_cuda.so", "libtorch_python.so", "libtorch_cuda_linalg.so", "libcaffe2_nvrtc.so"):
+    for name in ("libtorch_cpu.so", "libtorch_cuda.so", "libc10_cuda.so", "libtorch_python.so", "libtorch_cuda_linalg.so", "libcaffe2_nvrtc.so"):
         wanted |= symbols(folder / name, defined=False)
     runtime = {s for s in wanted if s.lstrip("_").startswith("cuda")}
     driver = {s for s in wanted if s.startswith("cu") and s[2].isupper() and not s.startswith("cuFile")}
     assert len(runtime) > 100, len(runtime)
-    missing = runtime - symbols(STANDIN / "libcudart.so.13", True) | driver - symbols(STANDIN / "libcuda.so.1", True)
+    profiler = {s for s in wanted if s.startswith("cupti")}
+    missing = (runtime - symbols(STANDIN / "libcudart.so.13", True) | driver - symbols(STANDIN / "libcuda.so.1", True) |
+               profiler - symbols(STANDIN / "libcupti.so.13", True))
     assert not missing, f"torch imports what the stand-in lacks: {sorted(missing)}"
 
 
@@ -113,6 +115,73 @@ def training_steps_equal_those_on_the_cpu():
         out, report = run(TRAINING, SEED=seed)
         assert "trained" in out, out
         assert not report["findings"], report["findings"]
+
+
+OPERATORS = """
+import copy
+from torch import nn
+F = nn.functional
+torch.manual_seed(0)
+
+def both(f, *inputs, within=1e-10):
+    # On the CPU and on a device: results, and gradients of the inputs.
+    results = []
+    for where in ("cpu", "cuda"):
+        given = [x.detach().clone().to(where).requires_grad_(x.is_floating_point()) if isinstance(x, torch.Tensor) else
+                 copy.deepcopy(x).to(where) for x in inputs]
+        out = f(*given)
+        if out.requires_grad: out.double().square().sum().backward()
+        grads = [g.grad for g in given if isinstance(g, torch.Tensor) and g.grad is not None]
+        grads += [p.grad for g in given if isinstance(g, nn.Module) for p in g.parameters()]
+        assert out.device.type == where, f
+        results.append([t.cpu() for t in [out.detach(), *grads]])
+    for a, b in zip(*results):
+        assert a.dtype == b.dtype and a.shape == b.shape and torch.allclose(a.double(), b.double(), atol=within), (f, a, b)
+
+x = torch.randn(6, 8, dtype=torch.double)
+both(lambda t: t.t().contiguous(), x)
+both(lambda t: t.float().half().double(), x)
+both(lambda t: t[::2, 1:].to(torch.float32).t().contiguous(), x)
+both(lambda t: torch.zeros(8, 6, device=t.device).copy_(t.t()), x)
+both(lambda t: t.new_zeros(6, 8).copy_(t[0]), x)  # broadcast
+both(lambda t: t.cpu().t().float().to(t.device), x)
+both(lambda t: t[t > 0], x)
+both(lambda t: torch.nonzero(t > 0), x)
+both(lambda t: torch.masked_select(t, t > 0), x)
+both(lambda t: torch.unique((t * 3).long()), x)
+both(lambda t: torch.sort(t, 1)[0] + torch.topk(t, 8)[0].cumsum(1), x)
+image, sequence = torch.randn(2, 4, 9, 9, dtype=torch.double), torch.randn(2, 5, 8, dtype=torch.double)
+for conv in (nn.Conv2d(4, 6, 3), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 6, 3, dilation=2), nn.ConvTranspose2d(4, 6, 3, stride=2)):
+    both(lambda m, t: m(t), conv.double(), image)
+both(lambda m, t: m(t), nn.Sequential(nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.GroupNorm(2, 4)).double(), image)
+both(lambda m, t: m(t), nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).double(), sequence)
+both(lambda t: F.scaled_dot_product_attention(t[:, None], t[:, None], t[:, None], is_causal=True), sequence)
+model, scaler = nn.Linear(8, 8).cuda(), torch.amp.GradScaler("cuda")
+optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+with torch.autocast("cuda", dtype=torch.bfloat16): loss = model(x.float().cuda()).float().square().mean()
+scaler.scale(loss).backward(); scaler.step(optimizer); scaler.update()
+assert "tensor([" in repr(x.cuda())
+with torch.profiler.profile() as profile: x.cuda().sum().item()
+assert any("aten::sum" in e.key for e in profile.key_averages())
+if torch.cuda.device_count() > 1:
+    a = x.to("cuda:0")
+    assert torch.equal(torch.empty(8, 6, device="cuda:1").copy_(a.t()).cpu(), x.t().float())
+try:
+    nn.LSTM(8, 8).cuda()(sequence.float().cuda())
+    raise AssertionError("no error")
+except NotImplementedError as e:
+    assert "_thnn_fused_lstm_cell" in str(e), e
+torch.cuda.synchronize()
+print("all equal")
+"""
+
+
+def operators_of_many_kinds_equal_those_on_the_cpu():
+    for seed in (0, 1):
+        out, report = run(OPERATORS, SEED=seed)
+        assert "all equal" in out, out
+        assert [f["kind"] for f in report["findings"]] == ["unknown kernel"], report["findings"]
+        assert "_thnn_fused_lstm_cell was called" in report["findings"][0]["text"]
 
 
 def an_unknown_kernel_is_named():
@@ -186,7 +255,8 @@ def a_missing_stream_wait_is_found_and_names_both_streams():
         assert not report["findings"], report["findings"]
 
 
-for check in (every_imported_symbol_is_there, devices_memory_and_copies, training_steps_equal_those_on_the_cpu, an_unknown_kernel_is_named,
+for check in (every_imported_symbol_is_there, devices_memory_and_copies, training_steps_equal_those_on_the_cpu,
+              operators_of_many_kinds_equal_those_on_the_cpu, an_unknown_kernel_is_named,
               a_host_access_ends_the_program_with_the_allocation,
               pinned_memory_reused_too_early_is_wrong_data_again_with_the_same_seed,
               a_missing_stream_wait_is_found_and_names_both_streams):
