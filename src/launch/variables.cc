@@ -44,13 +44,15 @@ constexpr std::array kVariables{
 };
 
 // Set for tools of the project and read by no worker.
-constexpr std::array<std::string_view, 7> kToolVariables{"CONVOY_VENV",
+constexpr std::array<std::string_view, 9> kToolVariables{"CONVOY_VENV",
                                                          "CONVOY_STANDIN_GPUS",
                                                          "CONVOY_STANDIN_GPU_MEMORY",
                                                          "CONVOY_STANDIN_SEED",
                                                          "CONVOY_STANDIN_REPORT",
                                                          "CONVOY_STANDIN_NOTICE_S",
-                                                         "CONVOY_STANDIN_DEADLINE_S"};
+                                                         "CONVOY_STANDIN_DEADLINE_S",
+                                                         "CONVOY_STANDIN_NCCL_FAULT",
+                                                         "CONVOY_STANDIN_CONTROL"};
 
 }  // namespace
 

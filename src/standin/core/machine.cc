@@ -124,8 +124,9 @@ StreamHandle* Machine::resolve(int device, StreamHandle* handle) {
   return handle == nullptr ? null_streams_[static_cast<size_t>(device)] : handle;
 }
 
-Ticket Machine::enqueue(StreamHandle* stream, std::string name,
-                        std::vector<OrderChecker::Access> accesses, std::function<void()> run) {
+Ticket Machine::enqueue(StreamHandle* stream, const std::string& name,
+                        const std::vector<OrderChecker::Access>& accesses,
+                        std::function<void()> run) {
   const std::lock_guard lock(mutex_);
   Task task;
   task.run = std::move(run);

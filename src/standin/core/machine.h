@@ -57,8 +57,8 @@ class Machine {
   void drop_stream(StreamHandle* handle);
   StreamHandle* resolve(int device, StreamHandle* handle);
   // Queues a task behind all that it must come after, and checks its accesses.
-  Ticket enqueue(StreamHandle* stream, std::string name, std::vector<OrderChecker::Access> accesses,
-                 std::function<void()> run);
+  Ticket enqueue(StreamHandle* stream, const std::string& name,
+                 const std::vector<OrderChecker::Access>& accesses, std::function<void()> run);
   bool is_done(StreamHandle* stream);
   void wait(StreamHandle* stream);
   void wait_device(int device);
