@@ -107,9 +107,10 @@ Tensors norm_backward(const NormState& s, const at::Tensor& dh_in, const at::Ten
 NormResult plain_norm(const at::Tensor& x, const at::Tensor& delta, const DropoutSpec& spec,
                       const ParameterPtr& weight, double eps) {
   const at::Tensor h = delta.defined() ? add_dropout(x, delta, spec) : x;
-  const at::Tensor wide = h.to(at::kFloat);
+  const at::ScalarType wide_type = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const at::Tensor wide = h.to(wide_type);
   const at::Tensor y = wide * at::rsqrt(wide.pow(2).mean(-1, true) + eps);
-  return {h, Recomputable((y * weight->tracked().to(at::kFloat)).to(x.scalar_type()))};
+  return {h, Recomputable((y * weight->tracked().to(wide_type)).to(x.scalar_type()))};
 }
 
 }  // namespace
