@@ -3,6 +3,7 @@
 // values are computed in stream order, by the CPU kernel on tensors that alias the same memory.
 #include "src/standin/ops/call.h"
 #include "src/standin/ops/meta_kernels.h"
+#include "src/standin/ops/out_variants.h"
 #include "src/standin/standin.h"
 
 #include <ATen/ATen.h>
@@ -98,6 +99,11 @@ struct Call {
     const at::AutoDispatchBelowADInplaceOrView below;
     try {
       Stack stack = arguments;
+      const c10::OperatorHandle* out = has_all_results() ? out_variant(op) : nullptr;
+      if (out != nullptr) {
+        stack.insert(stack.end(), results.begin(), results.end());
+        return out->callBoxed(stack);
+      }
       op.callBoxed(stack);
       size_t next = 0;
       for (const IValue& value : stack) {
@@ -110,6 +116,10 @@ struct Call {
     } catch (const std::exception& e) {
       standin_finding("operator failed", (toString(op.operator_name()) + ": " + e.what()).c_str());
     }
+  }
+  // A gradient that nobody asked for is undefined.
+  bool has_all_results() const {
+    return std::all_of(results.begin(), results.end(), [](const auto& r) { return r.defined(); });
   }
   void store(const at::Tensor& from, size_t index) {
     if (index >= results.size() || !results[index].defined() || !from.defined()) return;
