@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Conformance of a c10d backend: conformance.py [--backend convoy|gloo|nccl] [--part data|reduce|messages|threads]
+"""Conformance of a c10d backend: conformance.py [--backend convoy|gloo|nccl|nccl-legacy] [--part data|reduce|messages|threads]
 
 Method: 8 ranks are started once; subgroups of 1 … 8 of them run every operation for every dtype, over sizes 0, 1, odd and
 large, with tensors in ordinary memory, in shared memory and not contiguous, blocking and asynchronous. Inputs are small
@@ -35,7 +35,7 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 EIGHTS = (torch.float8_e4m3fn, torch.float8_e5m2)
 COMPLEX = (torch.complex64, torch.complex128)
 GLOO_DTYPES = (torch.uint8, torch.int8, torch.int32, torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64)
-NCCL_DTYPES = GLOO_DTYPES + (torch.bool,) + EIGHTS
+NCCL_DTYPES = GLOO_DTYPES + (torch.bool, *EIGHTS)
 Op = dist.ReduceOp
 
 
@@ -55,13 +55,17 @@ TRAITS = {
         "uneven": "not for all_gather and reduce_scatter",
         "uneven reduce_scatter": "wants equal shares", "strided": "moves the wrong bytes", "avg": "has none", "premul": "has none",
         "bool": "not in reductions", "rank order": "adds in another order", "reduce leaves": "uses the others' tensors"}),
-    "nccl": Traits(NCCL_DTYPES, NCCL_DTYPES, ("private", "odd", "stream"), {
+    "nccl": Traits(NCCL_DTYPES + COMPLEX, NCCL_DTYPES + (torch.complex64,), ("private", "odd", "stream"), {
+        "complex gather": "torch takes complex tensors as pairs of numbers, but forgot these",
+        "complex reduce_scatter": "the same",
         "strided": "torch wants contiguous tensors",
         "bitwise": "NCCL has no bitwise operators", "tags": "torch ignores them: messages of a pair arrive in order",
         "any source": "NCCL's receives name their source", "unordered messages": "each is a kernel on one stream, so that two "
         "ranks that both send first wait for each other", "rank order": "NCCL promises no order, only equal bits on all ranks"},
         "cuda"),
 }
+TRAITS["nccl-legacy"] = TRAITS["nccl"]
+CLASSES = {"nccl": "ProcessGroupNCCL2", "nccl-legacy": "ProcessGroupNCCL"}  # not what "nccl" was before torch 2.15
 
 
 def values(rank: int, count: int, dtype: torch.dtype, salt: int = 0) -> torch.Tensor:
@@ -134,10 +138,11 @@ def check_moves(r: Rank, dtype: torch.dtype, count: int) -> None:
         t = r.mine(count, dtype)
         r.do(dist.broadcast, t, group_src=root)
         r.equal(t, all_of[root], "broadcast")
-        outs = [r.blank(count, dtype) for _ in range(r.size)] if r.rank == root else None
-        r.do(dist.gather, r.mine(count, dtype), outs, group_dst=root)
-        for got, want in zip(outs or [], all_of):
-            r.equal(got, want, "gather")
+        if not dtype.is_complex or r.can("complex gather"):
+            outs = [r.blank(count, dtype) for _ in range(r.size)] if r.rank == root else None
+            r.do(dist.gather, r.mine(count, dtype), outs, group_dst=root)
+            for got, want in zip(outs or [], all_of):
+                r.equal(got, want, "gather")
         ins = [r.place(values(p, count, dtype, 3)) for p in range(r.size)] if r.rank == root else None
         out = r.blank(count, dtype)
         r.do(dist.scatter, out, ins, group_src=root)
@@ -233,6 +238,8 @@ def check_reductions(r: Rank, dtype: torch.dtype, count: int) -> None:
                 r.equal(t, want, f"reduce {name}")
             elif r.can("reduce leaves"):
                 r.equal(t, values(r.rank, count, dtype), "reduce must leave the others' tensors alone")
+        if dtype.is_complex and not r.can("complex reduce_scatter"):
+            continue
         whole = torch.cat([values(r.rank, count, dtype, p) for p in range(r.size)])
         mine = reduced([values(p, count, dtype, r.rank) for p in range(r.size)], op)
         out = r.blank(count, dtype)
@@ -389,8 +396,12 @@ def refused(call, *args, **more) -> None:
 def check_refusals(r: Rank) -> None:
     """What the table says that NCCL lacks is refused here, and the group goes on."""
     r.placement = "private"
-    for dtype in set(MOVED) - set(r.traits.moved) - set(COMPLEX):
+    for dtype in set(MOVED) - set(r.traits.moved):
         refused(dist.broadcast, r.mine(5, dtype), group_src=0, group=r.group)
+    for dtype in COMPLEX:
+        refused(dist.gather, r.mine(5, dtype), [r.blank(5, dtype) for _ in range(r.size)] if r.rank == 0 else None, group_dst=0,
+                group=r.group)
+        refused(dist.reduce_scatter_tensor, r.blank(1, dtype), r.mine(r.size, dtype), group=r.group)
     for op in (Op.BAND, Op.BOR, Op.BXOR):
         refused(dist.all_reduce, r.mine(5, torch.int32), op=op, group=r.group)
     refused(dist.all_reduce, r.mine(10, torch.float32)[::2], group=r.group)
@@ -420,7 +431,7 @@ def part_data(r: Rank) -> None:
     for placement in r.traits.placements[:2]:
         r.placement, r.asynchronous = placement, False
         check_moves(r, torch.float32, LARGE // r.size)
-    if r.backend == "nccl":
+    if r.traits.device == "cuda":
         check_refusals(r)
 
 
@@ -478,12 +489,14 @@ def thread_body(group, device: str, rank: int, size: int, index: int, errors: li
 
 
 def start(backend: str, rank: int, size: int) -> None:
+    more = {}
     if TRAITS[backend].device == "cuda":
         torch.cuda.set_device(rank)
-    ranks.init(backend, rank, size)
-    if backend == "nccl":
+        more["device_id"] = torch.device("cuda", rank)
+    ranks.init(backend, rank, size, **more)
+    if backend in CLASSES:
         default = dist.distributed_c10d._get_default_group()._get_backend(torch.device("cuda"))
-        assert type(default) is dist.distributed_c10d.ProcessGroupNCCL2, type(default)
+        assert type(default).__name__ == CLASSES[backend], type(default)
 
 
 def threads_main(rank: int, args) -> None:
@@ -523,9 +536,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--backend", default="convoy", choices=tuple(TRAITS))
     parser.add_argument("--part", default="data", choices=("data", "reduce", "messages", "threads"))
-    parser.add_argument("--sizes", type=lambda s: [int(n) for n in s.split(",")], help="default: 8,5,4,3,2,1; of nccl 8 to 1")
+    parser.add_argument("--sizes", type=lambda s: [int(n) for n in s.split(",")], help="default: 8,5,4,3,2,1; on GPUs 8 to 1")
     args = parser.parse_args()
-    args.sizes = args.sizes or ([8, 7, 6, 5, 4, 3, 2, 1] if args.backend == "nccl" else [8, 5, 4, 3, 2, 1])
+    args.sizes = args.sizes or ([8, 7, 6, 5, 4, 3, 2, 1] if TRAITS[args.backend].device == "cuda" else [8, 5, 4, 3, 2, 1])
     if args.backend == "convoy":
         import convoy  # noqa: F401  registers the backend
     if args.part == "threads":
