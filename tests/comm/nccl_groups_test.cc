@@ -1,10 +1,11 @@
-// MeshGroups and comm::Group on NCCL: four processes on the mesh tp=2, dp=2, each with a GPU of its own.
+// MeshGroups and comm::Group on NCCL: four processes on the mesh tp=2, dp=2, each with a GPU of its
+// own.
 //
-// Method: runs on the stand-in for CUDA and NCCL (tests/python/rehearse.py), without which the ranks
-// find no GPU and fail. Ranks are forked before anything of torch runs, meet in a file store, and
-// compare what every call of comm::Group gives on CUDA tensors with what they work out on the CPU.
-// Then one rank stays away from a collective, all abort, and the next generation of groups in the
-// same processes must pass the same checks. Inputs are small integers, so sums are exact in any
+// Method: runs on the stand-in for CUDA and NCCL (tests/python/rehearse.py), without which the
+// ranks find no GPU and fail. Ranks are forked before anything of torch runs, meet in a file store,
+// and compare what every call of comm::Group gives on CUDA tensors with what they work out on the
+// CPU. Then one rank stays away from a collective, all abort, and the next generation of groups in
+// the same processes must pass the same checks. Inputs are small integers, so sums are exact in any
 // order. A rank reports through its exit code. Does not check dtypes and sizes (conformance.py) nor
 // NCCL's own failures (nccl_faults.py).
 #include "tests/temp_folder.h"

@@ -26,13 +26,9 @@ def environment(standin: pathlib.Path, reports: str) -> dict[str, str]:
             "CONVOY_STANDIN_SEED": os.environ.get("CONVOY_STANDIN_SEED", "0")}
 
 
-def reports(folder: str) -> list[dict]:
-    return [json.loads(p.read_text()) for p in sorted(pathlib.Path(folder).glob("*.json"))]
-
-
-def findings(folder: str) -> list[tuple[str, str]]:
-    """Kind and text of all that the processes have found so far."""
-    return [(f["kind"], f["text"]) for report in reports(folder) for f in report["findings"]]
+def findings(report: pathlib.Path) -> list[tuple[str, str]]:
+    """Kind and text of all that the report's process has found so far."""
+    return [(f["kind"], f["text"]) for f in json.loads(report.read_text())["findings"]]
 
 
 def main() -> int:
@@ -43,8 +39,9 @@ def main() -> int:
         program = [sys.executable, *program]
     with tempfile.TemporaryDirectory(prefix="convoy-test-") as folder:
         code = subprocess.run(program, env=environment(standin, folder)).returncode
-        found = [] if expected else findings(folder)
-        used = len(reports(folder))
+        reports = sorted(pathlib.Path(folder).glob("*.json"))
+        found = [] if expected else [finding for report in reports for finding in findings(report)]
+        used = len(reports)
     if code != 0:
         return code if code > 0 else 128 - code
     for kind, text in found:
