@@ -417,8 +417,11 @@ std::string Communicator::missing_of_collective() {
   std::string text;
   for (int r = 0; r < nranks_; ++r) {
     const RankSlot& peer = slot(r);
-    const bool here = peer.entered > peer.left && is_collective(peer.op) && peer.stopped == 0;
-    if (!here) text += (text.empty() ? "rank " : ", rank ") + std::to_string(r) + state_of(r);
+    const bool inside = peer.entered > peer.left && peer.stopped == 0;
+    // Those whose communicator was aborted meanwhile had come, and are not who is missed.
+    const bool came = inside || (peer.entered > 0 && peer.op.number == slot(rank_).op.number);
+    if (r == rank_ || (came && is_collective(peer.op) && is_alive(peer.pid))) continue;
+    text += (text.empty() ? "rank " : ", rank ") + std::to_string(r) + state_of(r);
   }
   return text.empty() ? std::string("nobody") : text;
 }
