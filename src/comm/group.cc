@@ -4,6 +4,7 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
+#include <c10/core/DeviceGuard.h>
 
 #include <algorithm>
 
@@ -166,6 +167,9 @@ void Group::barrier() const {
   if (alone()) return;
   c10d::BarrierOptions options;
   options.asyncOp = false;
+  options.device = process_group_->getBoundDeviceId();
+  // NCCL's barrier waits for the calling thread's current device, whichever the group's is.
+  const c10::OptionalDeviceGuard guard(options.device);
   process_group_->barrier(options)->wait();
 }
 

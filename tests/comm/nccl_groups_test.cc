@@ -192,13 +192,30 @@ MeshGroups groups_of(int rank, const std::string& file, const std::string& prefi
           c10::make_intrusive<c10d::FileStore>(file, -1), options};
 }
 
+const std::vector<std::vector<std::string_view>> kSets = {{"tp"}, {"dp"}, {"tp", "dp"}};
+
+at::Device device_of(int rank) {
+  return {at::kCUDA, static_cast<c10::DeviceIndex>(rank)};
+}
+
+void expect_failure(const std::function<void()>& call, const std::string& what) {
+  bool failed = false;
+  try {
+    call();
+  } catch (const std::exception&) {
+    failed = true;
+  }
+  expect(failed, what + " should have failed");
+}
+
+// A group that is merely let go of is aborted, also for ranks that aren't through with it.
+void shut_down(MeshGroups& groups) {
+  for (const auto& names : kSets) groups.group(names).process_group()->shutdown();
+}
+
 void check_groups(MeshGroups& groups, int rank) {
-  const std::vector<std::vector<std::string_view>> sets = {{"tp"}, {"dp"}, {"tp", "dp"}};
-  for (const auto& names : sets) {
-    const Group group = groups.group(names);
-    Checks(group, groups.mesh().group_of(rank, names),
-           at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(rank)))
-        .all();
+  for (const auto& names : kSets) {
+    Checks(groups.group(names), groups.mesh().group_of(rank, names), device_of(rank)).all();
   }
   expect(groups.group({"pp"}).alone(), "an absent dimension is a group of one");
 }
@@ -236,7 +253,31 @@ TEST_CASE("every call of a group on CUDA tensors") {
   CHECK(all_pass([&](int rank) {
     MeshGroups groups = groups_of(rank, folder / "store", "gen0/");
     check_groups(groups, rank);
-    groups.world().barrier();
+    shut_down(groups);
+  }));
+}
+
+// As after a failure: everybody aborts all groups, and the next generation is made of the same
+// processes.
+TEST_CASE("groups of the next generation after an abort") {
+  const TempFolder folder;
+  CHECK(all_pass([&](int rank) {
+    const std::string file = folder / "store";
+    {
+      MeshGroups groups = groups_of(rank, file, "gen0/");
+      check_groups(groups, rank);
+      const at::Tensor t = at::full({1000}, 1.0F).to(device_of(rank));
+      Pending hanging;
+      if (rank != 2) hanging = groups.world().start_all_reduce_(t);
+      std::this_thread::sleep_for(std::chrono::seconds(1));
+      expect(rank == 2 || !hanging.done(), "rank 2 stays away, so nobody gets through");
+      for (const auto& names : kSets) groups.group(names).process_group()->abort();
+      if (rank != 2) expect_failure([&] { hanging.wait(); }, "what hung");
+      expect_failure([&] { groups.world().all_reduce_(t); }, "an operation of an aborted group");
+    }
+    MeshGroups groups = groups_of(rank, file, "gen1/");
+    check_groups(groups, rank);
+    shut_down(groups);
   }));
 }
 

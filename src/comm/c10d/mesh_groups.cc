@@ -79,6 +79,11 @@ Group MeshGroups::make(const std::string& name, const std::vector<int>& ranks) {
     backend = make_nccl_group(store, rank, size, options);
   }
   auto group = c10::make_intrusive<c10d::ProcessGroup>(store, rank, size);
+  if (options_.device != c10::DeviceType::CPU) {
+    // Before setBackend(), which hands it on.
+    group->setBoundDeviceId(
+        at::Device(options_.device, static_cast<c10::DeviceIndex>(options_.device_index)));
+  }
   group->setDefaultBackend(type);
   group->setBackend(options_.device, type, backend);
   group->setGroupName(name);
