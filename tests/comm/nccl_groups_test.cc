@@ -65,6 +65,7 @@ class Checks {
     }
     in_place();
     messages();
+    exchange();
     group_.barrier();
   }
 
@@ -175,6 +176,26 @@ class Checks {
     }
     for (Pending& p : pending) p.wait();
     same(got, values(members_[static_cast<size_t>(from)], 60), "message");
+  }
+
+  // To both neighbours and from both, started by all ranks in the same order.
+  void exchange() {
+    const int next = (group_.rank() + 1) % group_.size();
+    const int previous = (group_.rank() + group_.size() - 1) % group_.size();
+    const at::Tensor up = on_gpu(values(me(), 60, 5));
+    const at::Tensor down = on_gpu(values(me(), 30, 6));
+    const at::Tensor from_previous = at::empty_like(up);
+    const at::Tensor from_next = at::empty_like(down);
+    const Message messages[] = {{false, from_previous, previous},
+                                {false, from_next, next},
+                                {true, up, next},
+                                {true, down, previous}};
+    auto pending = group_.start_exchange(messages);
+    expect(pending.size() == 4, "one for each message");
+    for (Pending& p : pending) p.wait();
+    same(from_previous, values(members_[static_cast<size_t>(previous)], 60, 5), "exchange");
+    same(from_next, values(members_[static_cast<size_t>(next)], 30, 6), "exchange, backwards");
+    expect(group_.start_exchange({}).empty(), "nothing to exchange");
   }
 
   const Group group_;

@@ -81,7 +81,9 @@ class Group {
   // As reduce_scatter(); *shard is the result once the pending completes.
   Pending start_reduce_scatter(const at::Tensor& full, const std::vector<int64_t>& sizes,
                                at::Tensor* shard) const;
-  // Messages of one (rank, tag) arrive in order.
+  // Messages of one (rank, tag) arrive in order. On NCCL, which knows no tags, all messages of a
+  // rank follow each other: one that waits for its peer holds up those that were started after it,
+  // so ranks that both send and receive use start_exchange().
   Pending start_send(const at::Tensor& tensor, int to, int tag = 0) const;
   Pending start_recv(const at::Tensor& tensor, int from, int tag = 0) const;
   // Messages of which none waits for another one, in whatever order the peers list theirs; those to
