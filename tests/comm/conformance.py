@@ -7,7 +7,7 @@ multiples of 1/4, so that every reduction is exact in every dtype, and each rank
 rounding, `reduce` also sums random numbers and demands the result of adding in rank order, bit by bit. Running the same
 file on Gloo proves the expectations where Gloo supports the operation. On `nccl`, which is torch's nccl2, each rank has a GPU
 of its own, and tensors lie at odd addresses and belong to other streams instead; without GPUs it runs on the stand-in
-(tests/python/rehearse.py). What a backend does not do is in LACKS, and for nccl it must be refused. Does not check failures
+(tests/python/rehearse.py). What a backend does not do is in TRAITS, and for nccl it must be refused. Does not check failures
 (faults.py, nccl_faults.py) nor speed.
 """
 import argparse
@@ -53,8 +53,8 @@ TRAITS = {
     "convoy": Traits(MOVED, INTEGERS + FLOATS + (torch.complex64,), ("private", "shared", "strided"), {}),
     "gloo": Traits(GLOO_DTYPES, GLOO_DTYPES, ("private",), {
         "uneven": "not for all_gather and reduce_scatter",
-        "uneven reduce_scatter": "wants equal shares", "strided": "moves the wrong bytes", "avg": "has none", "premul": "has none",
-        "bool": "not in reductions", "rank order": "adds in another order", "reduce leaves": "uses the others' tensors"}),
+        "strided": "moves the wrong bytes", "avg": "has none", "premul": "has none, nor bool, nor uneven shares",
+        "reduce leaves": "uses the others' tensors"}),
     "nccl": Traits(NCCL_DTYPES + COMPLEX, NCCL_DTYPES + (torch.complex64,), ("private", "odd", "stream"), {
         "complex gather": "torch takes complex tensors as pairs of numbers, but forgot these",
         "complex reduce_scatter": "the same",
@@ -261,10 +261,10 @@ def check_special_reductions(r: Rank) -> None:
         t = r.mine(1001, torch.float32)
         r.do(dist.all_reduce, t, op=dist._make_nccl_premul_sum(factor))
         r.equal(t, reduced(everybody(r, 1001, torch.float32), Op.SUM) / 2, "all_reduce PREMUL_SUM")
-    if r.can("uneven reduce_scatter"):
-        out = r.blank(r.rank * 5, torch.float32)
-        r.do(dist.reduce_scatter, out, [r.place(values(r.rank, p * 5, torch.float32, p)) for p in range(r.size)])
-        r.equal(out, reduced([values(p, r.rank * 5, torch.float32, r.rank) for p in range(r.size)], Op.SUM), "uneven reduce_scatter")
+    out = r.blank(r.rank * 5, torch.float32)
+    r.do(dist.reduce_scatter, out, [r.place(values(r.rank, p * 5, torch.float32, p)) for p in range(r.size)])
+    want = reduced([values(p, r.rank * 5, torch.float32, r.rank) for p in range(r.size)], Op.SUM)
+    r.equal(out, want, "uneven reduce_scatter")
 
 
 def check_rounding(r: Rank) -> None:
@@ -341,13 +341,16 @@ def check_messages(r: Rank, dtype: torch.dtype, count: int) -> None:
         return
     to, back = (r.rank + 1) % r.size, (r.rank - 1) % r.size
     out, mine = r.blank(count, dtype), r.mine(count, dtype)
-    works = post(r, [lambda: dist.isend(mine, group_dst=to, group=r.group)], [lambda: dist.irecv(out, group_src=back, group=r.group)])
+    works = post(r, [lambda: dist.isend(mine, group_dst=to, group=r.group)],
+                 [lambda: dist.irecv(out, group_src=back, group=r.group)])
     for work in works:
         work.wait()
     r.equal(out, values(back, count, dtype), "isend and irecv")
     a, b = r.blank(count, dtype), r.blank(count, dtype)
-    batch = [dist.P2POp(dist.irecv, a, group_peer=back, group=r.group), dist.P2POp(dist.isend, r.mine(count, dtype), group_peer=to, group=r.group),
-             dist.P2POp(dist.isend, r.mine(count, dtype, 9), group_peer=back, group=r.group), dist.P2POp(dist.irecv, b, group_peer=to, group=r.group)]
+    batch = [dist.P2POp(dist.irecv, a, group_peer=back, group=r.group),
+             dist.P2POp(dist.isend, r.mine(count, dtype), group_peer=to, group=r.group),
+             dist.P2POp(dist.isend, r.mine(count, dtype, 9), group_peer=back, group=r.group),
+             dist.P2POp(dist.irecv, b, group_peer=to, group=r.group)]
     if r.size > 2:  # with two ranks both messages go between the same pair, where only order tells them apart
         for work in dist.batch_isend_irecv(batch):
             work.wait()
@@ -365,7 +368,8 @@ def check_ordering(r: Rank) -> None:
     mine = [[r.mine(50, torch.int32, 10 * tag + i) for i in range(6)] for tag in tags]
     receives = [lambda tag=tag, i=i: dist.irecv(outs[tag][i], group_src=back, group=r.group, tag=tag)
                 for tag in reversed(tags) for i in range(6)]
-    sends = [lambda tag=tag, i=i: dist.isend(mine[tag][i], group_dst=to, group=r.group, tag=tag) for i in range(6) for tag in tags]
+    sends = [lambda tag=tag, i=i: dist.isend(mine[tag][i], group_dst=to, group=r.group, tag=tag)
+             for i in range(6) for tag in tags]
     for work in post(r, sends, receives):
         work.wait()
     for tag, i in itertools.product(tags, range(6)):
@@ -390,7 +394,7 @@ def refused(call, *args, **more) -> None:
         call(*args, **more)
     except (RuntimeError, ValueError, TypeError):
         return
-    raise AssertionError(f"{call.__name__} of {args[0] if args else more} was thought to be refused: LACKS is out of date")
+    raise AssertionError(f"{call.__name__} of {args[0] if args else more} was thought to be refused: TRAITS is out of date")
 
 
 def check_refusals(r: Rank) -> None:
@@ -504,7 +508,8 @@ def threads_main(rank: int, args) -> None:
     start(args.backend, rank, 4)
     groups = [dist.new_group(range(4)) for _ in range(6)]
     errors: list = []
-    threads = [threading.Thread(target=thread_body, args=(g, TRAITS[args.backend].device, rank, 4, i, errors)) for i, g in enumerate(groups)]
+    device = TRAITS[args.backend].device
+    threads = [threading.Thread(target=thread_body, args=(g, device, rank, 4, i, errors)) for i, g in enumerate(groups)]
     for t in threads:
         t.start()
     for t in threads:

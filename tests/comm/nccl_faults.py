@@ -83,6 +83,13 @@ def works(group, size: int) -> None:
         assert torch.all(t.cpu() == float(sum(range(size)))), t[:4]
 
 
+def meet(rank: int, others, what: str) -> None:
+    """The ranks wait for each other, without NCCL."""
+    store = c10d._get_default_store()
+    store.set(f"{what}/{rank}", "1")
+    store.wait([f"{what}/{other}" for other in others], timedelta(seconds=PATIENCE_S))
+
+
 def backend_of(group=None):
     return (group or c10d._get_default_group())._get_backend(torch.device("cuda"))
 
@@ -91,22 +98,19 @@ def abort(rank: int) -> None:
     """abort() from another thread ends a collective that hangs, and the waiting for it."""
     start(rank, 3)
     works(c10d._get_default_group(), 3)
-    if rank == 2:
-        store = c10d._get_default_store()
-        store.wait(["left/0", "left/1"], timedelta(seconds=PATIENCE_S))
-        return
-    work = dist.all_reduce(ones(), async_op=True)
-    hangs(work)
-    threading.Timer(1, backend_of().abort).start()
-    begin = time.monotonic()
-    torch.cuda.synchronize()  # blocks until then
-    assert time.monotonic() - begin > 0.3, "the collective did not hang"
-    text = finding("collective never met", "AllReduce of 1000 float32 (sum)", "for rank 2")
-    until(work.is_completed, "the aborted work's end")
-    again = failure(dist.all_reduce, ones())
-    if rank == 0:
-        print(f"  {text}\n  {again}")
-    c10d._get_default_store().set(f"left/{rank}", "1")
+    if rank < 2:
+        work = dist.all_reduce(ones(), async_op=True)
+        hangs(work)
+        begin = time.monotonic()
+        threading.Timer(1, backend_of().abort).start()
+        torch.cuda.synchronize()  # blocks until then
+        assert time.monotonic() - begin > 0.9, "the collective did not hang"
+        text = finding("collective never met", "AllReduce of 1000 float32 (sum)", "for rank 2")
+        until(work.is_completed, "the aborted work's end")
+        again = failure(dist.all_reduce, ones())
+        if rank == 0:
+            print(f"  {text}\n  {again}")
+    meet(rank, range(3), "end")
 
 
 def stay_away(rank: int, blocking: bool) -> None:
@@ -128,9 +132,7 @@ def stay_away(rank: int, blocking: bool) -> None:
         again = failure(dist.all_reduce, ones(), group=quick)
         if rank == 0:
             print(f"  {error}\n  {text}\n  {again}")
-        c10d._get_default_store().set(f"left/{rank}", "1")
-    else:
-        c10d._get_default_store().wait(["left/0", "left/1"], timedelta(seconds=PATIENCE_S))
+    meet(rank, range(3), "failed")
     works(c10d._get_default_group(), 3)  # the process lives, and its other groups too
 
 
@@ -147,18 +149,15 @@ def time_out_of_watchdog(rank: int) -> None:
 def kill(rank: int) -> None:
     """Rank 1 is killed inside of a collective; the others abort, and go on without it in the same processes."""
     start(rank, 4, enable_reconfigure=True)
-    group = c10d._get_default_group()
     reconfigured(4, rank, uuid=1)
-    doomed = dist.all_reduce(ones(), async_op=True) if rank != 2 else None
-    if rank == 1:
-        hangs(doomed)
-        os.kill(os.getpid(), signal.SIGKILL)
-    if rank == 2:  # comes late, so that rank 1 is inside when it dies
-        time.sleep(1.5)
+    doomed = None
+    if rank != 2:
         doomed = dist.all_reduce(ones(), async_op=True)
-    else:
         hangs(doomed)
-    time.sleep(2)
+    dies(rank, 1, range(4))
+    if rank == 2:  # comes when rank 1 has died inside
+        doomed = dist.all_reduce(ones(), async_op=True)
+    time.sleep(1)
     assert not doomed.is_completed(), "a dead rank is not noticed by others of its machine"
     backend_of().abort()
     torch.cuda.synchronize()
@@ -167,7 +166,17 @@ def kill(rank: int) -> None:
         print(f"  {text}")
     mine = {0: 0, 2: 1, 3: 2}[rank]
     reconfigured(3, mine, uuid=2)
-    works(group, 3)
+    meet(rank, (0, 2, 3), "end")
+
+
+def dies(rank: int, victim: int, all_ranks) -> None:
+    """Returns on the others when the victim is dead."""
+    c10d._get_default_store().set(f"process/{rank}", str(os.getpid()))
+    meet(rank, all_ranks, "before the death")
+    if rank == victim:
+        os.kill(os.getpid(), signal.SIGKILL)
+    process = pathlib.Path("/proc", c10d._get_default_store().get(f"process/{victim}").decode())
+    until(lambda: not process.exists(), "the death")
 
 
 def reconfigured(size: int, mine: int, uuid: int) -> None:
@@ -186,11 +195,11 @@ def lost_machine(rank: int) -> None:
     os.environ["NCCL_HOSTID"] = f"machine {rank}"
     start(rank, 3, enable_reconfigure=True)
     reconfigured(3, rank, uuid=1)
-    work = dist.all_reduce(ones(), async_op=True) if rank != 2 else None
-    if rank == 2:
-        time.sleep(1)
-        os.kill(os.getpid(), signal.SIGKILL)
-    hangs(work)
+    work = None
+    if rank != 2:
+        work = dist.all_reduce(ones(), async_op=True)
+        hangs(work)
+    dies(rank, 2, range(3))
     until(work.is_completed, "the watchdog's notice")
     torch.cuda.synchronize()
     error = failure(dist.all_reduce, ones())
@@ -198,30 +207,27 @@ def lost_machine(rank: int) -> None:
     if rank == 0:
         print(f"  {error}\n  {text}")
     reconfigured(2, rank, uuid=2)
+    meet(rank, (0, 1), "end")
 
 
 def forgotten_child(rank: int) -> None:
     """An abort of the parent doesn't reach its child: the hang is found, and says so; aborting the child ends it."""
-    os.environ["CONVOY_STANDIN_NOTICE_S"] = "4"
+    os.environ["CONVOY_STANDIN_NOTICE_S"] = "2"
     start(rank, 3)
     child = dist.split_group(split_ranks=[[0, 1, 2]])
     works(child, 3)
-    store = c10d._get_default_store()
-    if rank == 2:
-        store.wait(["left/0", "left/1"], timedelta(seconds=PATIENCE_S))
-        return
-    work = dist.all_reduce(ones(), group=child, async_op=True)
-    hangs(work)
     backend_of().abort()
-    time.sleep(1)
-    hangs(work)  # still
-    text = finding("collective never met", "AllReduce of 1000 float32 (sum)", "for rank 2", "Its parent was aborted or revoked",
-                   "abort this communicator too")
-    backend_of(child).abort()
-    torch.cuda.synchronize()
-    if rank == 0:
-        print(f"  {text}")
-    store.set(f"left/{rank}", "1")
+    if rank < 2:
+        work = dist.all_reduce(ones(), group=child, async_op=True)
+        hangs(work)
+        text = finding("collective never met", "AllReduce of 1000 float32 (sum)", "for rank 2",
+                       "Its parent was aborted or revoked", "abort this communicator too")
+        assert not work.is_completed(), "it ended by itself"
+        backend_of(child).abort()
+        torch.cuda.synchronize()
+        if rank == 0:
+            print(f"  {text}")
+    meet(rank, range(3), "end")
 
 
 def mismatch(rank: int) -> None:
@@ -243,7 +249,8 @@ def mismatch(rank: int) -> None:
     everybody = "rank 1 called", "rank 1 of 3"  # either tells of the other
     cases = {
         "order": (reverse, ["AllReduce of 100 float32 (sum)", "Broadcast of 100 float32 with root 0", "operation #1"]),
-        "size": (lambda g: dist.all_reduce(ones(101 if odd else 100), group=g, async_op=True), ["AllReduce of 101", "AllReduce of 100"]),
+        "size": (lambda g: dist.all_reduce(ones(101 if odd else 100), group=g, async_op=True),
+                 ["AllReduce of 101", "AllReduce of 100"]),
         "dtype": (lambda g: dist.all_reduce(ones(dtype=torch.float64 if odd else torch.float32), group=g, async_op=True),
                   ["of 1000 float64", "of 1000 float32"]),
         "root": (lambda g: dist.broadcast(a, group_src=1 if odd else 0, group=g, async_op=True), ["with root 1", "with root 0"]),
@@ -255,14 +262,13 @@ def mismatch(rank: int) -> None:
         group = dist.new_group([0, 1, 2])
         before = len(found("collective mismatch"))
         call(group)
-        if name == "message" and not odd:
-            time.sleep(1)  # the receiver is told
-        else:
+        if name != "message" or odd:  # of a message only the receiver is told
             until(lambda: len(found("collective mismatch")) > before, name)
             text = found("collective mismatch")[-1]
             assert all(w in text for w in words) and any(w in text for w in everybody), (name, text)
             if rank == 1:
                 print(f"  {name}: {text}", flush=True)
+        meet(rank, range(3), name)
         backend_of(group).abort()
         torch.cuda.synchronize()
         works(c10d._get_default_group(), 3)
