@@ -381,6 +381,7 @@ Status train(Runtime& runtime, const TrainOptions& options) {
                                                         trainer.model.parameter_count())));
   const Status status =
       Run(runtime, options, preset, std::move(samples), std::move(folder), trainer).run();
+  if (status.ok()) runtime.groups().shutdown();
   if (status.ok() && runtime.rank() == 0 && !path.empty() && !options.json) {
     std::printf("run folder: %s (config.json, metrics.jsonl, loss.svg)\n", path.c_str());
   }

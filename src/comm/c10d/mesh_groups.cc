@@ -50,6 +50,14 @@ Group MeshGroups::world() {
   return group(views);
 }
 
+void MeshGroups::shutdown() {
+  if (options_.device == c10::DeviceType::CPU) return;
+  const std::lock_guard lock(mutex_);
+  // In the order of their names: all ranks come to the groups of a dimension at the same time.
+  for (const auto& [name, group] : groups_) group.process_group()->shutdown();
+  groups_.clear();
+}
+
 int MeshGroups::place_in(const std::vector<int>& ranks) const {
   return static_cast<int>(std::find(ranks.begin(), ranks.end(), rank_) - ranks.begin());
 }

@@ -323,8 +323,15 @@ c10::KernelFunction kernel_for(const c10::OperatorHandle& op) {
 // On a GPU these choose among libraries and kernels without CPU code.
 const char* const kChoosing[] = {"aten::convolution", "aten::convolution_backward"};
 
+// For torch's warnings that kernels are replaced.
+class Quiet final : public c10::WarningHandler {
+  void process(const c10::Warning&) override {}
+};
+
 // Registrations live as long as the process.
 void replace_kernels() {
+  Quiet quiet;
+  const c10::WarningUtils::WarningHandlerGuard guard(&quiet);
   static std::vector<c10::RegistrationHandleRAII> registrations;
   auto& dispatcher = c10::Dispatcher::singleton();
   const auto replace = [&](const c10::OperatorName& name, c10::KernelFunction kernel) {
