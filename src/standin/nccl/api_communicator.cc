@@ -309,10 +309,13 @@ ncclResult_t ncclCommFinalize(ncclComm_t handle) {
 ncclResult_t ncclCommDestroy(ncclComm_t handle) {
   if (handle == nullptr) return ncclSuccess;
   const auto comm = find_handle(handle, "ncclCommDestroy");
-  if (!comm) return ncclInvalidArgument;
+  if (!comm) return fail_in_group(ncclInvalidArgument);
+  if (comm->stopped() == Stop::no) {
+    if (const ncclResult_t ready = comm->ready(); ready != ncclSuccess) return fail_in_group(ready);
+  }
   return perform_in_group([comm, handle] {
     const ncclResult_t result = comm->finalize();
-    comm->stop(Stop::aborted);
+    comm->end(comm->stopped() != Stop::no);
     drop_handle(handle);
     return result;
   });
@@ -322,7 +325,7 @@ ncclResult_t ncclCommAbort(ncclComm_t handle) {
   if (handle == nullptr) return ncclSuccess;
   const auto comm = find_handle(handle, "ncclCommAbort");
   if (!comm) return ncclInvalidArgument;
-  comm->stop(Stop::aborted);
+  comm->end(true);
   drop_handle(handle);
   return ncclSuccess;
 }
