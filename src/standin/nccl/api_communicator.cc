@@ -300,8 +300,12 @@ ncclResult_t ncclCommGrow(ncclComm_t handle, int nranks, const ncclUniqueId* id,
 
 ncclResult_t ncclCommFinalize(ncclComm_t handle) {
   const auto comm = find_handle(handle, "ncclCommFinalize");
-  if (!comm) return ncclInvalidArgument;
+  if (!comm) return fail_in_group(ncclInvalidArgument);
   if (const ncclResult_t ready = comm->ready(); ready != ncclSuccess) return fail_in_group(ready);
+  if (comm->stopped() != Stop::no) {
+    return fail_in_group(
+        fail(ncclInvalidUsage, "ncclCommFinalize: communicator was revoked; destroy or abort it"));
+  }
   return perform_in_group(
       [comm] { return comm->perform([c = comm.get()] { return c->finalize(); }); });
 }

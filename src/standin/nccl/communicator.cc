@@ -395,6 +395,39 @@ ncclResult_t Communicator::ready() {
 
 // --- Waiting.
 
+// When to tell that something waits: after a while, and again a while after the parent has been
+// stopped, which is when somebody must stop the child too.
+class Communicator::Teller {
+ public:
+  explicit Teller(const Communicator& comm) : comm_(comm) {}
+  bool is_due() {
+    const auto now = Clock::now();
+    if (orphaned_ == kNever && comm_.is_orphan()) orphaned_ = now;
+    const auto notice = Patience::get().notice;
+    const bool due = (!told_ && now - began_ > notice) ||
+                     (!told_as_orphan_ && orphaned_ != kNever && now - orphaned_ > notice);
+    if (due) told();
+    return due;
+  }
+  void told() {
+    told_ = true;
+    told_as_orphan_ = orphaned_ != kNever;
+  }
+  bool has_told() const { return told_; }
+  Clock::duration waited() const { return Clock::now() - began_; }
+
+ private:
+  static constexpr auto kNever = Clock::time_point::max();
+  const Communicator& comm_;
+  const Clock::time_point began_ = Clock::now();
+  Clock::time_point orphaned_ = kNever;
+  bool told_ = false, told_as_orphan_ = false;
+};
+
+bool Communicator::is_orphan() const {
+  return parent_stop_ && parent_stop_ != stop_ && parent_stop_->value != Stop::no;
+}
+
 bool Communicator::wait(std::atomic<uint32_t>& word, const Condition& done, Stop gives_up_at,
                         const Text& what, const Text& who) {
   return wait_and_tell(word, done, gives_up_at,
@@ -417,24 +450,21 @@ bool Communicator::wait_and_tell(std::atomic<uint32_t>& word, const Condition& d
     if (done()) return true;
     ::sched_yield();
   }
-  const auto began = Clock::now();
-  auto looked = began;
-  bool told = false;
+  Teller teller(*this);
+  auto looked = Clock::now();
   for (;;) {
     const uint32_t seen = word.load(std::memory_order_acquire);
     if (done()) return true;
-    const auto waited = Clock::now() - began;
-    const double seconds = std::chrono::duration<double>(waited).count();
+    const double seconds = std::chrono::duration<double>(teller.waited()).count();
     if (stopped() >= gives_up_at) {
-      if (!told) tell(seconds);
+      if (!teller.has_told()) tell(seconds);
       return false;
     }
-    if (!told && waited > Patience::get().notice) {
+    if (teller.is_due()) {
       tell(seconds);
       standin_write_report();  // somebody may lose patience and kill us
-      told = true;
     }
-    if (waited > Patience::get().end) {
+    if (teller.waited() > Patience::get().end) {
       std::fprintf(stderr,
                    "convoy stand-in: %s: a GPU job would wait for ever; this process ends\n",
                    name().c_str());
@@ -453,11 +483,10 @@ void Communicator::tell_never_met(const std::string& what, const std::string& wh
   char waited[64];
   std::snprintf(waited, sizeof waited, " waited %.1f s for ", seconds);
   std::string text = name() + ": " + what + waited + who;
-  if (parent_stop_ && parent_stop_ != stop_ && parent_stop_->value != Stop::no) {
+  if (is_orphan()) {
     text +=
         ". Its parent was aborted or revoked, which doesn't reach a child made by ncclCommSplit "
-        "without "
-        "splitShare: abort this communicator too";
+        "without splitShare: abort this communicator too";
   }
   standin_finding("collective never met", text.c_str());
 }

@@ -140,6 +140,8 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   bool open_peers_memory(int rank);
   void tell_never_met(const std::string& what, const std::string& who, double seconds);
   bool has_lost_remote_peer();
+  bool is_orphan() const;  // its parent was stopped, and that doesn't reach it
+  class Teller;
 
   int rank_ = 0, nranks_ = 0;  // once joined
   const int device_;
