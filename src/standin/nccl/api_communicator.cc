@@ -319,7 +319,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t handle) {
   }
   return perform_in_group([comm, handle] {
     const ncclResult_t result = comm->finalize();
-    comm->end(comm->stopped() != Stop::no);
+    comm->end(false);
     drop_handle(handle);
     return result;
   });

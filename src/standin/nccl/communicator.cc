@@ -310,11 +310,16 @@ void Communicator::end(bool aborted) {
     std::unique_lock lock(mutex_);
     Profiler* profiler = profiler_.get();
     lock.unlock();
-    if (profiler != nullptr) profiler->close(aborted);
+    if (profiler != nullptr) profiler->close(stopped() != Stop::no);
   };
-  if (!aborted) close_profiler();  // kernels are done, the proxy tells the rest
-  stop(Stop::aborted);
-  close_profiler();
+  if (aborted) {
+    stop(Stop::aborted);
+    close_profiler();
+  } else {
+    close_profiler();  // kernels are done, the proxy tells the rest
+    destroyed_ = true;
+    wait_until_quiet(true);
+  }
   std::unique_lock lock(mutex_);
   const int status = std::exchange(status_, -1);
   lock.unlock();
@@ -322,9 +327,13 @@ void Communicator::end(bool aborted) {
 }
 
 void Communicator::stop(Stop how) {
-  Stop now = stopped();
+  Stop now = stop_->value.load();
   while (now < how && !stop_->value.compare_exchange_weak(now, how)) {
   }
+  wait_until_quiet(how == Stop::aborted);
+}
+
+void Communicator::wait_until_quiet(bool for_good) {
   if (Segment* segment = shown_.load(std::memory_order_acquire); segment != nullptr) {
     segment->ranks[rank_].stopped = 1;
     futex_wake(segment->stream.round);
@@ -334,7 +343,7 @@ void Communicator::stop(Stop how) {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] { return kernels_ == 0; });
   std::thread job;
-  if (how == Stop::aborted) job.swap(job_);
+  if (for_good) job.swap(job_);
   lock.unlock();
   if (job.joinable()) job.join();
 }

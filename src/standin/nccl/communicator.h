@@ -59,7 +59,8 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   ncclResult_t finalize();
   // Stops kernels and calls, and blocks until the ones under way have noticed.
   void stop(Stop how);
-  // Its handle goes. `aborted`: whatever is under way is given up; else it has been finalized.
+  // Its handle goes. `aborted`: whatever is under way is given up, also of those that share its
+  // resources; else it has been finalized, and they go on.
   void end(bool aborted);
 
   int rank() const { return rank_; }
@@ -67,7 +68,9 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   int device() const { return device_; }
   const Config& config() const { return config_; }
   const std::shared_ptr<StopFlag>& stop_flag() const { return stop_; }
-  Stop stopped() const { return stop_->value.load(std::memory_order_acquire); }
+  Stop stopped() const {
+    return destroyed_ ? Stop::aborted : stop_->value.load(std::memory_order_acquire);
+  }
   std::string name() const;  // for messages: "communicator 'pp' (1a2b), rank 1 of 4"
   uint64_t id() const;
   std::string status();                              // a line for Faults
@@ -136,6 +139,7 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   ncclResult_t claim_slot();
   ncclResult_t open_to_others();
   bool is_last_of_process();
+  void wait_until_quiet(bool for_good);
   ncclResult_t check_devices();
   bool open_peers_memory(int rank);
   void tell_never_met(const std::string& what, const std::string& who, double seconds);
@@ -150,6 +154,7 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   std::shared_ptr<Segment> segment_;
   std::atomic<Segment*> shown_{nullptr};  // the same, for other threads while it is joining
   std::atomic<bool> joined_{false};
+  std::atomic<bool> destroyed_{false};  // of this one only: who shares its stop flag goes on
   std::unique_ptr<Profiler> profiler_;  // made under mutex_, and only if nobody has aborted
   int status_ = -1;                     // of Faults; the same
   std::vector<char*> bases_;            // by rank: where its device begins here
