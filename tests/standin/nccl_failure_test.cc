@@ -189,6 +189,20 @@ TEST_CASE("destroy hangs when a peer of the same node has died, until somebody a
   CHECK(outcome.says("rank 1 (its process has ended) of the same node"));
 }
 
+TEST_CASE("destroy waits for a peer that has aborted instead, and says so") {
+  const Outcome outcome = run_ranks(2, [](Rank& rank) {
+    const ncclComm_t comm = rank.make();
+    if (rank.rank == 1) return OK(ncclCommAbort(comm)), rank.meet();
+    std::thread destroying([&] { OK(ncclCommDestroy(comm)); });
+    EXPECT(rank.says("for rank 1 (has aborted or revoked it) of the same node"));
+    OK(ncclCommAbort(comm));
+    destroying.join();
+    rank.meet();
+  });
+  INFO(outcome.all());
+  CHECK(outcome.is_well());
+}
+
 TEST_CASE("a dead peer of the same node is no error; one of another node is ncclRemoteError") {
   for (const bool remote : {false, true}) {
     const Outcome outcome = run_ranks(2, [&](Rank& rank) {

@@ -276,13 +276,18 @@ ncclResult_t Communicator::finalize() {
   const auto missing = [&] {
     std::string text;
     for (int r = 0; r < nranks_; ++r) {
-      if (slot(r).host != slot(rank_).host || slot(r).stopped != 0) continue;
+      if (slot(r).host != slot(rank_).host || slot(r).finalized != 0) continue;
       text += (text.empty() ? "rank " : ", rank ") + std::to_string(r);
-      if (!is_alive(slot(r).pid)) text += " (its process has ended)";
+      if (!is_alive(slot(r).pid)) {
+        text += " (its process has ended)";
+      } else if (slot(r).stopped != 0) {
+        text += " (has aborted or revoked it)";
+      }
     }
     return text + " of the same node (ncclCommFinalize and ncclCommDestroy need all of them)";
   };
   slot(rank_).stopped = 1;
+  slot(rank_).finalized = 1;
   Barrier& ending = segment_->ending[first];
   // One thread may end all ranks of its process one after the other: only the last call waits.
   const bool is_last = is_last_of_process();

@@ -78,7 +78,8 @@ struct alignas(64) RankSlot {
   std::atomic<uint32_t> bell{0};              // rung by peers: something for this rank has changed
   std::atomic<uint64_t> entered{0}, left{0};  // operations
   std::atomic<uint32_t> stopped{0};           // aborted, revoked or destroyed its communicator
-  std::atomic<uint32_t> held{0};              // a fault on purpose keeps it from beginning
+  std::atomic<uint32_t> finalized{0};
+  std::atomic<uint32_t> held{0};     // a fault on purpose keeps it from beginning
   std::atomic<uint32_t> leaving{0};  // of the process whose first rank this is: ranks that end
   OpRecord op;
   // What it tells the others on the host: split's color and key, a window's address.
