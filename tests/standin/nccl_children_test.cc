@@ -8,7 +8,6 @@
 
 #include <csignal>
 #include <thread>
-#include <unistd.h>
 
 namespace convoy::standin::nccl {
 namespace {
@@ -30,6 +29,8 @@ int count_of(ncclComm_t comm) {
   OK(ncclCommCount(comm, &count));
   return count;
 }
+
+constexpr const char* kWaits = "AllReduce of 8 float32 (sum), operation #";
 
 // A collective that hangs because nobody else calls it.
 struct Hanging {
@@ -73,27 +74,30 @@ TEST_CASE("split: by color, in the order of keys, and none for NOCOLOR") {
 }
 
 TEST_CASE("an abort of the parent doesn't reach a split child, and the finding says so") {
-  const Outcome outcome = run_ranks(2, [](Rank& rank) {
-    const ncclComm_t parent = rank.make();
-    ncclComm_t child = nullptr;
-    OK(ncclCommSplit(parent, 0, rank.rank, &child, nullptr));
-    if (rank.rank == 0) {
-      const Hanging kernel(child);
-      EXPECT(rank.says("collective never met"));  // told once before the abort, once after
-      OK(ncclCommAbort(parent));
-      EXPECT(rank.says("which doesn't reach a child"));
-      EXPECT(kernel.hangs());
-      ncclResult_t state = ncclInternalError;
-      OK(ncclCommGetAsyncError(child, &state));
-      EXPECT(state == ncclSuccess);
-      OK(ncclCommAbort(child));
-      kernel.ends();
-    }
-    rank.meet();
-    if (rank.rank == 0) return;
-    OK(ncclCommAbort(parent));
-    OK(ncclCommAbort(child));
-  });
+  const Outcome outcome = run_ranks(
+      2,
+      [](Rank& rank) {
+        const ncclComm_t parent = rank.make();
+        ncclComm_t child = nullptr;
+        OK(ncclCommSplit(parent, 0, rank.rank, &child, nullptr));
+        if (rank.rank == 0) {
+          const Hanging kernel(child);
+          EXPECT(rank.says(kWaits));  // told once before the abort, once after
+          OK(ncclCommAbort(parent));
+          EXPECT(rank.says("which doesn't reach a child"));
+          EXPECT(kernel.hangs());
+          ncclResult_t state = ncclInternalError;
+          OK(ncclCommGetAsyncError(child, &state));
+          EXPECT(state == ncclSuccess);
+          OK(ncclCommAbort(child));
+          kernel.ends();
+        }
+        rank.meet();
+        if (rank.rank == 0) return;
+        OK(ncclCommAbort(parent));
+        OK(ncclCommAbort(child));
+      },
+      kImpatient);
   INFO(outcome.all());
   CHECK(outcome.is_well());
   CHECK(outcome.says("splitShare: abort this communicator too"));
@@ -101,28 +105,31 @@ TEST_CASE("an abort of the parent doesn't reach a split child, and the finding s
 
 TEST_CASE("with splitShare it does; so does shrinkShare") {
   for (const bool shrinks : {false, true}) {
-    const Outcome outcome = run_ranks(3, [&](Rank& rank) {
-      const ncclComm_t parent = rank.make();
-      ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-      config.splitShare = config.shrinkShare = 1;
-      ncclComm_t child = nullptr;
-      int excluded = 2;
-      if (!shrinks) {
-        OK(ncclCommSplit(parent, rank.rank < 2 ? 0 : 1, 0, &child, &config));
-      } else if (rank.rank < 2) {
-        OK(ncclCommShrink(parent, &excluded, 1, &child, &config, NCCL_SHRINK_DEFAULT));
-      }
-      if (rank.rank == 0) {
-        const Hanging kernel(child);
-        EXPECT(rank.says("collective never met"));
-        EXPECT(kernel.hangs());
-        OK(ncclCommAbort(parent));
-        kernel.ends();
-      }
-      rank.meet();
-      if (rank.rank != 0) OK(ncclCommAbort(parent));
-      OK(ncclCommAbort(child));
-    });
+    const Outcome outcome = run_ranks(
+        3,
+        [&](Rank& rank) {
+          const ncclComm_t parent = rank.make();
+          ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+          config.splitShare = config.shrinkShare = 1;
+          ncclComm_t child = nullptr;
+          int excluded = 2;
+          if (!shrinks) {
+            OK(ncclCommSplit(parent, rank.rank < 2 ? 0 : 1, 0, &child, &config));
+          } else if (rank.rank < 2) {
+            OK(ncclCommShrink(parent, &excluded, 1, &child, &config, NCCL_SHRINK_DEFAULT));
+          }
+          if (rank.rank == 0) {
+            const Hanging kernel(child);
+            EXPECT(rank.says(kWaits));
+            EXPECT(kernel.hangs());
+            OK(ncclCommAbort(parent));
+            kernel.ends();
+          }
+          rank.meet();
+          if (rank.rank != 0) OK(ncclCommAbort(parent));
+          OK(ncclCommAbort(child));
+        },
+        kImpatient);
     INFO(outcome.all());
     CHECK(outcome.is_well());
     CHECK_FALSE(outcome.says("doesn't reach a child"));
@@ -152,21 +159,24 @@ TEST_CASE("shrink: ranks close up, and the parent still works") {
 }
 
 TEST_CASE("shrink with ABORT ends hanging kernels and leaves a dead rank behind") {
-  const Outcome outcome = run_ranks(4, [](Rank& rank) {
-    const ncclComm_t parent = rank.make();
-    EXPECT(sum_of(parent, 1) == 4);
-    if (rank.rank == 2) ::kill(::getpid(), SIGKILL);
-    const Hanging kernel(parent);
-    EXPECT(rank.says("collective never met"));
-    int excluded = 2;
-    ncclComm_t child = nullptr;
-    OK(ncclCommShrink(parent, &excluded, 1, &child, nullptr, NCCL_SHRINK_ABORT));
-    kernel.ends();
-    EXPECT(sum_of(child, static_cast<float>(rank.rank)) == 4);
-    OK(ncclCommAbort(parent));
-    EXPECT(sum_of(child, 1) == 3);
-    OK(ncclCommDestroy(child));
-  });
+  const Outcome outcome = run_ranks(
+      4,
+      [](Rank& rank) {
+        const ncclComm_t parent = rank.make();
+        EXPECT(sum_of(parent, 1) == 4);
+        rank.die(2);
+        const Hanging kernel(parent);
+        EXPECT(rank.says(kWaits));
+        int excluded = 2;
+        ncclComm_t child = nullptr;
+        OK(ncclCommShrink(parent, &excluded, 1, &child, nullptr, NCCL_SHRINK_ABORT));
+        kernel.ends();
+        EXPECT(sum_of(child, static_cast<float>(rank.rank)) == 4);
+        OK(ncclCommAbort(parent));
+        EXPECT(sum_of(child, 1) == 3);
+        OK(ncclCommDestroy(child));
+      },
+      kImpatient);
   INFO(outcome.all());
   CHECK(outcome.codes == std::vector<int>{0, 0, -SIGKILL, 0});
   CHECK(outcome.says("has ended)"));
@@ -201,38 +211,41 @@ TEST_CASE("grow: new ranks join with the id that an old one hands out, once") {
 }
 
 TEST_CASE("revoke: kernels end, operations are refused, children can be made, finalize can't") {
-  const Outcome outcome = run_ranks(3, [](Rank& rank) {
-    const ncclComm_t comm = rank.make();
-    EXPECT(sum_of(comm, 1) == 3);
-    if (rank.rank == 0) {
-      const Hanging kernel(comm);
-      EXPECT(rank.says("collective never met"));
-      std::thread revoking([&] { OK(ncclCommRevoke(comm, NCCL_REVOKE_DEFAULT)); });
-      kernel.ends();
-      revoking.join();
-    } else {
-      OK(ncclCommRevoke(comm, NCCL_REVOKE_DEFAULT));
-    }
-    EXPECT(ncclCommRevoke(comm, 1) == ncclInvalidArgument);
-    EXPECT(settled(comm) == ncclSuccess);
-    const Floats data(8, 1);
-    const CudaStream stream;
-    EXPECT(ncclAllReduce(data.data(), data.data(), 8, ncclFloat32, ncclSum, comm, stream) ==
-           ncclInvalidUsage);
-    EXPECT(ncclCommFinalize(comm) == ncclInvalidUsage);
-    ncclComm_t child = nullptr, shrunk = nullptr;
-    OK(ncclCommSplit(comm, 0, -rank.rank, &child, nullptr));
-    EXPECT(sum_of(child, 1) == 3);
-    int excluded = 0;
-    if (rank.rank != 0) {
-      OK(ncclCommShrink(comm, &excluded, 1, &shrunk, nullptr, NCCL_SHRINK_DEFAULT));
-      EXPECT(sum_of(shrunk, 1) == 2);
-      OK(ncclCommDestroy(shrunk));
-    }
-    OK(ncclCommDestroy(comm));
-    EXPECT(sum_of(child, 1) == 3);
-    OK(ncclCommDestroy(child));
-  });
+  const Outcome outcome = run_ranks(
+      3,
+      [](Rank& rank) {
+        const ncclComm_t comm = rank.make();
+        EXPECT(sum_of(comm, 1) == 3);
+        if (rank.rank == 0) {
+          const Hanging kernel(comm);
+          EXPECT(rank.says(kWaits));
+          std::thread revoking([&] { OK(ncclCommRevoke(comm, NCCL_REVOKE_DEFAULT)); });
+          kernel.ends();
+          revoking.join();
+        } else {
+          OK(ncclCommRevoke(comm, NCCL_REVOKE_DEFAULT));
+        }
+        EXPECT(ncclCommRevoke(comm, 1) == ncclInvalidArgument);
+        EXPECT(settled(comm) == ncclSuccess);
+        const Floats data(8, 1);
+        const CudaStream stream;
+        EXPECT(ncclAllReduce(data.data(), data.data(), 8, ncclFloat32, ncclSum, comm, stream) ==
+               ncclInvalidUsage);
+        EXPECT(ncclCommFinalize(comm) == ncclInvalidUsage);
+        ncclComm_t child = nullptr, shrunk = nullptr;
+        OK(ncclCommSplit(comm, 0, -rank.rank, &child, nullptr));
+        EXPECT(sum_of(child, 1) == 3);
+        int excluded = 0;
+        if (rank.rank != 0) {
+          OK(ncclCommShrink(comm, &excluded, 1, &shrunk, nullptr, NCCL_SHRINK_DEFAULT));
+          EXPECT(sum_of(shrunk, 1) == 2);
+          OK(ncclCommDestroy(shrunk));
+        }
+        OK(ncclCommDestroy(comm));
+        EXPECT(sum_of(child, 1) == 3);
+        OK(ncclCommDestroy(child));
+      },
+      kImpatient);
   INFO(outcome.all());
   CHECK(outcome.is_well());
 }
@@ -259,21 +272,24 @@ TEST_CASE("non-blocking children") {
 }
 
 TEST_CASE("the parent's abort ends a split that is under way") {
-  const Outcome outcome = run_ranks(2, [](Rank& rank) {
-    const ncclComm_t comm = rank.make();
-    if (rank.rank == 0) {
-      std::thread aborting([&] {
-        EXPECT(rank.says("ncclCommSplit waited"));
-        OK(ncclCommAbort(comm));
-      });
-      ncclComm_t child = nullptr;
-      EXPECT(ncclCommSplit(comm, 0, 0, &child, nullptr) != ncclSuccess);
-      EXPECT(child == nullptr);
-      aborting.join();
-    }
-    rank.meet();
-    if (rank.rank == 1) OK(ncclCommAbort(comm));
-  });
+  const Outcome outcome = run_ranks(
+      2,
+      [](Rank& rank) {
+        const ncclComm_t comm = rank.make();
+        if (rank.rank == 0) {
+          std::thread aborting([&] {
+            EXPECT(rank.says("ncclCommSplit waited"));
+            OK(ncclCommAbort(comm));
+          });
+          ncclComm_t child = nullptr;
+          EXPECT(ncclCommSplit(comm, 0, 0, &child, nullptr) != ncclSuccess);
+          EXPECT(child == nullptr);
+          aborting.join();
+        }
+        rank.meet();
+        if (rank.rank == 1) OK(ncclCommAbort(comm));
+      },
+      kImpatient);
   INFO(outcome.all());
   CHECK(outcome.is_well());
 }

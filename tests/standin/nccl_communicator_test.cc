@@ -76,25 +76,28 @@ TEST_CASE("bad arguments of the beginning are refused") {
 }
 
 TEST_CASE("a rank that comes twice, and ranks that disagree on their number, are refused") {
-  const Outcome outcome = run_ranks(2, [](Rank& rank) {
-    const ncclUniqueId id = rank.next_id();
-    ncclComm_t comm = nullptr;
-    if (rank.rank == 0) {
-      ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-      config.blocking = 0;
-      EXPECT(ncclCommInitRankConfig(&comm, 2, id, 0, &config) == ncclInProgress);
-      EXPECT(rank.says("initialisation waited"));  // has its place
-    }
-    rank.meet();
-    if (rank.rank == 1) {
-      EXPECT(ncclCommInitRank(&comm, 3, id, 1) == ncclInvalidArgument);
-      EXPECT(comm == nullptr);
-      EXPECT(ncclCommInitRank(&comm, 2, id, 0) == ncclInvalidUsage);
-    }
-    rank.meet();
-    // Nobody else will ever come: an abort ends the initialisation.
-    if (rank.rank == 0) OK(ncclCommAbort(comm));
-  });
+  const Outcome outcome = run_ranks(
+      2,
+      [](Rank& rank) {
+        const ncclUniqueId id = rank.next_id();
+        ncclComm_t comm = nullptr;
+        if (rank.rank == 0) {
+          ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+          config.blocking = 0;
+          EXPECT(ncclCommInitRankConfig(&comm, 2, id, 0, &config) == ncclInProgress);
+          EXPECT(rank.says("initialisation waited"));  // has its place
+        }
+        rank.meet();
+        if (rank.rank == 1) {
+          EXPECT(ncclCommInitRank(&comm, 3, id, 1) == ncclInvalidArgument);
+          EXPECT(comm == nullptr);
+          EXPECT(ncclCommInitRank(&comm, 2, id, 0) == ncclInvalidUsage);
+        }
+        rank.meet();
+        // Nobody else will ever come: an abort ends the initialisation.
+        if (rank.rank == 0) OK(ncclCommAbort(comm));
+      },
+      kImpatient);
   INFO(outcome.all());
   CHECK(outcome.is_well());
   CHECK(outcome.says("the communicator's initialisation waited"));

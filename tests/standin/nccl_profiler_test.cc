@@ -296,7 +296,8 @@ TEST_CASE("a kernel that hangs has begun and doesn't end; an abort ends the plug
         OK(ncclCommAbort(comm));
         stream.wait();
       },
-      RECORDING_PROFILER, {{"CONVOY_STANDIN_NCCL_FAULT", "do=hang rank=1 op=2"}});
+      RECORDING_PROFILER,
+      {{"CONVOY_STANDIN_NCCL_FAULT", "do=hang rank=1 op=2"}, {"CONVOY_STANDIN_NOTICE_S", "0.5"}});
   INFO(recorded.outcome.all());
   CHECK(recorded.outcome.is_well());
   for (int r = 0; r < 2; ++r) {

@@ -22,17 +22,18 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr auto kLimit = std::chrono::seconds(100);  // of a run; never reached when all is well
 
-[[noreturn]] void be_rank(Board& board, int rank, int n, const std::string& output,
+[[noreturn]] void be_rank(Board& board, int rank, int n, const std::string& outputs,
                           const std::function<void(Rank&)>& body, const Environment& environment) {
-  const int fd = ::open(output.c_str(), O_CREAT | O_WRONLY | O_APPEND, 0644);
+  const int fd =
+      ::open((outputs + std::to_string(rank)).c_str(), O_CREAT | O_WRONLY | O_APPEND, 0644);
   ::dup2(fd, 2);
   ::setenv("CONVOY_STANDIN_GPUS", std::to_string(n).c_str(), 1);
   ::setenv("CONVOY_STANDIN_GPU_MEMORY", "64MiB", 1);
-  ::setenv("CONVOY_STANDIN_NOTICE_S", "0.5", 1);
+  ::setenv("CONVOY_STANDIN_NOTICE_S", "60", 1);
   ::setenv("CONVOY_STANDIN_DEADLINE_S", "90", 1);
   ::setenv("RANK", std::to_string(rank).c_str(), 1);
   for (const auto& [name, value] : environment) ::setenv(name.c_str(), value.c_str(), 1);
-  Rank me(board, rank, n, output);
+  Rank me(board, rank, n, outputs);
   CUDA(cudaSetDevice(rank));
   body(me);
   exit_rank(Rank::failures == 0 ? 0 : 1);
@@ -62,9 +63,9 @@ void Rank::expect(bool holds, const char* what, const char* file, int line) {
   std::fprintf(stderr, "%s:%d: not so: %s (%s)\n", file, line, what, ncclGetLastError(nullptr));
 }
 
-bool Rank::has_said(const std::string& text) const {
+bool Rank::has_said(const std::string& text, int of) const {
   std::ostringstream all;
-  all << std::ifstream(output_).rdbuf();
+  all << std::ifstream(outputs_ + std::to_string(of)).rdbuf();
   return all.str().find(text) != std::string::npos;
 }
 
@@ -88,6 +89,14 @@ void Rank::meet() {
   const int target = ++meetings_ * n;
   ++board_.arrived;
   EXPECT(becomes_true([&] { return board_.arrived >= target; }));
+}
+
+void Rank::die(int who) {
+  if (rank == who) {
+    board_.dying = 1;
+    ::kill(::getpid(), SIGKILL);
+  }
+  EXPECT(becomes_true([&] { return board_.dying == 1; }));
 }
 
 bool becomes_true(const std::function<bool()>& condition) {
@@ -152,18 +161,18 @@ Outcome run_ranks(int n, const std::function<void(Rank&)>& body, const Environme
   void* memory =
       ::mmap(nullptr, sizeof(Board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   auto* board = new (memory) Board{};
-  const auto output = [&](int r) { return folder / ("output-" + std::to_string(r)); };
+  const std::string outputs = folder / "output-";
   std::vector<pid_t> pids;
   for (int r = 0; r < n; ++r) {
     pids.push_back(::fork());
-    if (pids.back() == 0) be_rank(*board, r, n, output(r), body, environment);
+    if (pids.back() == 0) be_rank(*board, r, n, outputs, body, environment);
   }
   Outcome outcome;
   const auto limit = Clock::now() + kLimit;
   for (int r = 0; r < n; ++r) {
     outcome.codes.push_back(code_of(pids[static_cast<size_t>(r)], limit));
     std::ostringstream text;
-    text << std::ifstream(output(r)).rdbuf();
+    text << std::ifstream(outputs + std::to_string(r)).rdbuf();
     outcome.outputs.push_back(text.str());
   }
   ::munmap(memory, sizeof(Board));

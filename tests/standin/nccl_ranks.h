@@ -20,7 +20,7 @@ struct Board {
   std::atomic<int> arrived{0};
   std::atomic<int> ids_made{0};
   ncclUniqueId ids[16];
-  std::atomic<int> flags[16];
+  std::atomic<int> dying{0};
 };
 
 // True within a time that is never short.
@@ -29,20 +29,24 @@ bool becomes_true(const std::function<bool()>& condition);
 // In a rank's process.
 class Rank {
  public:
-  Rank(Board& board, int rank, int nranks, std::string output)
-      : rank(rank), n(nranks), board_(board), output_(std::move(output)) {}
+  // `outputs`: files whose names end with the rank.
+  Rank(Board& board, int rank, int nranks, std::string outputs)
+      : rank(rank), n(nranks), board_(board), outputs_(std::move(outputs)) {}
 
   // All ranks make it, in the same order.
   ncclUniqueId next_id();
   ncclComm_t make(ncclConfig_t* config = nullptr);
   void meet();  // all ranks of the run, on the host
-  std::atomic<int>& flag(int number) { return board_.flags[number]; }
+  // Ends the rank that calls it by SIGKILL; the others go on once it is as good as dead.
+  void die(int who);
   ncclUniqueId& shared_id() { return board_.ids[15]; }
-  // Its error output so far: findings and faults.
-  bool has_said(const std::string& text) const;
-  bool says(const std::string& text) const {
-    return becomes_true([&] { return has_said(text); });
+  // The rank's error output so far: findings and faults.
+  bool has_said(const std::string& text, int of) const;
+  bool has_said(const std::string& text) const { return has_said(text, rank); }
+  bool says(const std::string& text, int of) const {
+    return becomes_true([&] { return has_said(text, of); });
   }
+  bool says(const std::string& text) const { return says(text, rank); }
   // Counts a failure and says it; the rank goes on.
   static void expect(bool holds, const char* what, const char* file, int line);
   static int failures;
@@ -51,7 +55,7 @@ class Rank {
 
  private:
   Board& board_;
-  const std::string output_;
+  const std::string outputs_;
   int ids_ = 0, meetings_ = 0;
 };
 #define EXPECT(condition) \
@@ -115,6 +119,9 @@ struct Outcome {
   bool says(const std::string& text) const { return all().find(text) != std::string::npos; }
 };
 using Environment = std::map<std::string, std::string>;
+// What waits for a rank tells of it after half a second. By default only after a minute, so that a
+// busy machine causes no findings.
+inline const Environment kImpatient = {{"CONVOY_STANDIN_NOTICE_S", "0.5"}};
 // Each rank performs `body` in a process of its own. Those that take too long are killed.
 Outcome run_ranks(int n, const std::function<void(Rank&)>& body,
                   const Environment& environment = {});
