@@ -541,8 +541,9 @@ std::string Communicator::missing_of_collective() {
   std::string text;
   for (int r = 0; r < nranks_; ++r) {
     const RankSlot& peer = slot(r);
+    if (r == rank_) continue;  // who asks is there, stopped or not
     const bool here =
-        peer.entered > peer.left && is_collective(peer.op) && peer.stopped == 0 && peer.held == 0;
+        peer.entered > peer.left && is_collective(peer.op()) && peer.stopped == 0 && peer.held == 0;
     if (!here) text += (text.empty() ? "rank " : ", rank ") + std::to_string(r) + state_of(r);
   }
   return text.empty() ? std::string("nobody") : text;
@@ -553,7 +554,7 @@ std::string Communicator::state_of(int rank) {
   if (peer.published == 0) return " (hasn't called ncclCommInitRank)";
   if (!is_alive(peer.pid)) return " (its process " + std::to_string(peer.pid) + " has ended)";
   if (peer.stopped != 0) return " (has ended the communicator)";
-  const OpRecord op = peer.op;
+  const OpRecord op = peer.op();
   const std::string number = std::to_string(op.number);
   if (peer.held != 0)
     return " (a fault holds it in " + text_of(op) + ", its operation #" + number + ")";
@@ -565,7 +566,7 @@ std::string Communicator::state_of(int rank) {
 
 std::string Communicator::status() {
   const RankSlot& mine = slot(rank_);
-  const OpRecord op = mine.op;
+  const OpRecord op = mine.op();
   const bool is_held = mine.held != 0, is_in = is_held || mine.entered > mine.left;
   std::string text = name() + ": launched " + std::to_string(operations) + ", entered " +
                      std::to_string(mine.entered) + ", left " + std::to_string(mine.left);

@@ -58,8 +58,8 @@ class Collective {
   int me() const { return comm_.rank(); }
   int n() const { return comm_.nranks(); }
   size_t offset(int block) const { return static_cast<size_t>(block) * bytes_; }
-  char* send(int rank) { return static_cast<char*>(comm_.alias(rank, comm_.slot(rank).op.send)); }
-  char* recv(int rank) { return static_cast<char*>(comm_.alias(rank, comm_.slot(rank).op.recv)); }
+  char* send(int rank) { return static_cast<char*>(comm_.alias(rank, comm_.slot(rank).op().send)); }
+  char* recv(int rank) { return static_cast<char*>(comm_.alias(rank, comm_.slot(rank).op().recv)); }
   static void copy(char* to, const char* from, size_t bytes) {
     if (to != from) std::memcpy(to, from, bytes);
   }
@@ -96,7 +96,7 @@ class Collective {
     std::array<uint64_t, kRanksMax> scalars;
     for (int r = 0; r < n(); ++r) {
       sources[static_cast<size_t>(r)] = send(r);
-      scalars[static_cast<size_t>(r)] = comm_.slot(r).op.scalar;
+      scalars[static_cast<size_t>(r)] = comm_.slot(r).op().scalar;
     }
     reduce({op_.dtype, op_.redop, n(), sources.data(), scalars.data(), targets, n_targets}, begin,
            end, to);
@@ -115,7 +115,7 @@ bool agree(const OpRecord& a, const OpRecord& b) {
 bool check_agreement(Communicator& comm, const OpRecord& mine) {
   std::string others;
   for (int r = 0; r < comm.nranks(); ++r) {
-    const OpRecord& theirs = comm.slot(r).op;
+    const OpRecord theirs = comm.slot(r).op();
     if (agree(mine, theirs)) continue;
     others += (others.empty() ? "rank " : ", rank ") + std::to_string(r) + " called " +
               text_of(theirs) + " as its operation #" + std::to_string(theirs.number);
@@ -133,7 +133,7 @@ bool check_agreement(Communicator& comm, const OpRecord& mine) {
 class Entered {
  public:
   Entered(Communicator& comm, const OpRecord& op) : slot_(comm.slot(comm.rank())) {
-    slot_.op = op;
+    slot_.show(op);
     slot_.entered.fetch_add(1, std::memory_order_release);
   }
   ~Entered() { slot_.left.store(slot_.entered, std::memory_order_release); }
@@ -147,7 +147,7 @@ class Entered {
 // A fault holds the rank here, which its peers see.
 void hold(Communicator& comm, const Operation& op, std::chrono::nanoseconds limit) {
   RankSlot& mine = comm.slot(comm.rank());
-  mine.op = op.record;
+  mine.show(op.record);
   mine.held = 1;
   comm.hang(limit);
   mine.held = 0;
