@@ -3,7 +3,7 @@
 
 Method: child processes with the stand-in preloaded run small torch programs; their output, exit code and report are checked.
 Also that the stand-in has every symbol that the installed torch imports from the real libraries. Operators: some training
-steps must have the losses of the same steps on the CPU. Not checked here: NCCL.
+steps must have the losses of the same steps on the CPU. Not checked here: what NCCL's functions do (nccl_*_test.cc).
 """
 import json
 import os
@@ -49,7 +49,10 @@ def every_imported_symbol_is_there():
     driver = {s for s in wanted if s.startswith("cu") and s[2].isupper() and not s.startswith("cuFile")}
     assert len(runtime) > 100, len(runtime)
     profiler = {s for s in wanted if s.startswith("cupti")}
-    missing = (runtime - symbols(STANDIN / "libcudart.so.13", True) | driver - symbols(STANDIN / "libcuda.so.1", True) |
+    nccl = {s for s in wanted if s.startswith(("nccl", "pnccl"))}
+    assert len(nccl) > 45, nccl
+    missing = (nccl - symbols(STANDIN / "libnccl.so.2", True) | runtime - symbols(STANDIN / "libcudart.so.13", True) |
+               driver - symbols(STANDIN / "libcuda.so.1", True) |
                profiler - symbols(STANDIN / "libcupti.so.13", True))
     assert not missing, f"torch imports what the stand-in lacks: {sorted(missing)}"
 
