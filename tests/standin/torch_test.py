@@ -159,6 +159,20 @@ for conv in (nn.Conv2d(4, 6, 3), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 6, 3
 both(lambda m, t: m(t), nn.Sequential(nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.GroupNorm(2, 4)).double(), image)
 both(lambda m, t: m(t), nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).double(), sequence)
 both(lambda t: F.scaled_dot_product_attention(t[:, None], t[:, None], t[:, None], is_causal=True), sequence)
+# Shapes that the fused attention of GPUs takes: several heads, another length of keys, a mask that has a gradient.
+q, k, bias = (torch.randn(2, 3, n, 8, dtype=torch.double) for n in (6, 9, 6))
+both(lambda q, k: F.scaled_dot_product_attention(q, k, k * 2), q, k)
+both(lambda q, k: F.scaled_dot_product_attention(q.float(), k.float(), k.float()), q, k, within=1e-5)
+both(lambda q: F.scaled_dot_product_attention(q, q, q, is_causal=True, scale=0.3), q)
+both(lambda q, b: F.scaled_dot_product_attention(q, q, q, attn_mask=b @ b.transpose(2, 3)), q, bias)
+both(lambda q: F.scaled_dot_product_attention(q.bfloat16(), q.bfloat16(), q.bfloat16(), is_causal=True), q, within=0.1)
+dropped = q.cuda().requires_grad_()
+out = F.scaled_dot_product_attention(dropped, dropped.detach(), torch.ones_like(dropped).detach(), dropout_p=0.5)
+assert 0 < out.mean() and (out - 1).abs().max() > 1e-3  # weights that don't add up to 1 any more
+out.sum().backward()
+assert dropped.grad.abs().max() > 0
+both(lambda m, t: m(t), nn.RMSNorm(8).double(), sequence)
+both(lambda m, t: m(t), nn.RMSNorm((5, 8), elementwise_affine=False), sequence.float(), within=1e-5)
 model, scaler = nn.Linear(8, 8).cuda(), torch.amp.GradScaler("cuda")
 optimizer = torch.optim.AdamW(model.parameters(), fused=True)
 with torch.autocast("cuda", dtype=torch.bfloat16): loss = model(x.float().cuda()).float().square().mean()

@@ -2,6 +2,7 @@
 // What an operator returns is allocated at once, on the shapes that its Meta kernel works out; the
 // values are computed in stream order, by the CPU kernel on tensors that alias the same memory.
 #include "src/standin/ops/call.h"
+#include "src/standin/ops/extra.h"
 #include "src/standin/ops/meta_kernels.h"
 #include "src/standin/ops/out_variants.h"
 #include "src/standin/standin.h"
@@ -99,12 +100,17 @@ struct Call {
     const at::AutoDispatchBelowADInplaceOrView below;
     try {
       Stack stack = arguments;
+      const ExtraOperator* extra = extra_operator(op);
       const c10::OperatorHandle* out = has_all_results() ? out_variant(op) : nullptr;
       if (out != nullptr) {
         stack.insert(stack.end(), results.begin(), results.end());
         return out->callBoxed(stack);
       }
-      op.callBoxed(stack);
+      if (extra != nullptr) {
+        stack = extra->run(stack);
+      } else {
+        op.callBoxed(stack);
+      }
       size_t next = 0;
       for (const IValue& value : stack) {
         if (value.isTensor()) {
@@ -176,7 +182,11 @@ Stack allocate_results(const c10::OperatorHandle& op, const Stack& arguments) {
   Stack metas;
   for (const IValue& value : arguments) metas.push_back(changed(value, meta, at::kMeta));
   const Stack meta_arguments = metas;
-  call_meta(op, metas);
+  if (const ExtraOperator* extra = extra_operator(op)) {
+    metas = extra->shapes(metas);
+  } else {
+    call_meta(op, metas);
+  }
   const at::Device device(at::kCUDA, c10::cuda::current_device());
   const auto made = [&](const at::Tensor& shape) {
     if (!shape.defined()) return shape;
@@ -313,6 +323,7 @@ bool runs_on_cpu(const c10::OperatorHandle& op) {
 
 c10::KernelFunction kernel_for(const c10::OperatorHandle& op) {
   using c10::KernelFunction;
+  if (extra_operator(op) != nullptr) return KernelFunction::makeFromBoxedFunction<&on_stream>();
   if (!runs_on_cpu(op)) return KernelFunction::makeFromBoxedFunction<&refuse>();
   const bool has_shapes =
       has_meta(op) || op.hasKernelForDispatchKey(DispatchKey::CompositeExplicitAutograd);
@@ -347,11 +358,10 @@ void replace_kernels() {
     replace({name, ""}, c10::KernelFunction::makeFromBoxedFunction<&at_once>());
   }
   replace_copy();
-  // Attention and normalisation in operators that the CPU has, too.
+  // Attention and normalisation in operators that the CPU has, too, or that extra.cc has code for.
   at::Context& context = at::globalContext();
   context.setUserEnabledCuDNN(false);
   context.setSDPUseFlash(false);
-  context.setSDPUseMemEfficient(false);
   context.setSDPUseCuDNN(false);
 }
 
