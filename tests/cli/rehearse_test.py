@@ -122,6 +122,8 @@ except RuntimeError: pass
     def test_a_host_access_ends_the_rank_and_is_in_the_summary(self):
         event, err = self.event(BEGIN + """
 x = torch.zeros(1000, device="cuda")
+open(f"began_{rank}", "w").close()
+while not os.path.exists("began_0"): time.sleep(0.01)
 if rank == 1: ctypes.c_float.from_address(x.data_ptr()).value
 time.sleep(100)
 """, ranks=2, code=139)

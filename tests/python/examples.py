@@ -23,7 +23,9 @@ def free_port() -> str:
 def final_loss(name: str, command: list[str]) -> float:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     losses = re.findall(rf"step +{STEPS} +loss ([0-9.]+)", done.stdout)
-    if done.returncode != 0 or len(losses) != 1:
+    # torch on Gloo can abort when Python ends, after all is done; no code of ours is in that run.
+    torchs_own = "gloo" in name and "terminate called without an active exception" in done.stderr
+    if (done.returncode != 0 and not torchs_own) or len(losses) != 1:
         raise SystemExit(f"{name} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
     print(f"{name}: loss {losses[0]}", flush=True)
     return float(losses[0])

@@ -201,6 +201,47 @@ def operators_of_many_kinds_equal_those_on_the_cpu():
         assert "_thnn_fused_lstm_cell was called" in report["findings"][0]["text"]
 
 
+SHARED = """
+import torch.multiprocessing as mp
+def use(queue, answers):
+    with torch.inference_mode():
+        x = queue.get()  # a tensor of the parent's, and an event that it records when it is written
+        assert x.device == torch.device("cuda:1") and x.shape == (50, 100)
+        answers.put(float(x.sum()))
+        x.mul_(2)
+        torch.cuda.synchronize(1)
+        answers.put("done")
+        queue.get()
+if __name__ == "__main__":
+    context = mp.get_context("spawn")
+    queue, answers = context.Queue(), context.Queue()
+    child = context.Process(target=use, args=(queue, answers))
+    child.start()
+    x = torch.zeros(100, 100, device="cuda:1")[50:]
+    x.fill_(3)
+    queue.put(x)
+    assert answers.get(timeout=100) == 15000
+    assert answers.get(timeout=100) == "done"
+    assert float(x.sum()) == 30000  # what the child wrote, in the same memory
+    queue.put(None)
+    child.join()
+    assert child.exitcode == 0
+    print("shared")
+"""
+
+
+def tensors_go_to_other_processes():
+    with tempfile.TemporaryDirectory() as folder:
+        pathlib.Path(folder, "shared.py").write_text("import torch\n" + SHARED)
+        libraries = " ".join(f"{STANDIN}/{name}" for name in ("libcudart.so.13", "libcuda.so.1", "libcupti.so.13"))
+        for seed in ("0", "4"):
+            env = dict(os.environ, LD_PRELOAD=libraries, CONVOY_STANDIN_GPUS="2", CONVOY_STANDIN_SEED=seed, CONVOY_STANDIN_REPORT=folder)
+            done = subprocess.run([sys.executable, folder + "/shared.py"], env=env, text=True, timeout=200, capture_output=True)
+            assert done.returncode == 0 and "shared" in done.stdout, done.stdout + done.stderr
+            for path in pathlib.Path(folder).glob("*.json"):
+                assert not json.loads(path.read_text())["findings"], path.read_text()
+
+
 def an_unknown_kernel_is_named():
     out, report = run("""
 try:
@@ -273,7 +314,7 @@ def a_missing_stream_wait_is_found_and_names_both_streams():
 
 
 for check in (every_imported_symbol_is_there, devices_memory_and_copies, training_steps_equal_those_on_the_cpu,
-              operators_of_many_kinds_equal_those_on_the_cpu, an_unknown_kernel_is_named,
+              operators_of_many_kinds_equal_those_on_the_cpu, tensors_go_to_other_processes, an_unknown_kernel_is_named,
               a_host_access_ends_the_program_with_the_allocation,
               pinned_memory_reused_too_early_is_wrong_data_again_with_the_same_seed,
               a_missing_stream_wait_is_found_and_names_both_streams):

@@ -191,20 +191,43 @@ void Machine::wait_device(int device) {
 void Machine::record(EventHandle& event, StreamHandle* stream) {
   auto reached = std::make_shared<std::atomic<int64_t>>(0);
   const std::lock_guard lock(mutex_);
-  event.ticket = enqueue(stream, "cudaEventRecord", {}, [reached] { *reached = now_ns(); });
+  const auto shared = event.shared;
+  const uint64_t number = shared == nullptr ? 0 : shared->begin();
+  event.ticket = enqueue(stream, "cudaEventRecord", {}, [reached, shared, number] {
+    *reached = now_ns();
+    if (shared != nullptr) shared->finish(number);
+  });
   event.clock = order_.clock(stream->actor);
   event.reached_ns = std::move(reached);
   event.recorded = true;
 }
 
 void Machine::stream_wait(StreamHandle* stream, const EventHandle& event) {
+  if (event.imported) return wait_for_process(stream, event);
   if (!event.recorded) return;  // as CUDA: an event that was never recorded holds nobody
   const std::lock_guard lock(mutex_);
   stream->after.push_back(event.ticket);
   OrderChecker::merge_clock(stream->after_clock, event.clock);
 }
 
+// What other processes do is not the order checker's business: their memory is not in its books.
+void Machine::wait_for_process(StreamHandle* stream, const EventHandle& event) {
+  const auto shared = event.shared;
+  const uint64_t number = shared->recorded();
+  if (shared->is_reached(number)) return;
+  enqueue(stream, "cudaStreamWaitEvent", {}, [this, shared, number] {
+    if (!shared->await(number)) tell_never_reached(*shared);
+  });
+}
+
+void Machine::tell_never_reached(const SharedEvent& event) {
+  finding("collective never met", "a stream waited for an event of process " +
+                                      std::to_string(event.name().pid) +
+                                      ", which ended before it had come to it");
+}
+
 bool Machine::is_reached(const EventHandle& event) {
+  if (event.imported) return event.shared->is_reached(event.shared->recorded());
   if (!event.recorded) return true;
   if (!event.ticket.stream->is_done(event.ticket.number)) return false;
   order_.join(OrderChecker::kHost, event.clock);
@@ -212,6 +235,10 @@ bool Machine::is_reached(const EventHandle& event) {
 }
 
 void Machine::wait(const EventHandle& event) {
+  if (event.imported) {
+    if (!event.shared->await(event.shared->recorded())) tell_never_reached(*event.shared);
+    return;
+  }
   if (!event.recorded) return;
   event.ticket.stream->wait(event.ticket.number);
   order_.join(OrderChecker::kHost, event.clock);

@@ -2,6 +2,7 @@
 
 #include "src/standin/core/memory.h"
 #include "src/standin/core/order.h"
+#include "src/standin/core/shared_event.h"
 #include "src/standin/core/stream.h"
 
 #include <atomic>
@@ -40,6 +41,8 @@ struct EventHandle {
   Ticket ticket;
   OrderChecker::Clock clock;
   std::shared_ptr<std::atomic<int64_t>> reached_ns;  // steady clock; 0: not yet
+  std::shared_ptr<SharedEvent> shared;               // of several processes, else null
+  bool imported = false;                             // another process made it
 };
 
 class Machine {
@@ -94,6 +97,8 @@ class Machine {
     uint64_t count = 0;
   };
   void report_findings(const std::vector<std::string>& texts);
+  void wait_for_process(StreamHandle* stream, const EventHandle& event);
+  void tell_never_reached(const SharedEvent& event);
 
   const Settings settings_;
   OrderChecker order_;

@@ -1,7 +1,8 @@
 // Streams, events and host callbacks.
 #include "src/standin/cudart/runtime.h"
 
-#include <new>
+#include <memory>
+#include <string>
 
 using namespace convoy::standin;
 
@@ -98,9 +99,14 @@ cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
-  auto* made = new EventHandle;
+  auto made = std::make_unique<EventHandle>();
   made->timed = (flags & cudaEventDisableTiming) == 0;
-  *event = reinterpret_cast<cudaEvent_t>(made);
+  if ((flags & cudaEventInterprocess) != 0) {
+    std::string why;
+    if (!made->timed) made->shared = SharedEvent::make(why);
+    if (made->shared == nullptr) return answer(cudaErrorInvalidValue);
+  }
+  *event = reinterpret_cast<cudaEvent_t>(made.release());
   return cudaSuccess;
 }
 
