@@ -20,6 +20,7 @@ BENCHES = {
     "comm": ([sys.executable, HERE / "comm.py"], ["--ranks", "2", "--sizes", "64,1MiB", "--runs", "3"]),
     "train": ([sys.executable, HERE / "train.py", "--build", "{build}"], ["--sizes", "small", "--runs", "1"]),
     "rehearse": ([sys.executable, HERE / "rehearse.py", "--build", "{build}"], ["--ranks", "1", "--runs", "3"]),
+    "ckpt.records": (["{build}/tests/bench/ckpt_records"], ["10", "0.1"]),
     "build": ([sys.executable, HERE / "build.py"], ["--incremental-only"]),
 }
 
