@@ -187,6 +187,18 @@ TEST_CASE("misreads never pass for data") {
   REQUIRE(loaded > 30);
 }
 
+// Until a step after `newest` is committed in the folder, as a reader beside the writer sees it.
+bool wait_for_commit(const std::string& folder, uint64_t newest) {
+  constexpr int kPollsMax = 20000;
+  const auto store = open_local_store(folder).value();
+  for (int i = 0; i < kPollsMax; ++i) {
+    const auto latest = Catalog(*store).latest();
+    if (latest.ok() && latest->step > newest) return true;
+    ::usleep(3000);
+  }
+  return false;
+}
+
 TEST_CASE("a process killed at random on a local folder") {
   TempFolder folder;
   std::mt19937 random(3);
@@ -200,7 +212,9 @@ TEST_CASE("a process killed at random on a local folder") {
       train(*store, generation, 1000000);
       ::_exit(1);
     }
-    ::usleep(20000 + random() % 60000);
+    // Every second one gets as far as a new commit, however slow the disk is.
+    if (generation % 2 == 0) REQUIRE(wait_for_commit(folder.path(), newest));
+    ::usleep(random() % 60000);
     ::kill(child, SIGKILL);
     int status = 0;
     REQUIRE(::waitpid(child, &status, 0) == child);
