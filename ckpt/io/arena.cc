@@ -11,10 +11,12 @@
 #include <fcntl.h>
 #include <fstream>
 #include <limits>
+#include <linux/magic.h>
 #include <mutex>
 #include <string>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <system_error>
 #include <thread>
 #include <unistd.h>
@@ -131,6 +133,21 @@ int touch(std::byte* data, size_t bytes, bool writable) {
   return 0;
 }
 
+Status check_memory_left(size_t bytes) {
+  const uint64_t left = memory_left();
+  if (bytes <= left) return ok_status();
+  return {Code::kResourceExhausted,
+          "an arena for snapshots of " + format_bytes(bytes) +
+              " does not fit: " + format_bytes(left) +
+              " of memory are left; keep fewer snapshots in memory or use more nodes"};
+}
+
+bool on_reserved_huge_pages(int fd) {
+  struct statfs info {};
+  return ::fstatfs(fd, &info) == 0 &&
+         info.f_type == static_cast<decltype(info.f_type)>(HUGETLBFS_MAGIC);
+}
+
 Status check_size(size_t bytes) {
   if (bytes > 0 && bytes <= kArenaBytesMax) return ok_status();
   return {Code::kInvalidArgument, "an arena of " + std::to_string(bytes) +
@@ -203,10 +220,12 @@ Result<std::shared_ptr<Arena>> Arena::create(size_t bytes, const Options& option
                       " of memory are left; keep fewer snapshots in memory or use more nodes");
   }
   auto impl = std::make_unique<Impl>();
-  const bool try_huge = options.huge_pages && bytes >= kHugePage;
-  Result<Mapping> map =
-      try_huge ? make_memory(bytes, MFD_HUGETLB, kHugePage) : make_memory(bytes, 0, page_size());
-  if (!map.ok() && try_huge) map = make_memory(bytes, 0, page_size());
+  Result<Mapping> map = Status(Code::kResourceExhausted, "no huge pages");
+  if (options.huge_pages && bytes >= kHugePage) map = make_memory(bytes, MFD_HUGETLB, kHugePage);
+  if (!map.ok()) {
+    CONVOY_RETURN_IF_ERROR(check_memory_left(bytes));
+    map = make_memory(bytes, 0, page_size());
+  }
   if (!map.ok()) return map.status();
   impl->map = std::move(map).value();
   if (options.huge_pages) ask_for_huge_pages(impl->map);
@@ -231,8 +250,8 @@ Result<std::shared_ptr<Arena>> Arena::map(int fd, size_t bytes, bool writable,
   }
   auto impl = std::make_unique<Impl>();
   impl->writable = writable;
-  // Reserved huge pages are seen by their block size; a map of them has whole huge pages.
-  impl->map.reserved_huge = static_cast<size_t>(info.st_blksize) >= kHugePage;
+  // A map of reserved huge pages has whole ones; the file has, too.
+  impl->map.reserved_huge = on_reserved_huge_pages(fd);
   impl->map.bytes = round_up(bytes, impl->map.reserved_huge ? kHugePage : page_size());
   impl->map.fd.reset(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
   if (!impl->map.fd) return errno_status("cannot duplicate the descriptor of an arena", errno);

@@ -102,6 +102,25 @@ class CallTask final : public Task {
   Result<int64_t> result_{int64_t{0}};
 };
 
+// Many devices take memory at any multiple of 4 or 512 bytes (Linux 6.1 says so): more can be moved
+// in place. Where offsets need more than a page, the file is better buffered.
+void look_at_alignment(DiskFile& file) {
+#ifdef STATX_DIOALIGN
+  struct statx info {};
+  if (::statx(file.fd.get(), "", AT_EMPTY_PATH, STATX_DIOALIGN, &info) != 0 ||
+      (info.stx_mask & STATX_DIOALIGN) == 0) {
+    return;
+  }
+  if (info.stx_dio_mem_align == 0 || info.stx_dio_mem_align > kDiskAlign ||
+      info.stx_dio_offset_align > kDiskAlign) {
+    ::fcntl(file.fd.get(), F_SETFL, ::fcntl(file.fd.get(), F_GETFL) & ~O_DIRECT);
+    file.direct = false;
+    return;
+  }
+  file.direct_memory_align = info.stx_dio_mem_align;
+#endif
+}
+
 Status stopped() {
   return {Code::kFailedPrecondition, "the disk engine has been destroyed"};
 }
@@ -171,6 +190,7 @@ Result<std::shared_ptr<DiskFile>> DiskCore::open(const std::string& path, int fl
     return Status(Code::kInvalidArgument, path + " is no regular file");
   }
   file->size = static_cast<uint64_t>(info.st_size);
+  if (file->direct) look_at_alignment(*file);
   return file;
 }
 

@@ -30,7 +30,10 @@ struct DiskFile {
   std::atomic<bool> direct{false};
   uint64_t size = 0;  // when it was opened
 
+  size_t direct_memory_align = kDiskAlign;
+
   size_t align() const { return direct ? kDiskAlign : 1; }
+  size_t memory_align() const { return direct ? direct_memory_align : 1; }
 };
 
 class Task;

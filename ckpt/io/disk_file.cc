@@ -211,7 +211,7 @@ Status DiskReader::read(std::span<const ReadRange> ranges, std::shared_ptr<const
   }
   ReadGeometry geometry;
   geometry.align = state_->file->align();
-  geometry.memory_align = geometry.align;
+  geometry.memory_align = state_->file->memory_align();
   geometry.block_bytes = state_->core->options().block_bytes;
   auto task = std::make_shared<ReadTask>(state_->file, plan_reads(ranges, geometry),
                                          std::move(owner), std::move(progress));

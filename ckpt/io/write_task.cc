@@ -64,8 +64,8 @@ uint64_t WriteTask::covered() const {
 }
 
 bool WriteTask::in_place(const Extent& extent) const {
-  const size_t align = file_->align();
-  return extent.bytes >= align && reinterpret_cast<uintptr_t>(extent.data) % align == 0;
+  return extent.bytes >= file_->align() &&
+         reinterpret_cast<uintptr_t>(extent.data) % file_->memory_align() == 0;
 }
 
 // Takes bytes off the front extent.

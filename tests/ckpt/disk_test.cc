@@ -513,7 +513,7 @@ TEST_CASE(
       // Time stands still until nothing but the held request is in flight.
       std::thread time([&] {
         const uint64_t others = op == IoOp::kWrite ? 7 * kBlock : 0;
-        while (script->fired == 0 || written < others) std::this_thread::yield();
+        while (script->fired == 0 || written < others) std::this_thread::sleep_for(milliseconds(1));
         clock.advance(o.stall_limit);
       });
       Status s;
@@ -559,7 +559,7 @@ TEST_CASE("a late answer frees what was lost while the engine lives") {
   std::atomic<uint64_t> got{0};
   Faulty f(o, {{Rule::kHold, IoOp::kRead, 0, 1}}, &clock);
   std::thread time([&] {
-    while (got < 7 * kBlock) std::this_thread::yield();
+    while (got < 7 * kBlock) std::this_thread::sleep_for(milliseconds(1));
     clock.advance(o.stall_limit);
   });
   auto owner = std::make_shared<Aligned>(data.bytes.size());

@@ -19,7 +19,8 @@ class DiskCore;
 class ReadTask;
 class WriteTask;
 
-// What O_DIRECT needs of offsets, and of memory that is to be written or read in place.
+// What O_DIRECT needs of offsets, and at most of memory that is to be written or read in place (the
+// kernel may say that less will do).
 inline constexpr size_t kDiskAlign = 4096;
 inline constexpr unsigned kQueueDepthMax = 256;
 inline constexpr size_t kBlockBytesMax = size_t{64} << 20;
@@ -85,6 +86,8 @@ struct ReadRange {
 // A file that is being read. Reads from several threads are served side by side.
 class DiskReader {
  public:
+  ~DiskReader();
+
   // Of the file when it was opened.
   uint64_t size() const;
   const std::string& path() const;
@@ -102,11 +105,6 @@ class DiskReader {
   friend class DiskEngine;
   struct State;
   explicit DiskReader(std::unique_ptr<State> state);
-
- public:
-  ~DiskReader();
-
- private:
   std::unique_ptr<State> state_;
 };
 
