@@ -26,6 +26,9 @@
 #define MADV_POPULATE_READ 22
 #define MADV_POPULATE_WRITE 23
 #endif
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
 
 namespace convoy::ckpt {
 namespace {
@@ -77,6 +80,25 @@ struct Mapping {
   bool reserved_huge = false;
 };
 
+// Maps at a multiple of the huge page's size, without which the processor can't use one.
+void* map_aligned(int fd, size_t bytes, int protection) {
+  void* room = ::mmap(nullptr, bytes + kHugePage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (room == MAP_FAILED) return room;
+  auto* begin = static_cast<std::byte*>(room);
+  const size_t before = (kHugePage - reinterpret_cast<uintptr_t>(room) % kHugePage) % kHugePage;
+  void* at = ::mmap(begin + before, bytes, protection, MAP_SHARED | MAP_FIXED, fd, 0);
+  const int error = errno;
+  if (at == MAP_FAILED) {
+    ::munmap(room, bytes + kHugePage);
+  } else {
+    if (before > 0) ::munmap(begin, before);
+    const size_t used = round_up(before + bytes, page_size());
+    if (used < bytes + kHugePage) ::munmap(begin + used, bytes + kHugePage - used);
+  }
+  errno = error;
+  return at;
+}
+
 Result<Mapping> make_memory(size_t bytes, unsigned extra_flags, size_t unit) {
   Mapping m;
   m.bytes = round_up(bytes, unit);
@@ -86,7 +108,7 @@ Result<Mapping> make_memory(size_t bytes, unsigned extra_flags, size_t unit) {
     return errno_status("cannot make an arena of " + format_bytes(m.bytes), errno);
   }
   // Reserved huge pages are taken from the pool here, so a pool that is too small fails here.
-  void* at = ::mmap(nullptr, m.bytes, PROT_READ | PROT_WRITE, MAP_SHARED, m.fd.get(), 0);
+  void* at = map_aligned(m.fd.get(), m.bytes, PROT_READ | PROT_WRITE);
   if (at == MAP_FAILED) return errno_status("cannot map " + format_bytes(m.bytes), errno);
   m.data = static_cast<std::byte*>(at);
   if (::fcntl(m.fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
@@ -97,23 +119,15 @@ Result<Mapping> make_memory(size_t bytes, unsigned extra_flags, size_t unit) {
   return m;
 }
 
-bool transparent_huge_pages_allowed() {
-  std::ifstream file("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
-  std::string text;
-  std::getline(file, text);
-  return text.find("[never]") == std::string::npos && text.find("[deny]") == std::string::npos &&
-         !text.empty();
-}
-
-// Huge pages if they can be had; never an error.
-void ask_for_huge_pages(const Mapping& m) {
-  if (m.reserved_huge) return;
-  if (::madvise(m.data, m.bytes, MADV_HUGEPAGE) == 0 && transparent_huge_pages_allowed()) return;
+void tell_about_ordinary_pages(int error) {
   static std::once_flag once;
-  std::call_once(once, [] {
-    CONVOY_LOG(Info) << "snapshots use ordinary pages: there are no reserved huge pages, and "
-                        "/sys/kernel/mm/transparent_hugepage/shmem_enabled allows none (advise "
-                        "would); copies and disk writes are somewhat slower";
+  std::call_once(once, [error] {
+    CONVOY_LOG(Info)
+        << "snapshots use ordinary pages, so disk requests are about half as fast: no "
+           "huge pages are reserved (vm.nr_hugepages), and the kernel makes no "
+           "transparent ones (Linux 6.1 does, unless transparent_hugepage/shmem_enabled "
+           "is deny): "
+        << std::strerror(error);
   });
 }
 
@@ -129,6 +143,19 @@ int touch(std::byte* data, size_t bytes, bool writable) {
     } else {
       (void)*static_cast<volatile unsigned char*>(&byte);
     }
+  }
+  return 0;
+}
+
+// Makes huge pages of the whole ones in a range. MADV_COLLAPSE also works where the administrator
+// has not switched transparent huge pages of shared memory on. It refuses a range without any page,
+// hence the touch of one. Returns 0, or the error for which it should not be tried again. Memory
+// too scattered for a huge page here is none.
+int collapse(std::byte* data, size_t bytes, bool writable) {
+  for (size_t at = 0; at + kHugePage <= bytes; at += kHugePage) {
+    if (const int error = touch(data + at, page_size(), writable); error != 0) return error;
+    if (::madvise(data + at, kHugePage, MADV_COLLAPSE) == 0) continue;
+    if (errno != EAGAIN && errno != EBUSY && errno != ENOMEM) return errno;
   }
   return 0;
 }
@@ -162,6 +189,7 @@ struct Arena::Impl {
 
   std::atomic<size_t> next{0};
   std::atomic<bool> stop{false};
+  std::atomic<bool> try_collapse{false};
   std::mutex mutex;
   std::condition_variable touched;
   int touching = 0;
@@ -179,6 +207,10 @@ struct Arena::Impl {
     while (!stop && failed == 0) {
       const size_t at = next.fetch_add(kTouchBytes);
       if (at >= map.bytes) break;
+      if (try_collapse) {
+        const int error = collapse(map.data + at, std::min(kTouchBytes, map.bytes - at), writable);
+        if (error != 0 && try_collapse.exchange(false)) tell_about_ordinary_pages(error);
+      }
       failed = touch(map.data + at, std::min(kTouchBytes, map.bytes - at), writable);
     }
     if (failed != 0) stop = true;
@@ -228,7 +260,8 @@ Result<std::shared_ptr<Arena>> Arena::create(size_t bytes, const Options& option
   }
   if (!map.ok()) return map.status();
   impl->map = std::move(map).value();
-  if (options.huge_pages) ask_for_huge_pages(impl->map);
+  impl->try_collapse = options.huge_pages && !impl->map.reserved_huge;
+  if (impl->try_collapse) ::madvise(impl->map.data, impl->map.bytes, MADV_HUGEPAGE);
   impl->start_touching(options.touch_threads);
   return std::shared_ptr<Arena>(new Arena(std::move(impl)));
 }
@@ -255,11 +288,10 @@ Result<std::shared_ptr<Arena>> Arena::map(int fd, size_t bytes, bool writable,
   impl->map.bytes = round_up(bytes, impl->map.reserved_huge ? kHugePage : page_size());
   impl->map.fd.reset(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
   if (!impl->map.fd) return errno_status("cannot duplicate the descriptor of an arena", errno);
-  void* at = ::mmap(nullptr, impl->map.bytes, PROT_READ | (writable ? PROT_WRITE : 0), MAP_SHARED,
-                    impl->map.fd.get(), 0);
+  void* at =
+      map_aligned(impl->map.fd.get(), impl->map.bytes, PROT_READ | (writable ? PROT_WRITE : 0));
   if (at == MAP_FAILED) return errno_status("cannot map an arena", errno);
   impl->map.data = static_cast<std::byte*>(at);
-  if (options.huge_pages) ask_for_huge_pages(impl->map);
   impl->start_touching(writable ? options.touch_threads : 0);
   return std::shared_ptr<Arena>(new Arena(std::move(impl)));
 }
