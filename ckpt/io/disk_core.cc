@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <csignal>
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -22,6 +23,7 @@ constexpr size_t kLostMax = 64;
 constexpr int kRetriesMax = 1000;
 constexpr int kShortReadsMax = 8;
 constexpr Nanos kRetryPause = std::chrono::milliseconds(1);
+constexpr size_t kHugePage = size_t{2} << 20;
 constexpr Nanos kIdleWait = std::chrono::seconds(10);
 
 struct FaultNames {
@@ -200,8 +202,12 @@ BouncePtr DiskCore::take_bounce() {
     bounces_.pop_back();
     return bounce;
   }
-  auto* memory = static_cast<std::byte*>(std::aligned_alloc(kDiskAlign, options_.block_bytes));
+  // Huge pages make a request a few pieces of memory instead of a thousand.
+  const bool huge = options_.block_bytes % kHugePage == 0;
+  auto* memory = static_cast<std::byte*>(
+      std::aligned_alloc(huge ? kHugePage : kDiskAlign, options_.block_bytes));
   CONVOY_CHECK(memory != nullptr, "out of memory for a bounce block");
+  if (huge) ::madvise(memory, options_.block_bytes, MADV_HUGEPAGE);
   return BouncePtr(memory);
 }
 

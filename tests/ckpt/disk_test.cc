@@ -83,7 +83,7 @@ std::vector<std::byte> slurp(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   std::vector<char> chars{std::istreambuf_iterator<char>(in), {}};
   std::vector<std::byte> bytes(chars.size());
-  std::memcpy(bytes.data(), chars.data(), chars.size());
+  if (!chars.empty()) std::memcpy(bytes.data(), chars.data(), chars.size());
   return bytes;
 }
 
