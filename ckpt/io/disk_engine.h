@@ -7,6 +7,6 @@ namespace convoy::ckpt {
 
 // DiskEngine::create() with parts of the test's own.
 Result<std::shared_ptr<DiskEngine>> make_disk_engine(const DiskOptions& options,
-                                                     DiskTestParts parts);
+                                                     const DiskTestParts& parts);
 
 }  // namespace convoy::ckpt

@@ -49,7 +49,7 @@ std::unique_ptr<IoQueue> make_queue(const DiskOptions& options) {
 }  // namespace
 
 Result<std::shared_ptr<DiskEngine>> make_disk_engine(const DiskOptions& options,
-                                                     DiskTestParts parts) {
+                                                     const DiskTestParts& parts) {
   CONVOY_RETURN_IF_ERROR(check(options));
   std::unique_ptr<IoQueue> queue = make_queue(options);
   if (parts.wrap) queue = parts.wrap(std::move(queue));
@@ -97,6 +97,8 @@ Result<std::unique_ptr<DiskWriter>> DiskEngine::create_file(const std::string& p
 }
 
 struct DiskReader::State {
+  State(std::shared_ptr<DiskCore> c, std::shared_ptr<DiskFile> f)
+      : core(std::move(c)), file(std::move(f)) {}
   std::shared_ptr<DiskCore> core;
   std::shared_ptr<DiskFile> file;
 };

@@ -149,6 +149,7 @@ class RingQueue final : public IoQueue {
     io_uring_cqe* cqe = nullptr;
     while (::io_uring_peek_cqe(&ring_, &cqe) == 0 && cqe != nullptr) {
       const uint64_t tag = ::io_uring_cqe_get_data64(cqe);
+      auto* request = static_cast<IoRequest*>(::io_uring_cqe_get_data(cqe));
       const int result = cqe->res;
       ::io_uring_cqe_seen(&ring_, cqe);
       if (tag == kWakeTag) {
@@ -157,7 +158,6 @@ class RingQueue final : public IoQueue {
         woken_ = true;
         arm_event();
       } else if (tag != LIBURING_UDATA_TIMEOUT) {
-        auto* request = reinterpret_cast<IoRequest*>(tag);
         request->result = result;
         done.push_back(request);
       }

@@ -172,7 +172,7 @@ struct Faulty {
       return std::make_unique<FaultyQueue>(std::move(q), script);
     };
     parts.clock = clock;
-    engine = make_disk_engine(o, std::move(parts)).value();
+    engine = make_disk_engine(o, parts).value();
   }
   std::shared_ptr<Script> script;
   std::shared_ptr<DiskEngine> engine;

@@ -157,7 +157,7 @@ class DiskEngine {
 
  private:
   friend Result<std::shared_ptr<DiskEngine>> make_disk_engine(const DiskOptions&,
-                                                              struct DiskTestParts);
+                                                              const struct DiskTestParts&);
   explicit DiskEngine(std::shared_ptr<DiskCore> core);
   std::shared_ptr<DiskCore> core_;
 };
