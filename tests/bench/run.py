@@ -19,6 +19,7 @@ BENCHES = {
     "comm.tcp": ([sys.executable, HERE / "comm_tcp.py", "--build", "{build}"], ["--sizes", "4KiB,1MiB", "--runs", "3"]),
     "comm": ([sys.executable, HERE / "comm.py"], ["--ranks", "2", "--sizes", "64,1MiB", "--runs", "3"]),
     "train": ([sys.executable, HERE / "train.py", "--build", "{build}"], ["--sizes", "small", "--runs", "1"]),
+    "ckpt": (["{build}/tests/bench/ckpt_io", "--folder", "{build}/bench"], ["--mib", "64"]),
     "rehearse": ([sys.executable, HERE / "rehearse.py", "--build", "{build}"], ["--ranks", "1", "--runs", "3"]),
     "ckpt.records": (["{build}/tests/bench/ckpt_records"], ["10", "0.1"]),
     "build": ([sys.executable, HERE / "build.py"], ["--incremental-only"]),
