@@ -36,7 +36,7 @@ inline constexpr uint64_t kNotesMax = 4096;      // of a commit record
 inline constexpr uint64_t kNoteBytesMax = uint64_t{1} << 16;
 inline constexpr uint64_t kStepsMax = 1U << 16;  // that a record names
 
-inline constexpr uint32_t kChunkBytes = 256 << 10;  // what writers use, bytes
+inline constexpr size_t kChunkBytes = size_t{256} << 10;  // what writers use
 
 // A tensor's element type. The numbers are part of the format.
 enum class Dtype : uint8_t {
