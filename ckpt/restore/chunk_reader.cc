@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <map>
 #include <set>
 #include <sys/mman.h>
 #include <system_error>
@@ -24,13 +25,11 @@ size_t up(size_t x, size_t unit) {
 
 }  // namespace
 
+// In huge pages where there are some: a disk request from those is a few pieces of memory.
 struct ChunkReader::Staging {
-  // In huge pages where there are some: a disk request from those is a few pieces of memory.
-  Staging(size_t bytes, std::shared_ptr<const void> destinations)
-      : destinations_owner(std::move(destinations)) {
+  explicit Staging(size_t bytes) {
     const size_t unit = bytes >= kHugePage ? kHugePage : kDiskAlign;
-    memory =
-        static_cast<std::byte*>(std::aligned_alloc(unit, up(std::max<size_t>(bytes, 1), unit)));
+    memory = static_cast<std::byte*>(std::aligned_alloc(unit, up(bytes, unit)));
     CONVOY_CHECK(memory != nullptr, "out of memory for staging a load");
     if (unit == kHugePage) ::madvise(memory, up(bytes, unit), MADV_HUGEPAGE);
   }
@@ -39,7 +38,12 @@ struct ChunkReader::Staging {
   ~Staging() { std::free(memory); }
 
   std::byte* memory = nullptr;
-  const std::shared_ptr<const void> destinations_owner;
+};
+
+// All memory that a source may write to.
+struct ChunkReader::Owners {
+  std::shared_ptr<Staging> staging;
+  std::shared_ptr<const void> destinations, kept;
 };
 
 // A chunk on its way.
@@ -63,18 +67,18 @@ struct ChunkReader::Batch {
 };
 
 ChunkReader::ChunkReader(PartHomes& homes, const LoadPlan& plan, const LoadOptions& options,
-                         LoadReport& report)
-    : homes_(homes), plan_(plan), options_(options), report_(report), scatter_(plan) {}
+                         LoadReport& report, Scatter& scatter)
+    : homes_(homes), plan_(plan), options_(options), report_(report), scatter_(scatter) {}
 
 Result<std::unique_ptr<ChunkReader>> ChunkReader::create(PartHomes& homes, const LoadPlan& plan,
                                                          const LoadOptions& options,
-                                                         LoadReport& report) {
+                                                         LoadReport& report, Scatter& scatter) {
   if (options.threads < 1 || options.threads > kLoadThreadsMax) {
     return Status(Code::kInvalidArgument, "a load with " + std::to_string(options.threads) +
                                               " threads; 1 to " + std::to_string(kLoadThreadsMax) +
                                               " are possible");
   }
-  std::unique_ptr<ChunkReader> reader(new ChunkReader(homes, plan, options, report));
+  std::unique_ptr<ChunkReader> reader(new ChunkReader(homes, plan, options, report, scatter));
   CONVOY_RETURN_IF_ERROR(reader->choose_sizes());
   return reader;
 }
@@ -157,16 +161,13 @@ bool ChunkReader::take(Batch& batch) {
 // Staged chunks lie one behind the other, so that neighbours in a file are one request.
 Status ChunkReader::read(Batch& batch, size_t thread) {
   std::shared_ptr<Staging>& staging = staging_[thread];
-  if (staging == nullptr &&
-      (batch.staging > 0 || options_.owner != nullptr || keeper_ != nullptr)) {
-    auto owners =
-        std::make_shared<std::pair<std::shared_ptr<const void>, std::shared_ptr<const void>>>(
-            options_.owner, keeper_);
-    staging = std::make_shared<Staging>(std::max(slot_bytes_, batch.staging), std::move(owners));
+  if (staging == nullptr && batch.staging > 0) {
+    staging = std::make_shared<Staging>(slot_bytes_);
     const std::lock_guard lock(mutex_);
-    report_.staging_peak += std::max(slot_bytes_, batch.staging);
+    report_.staging_peak += slot_bytes_;
   }
   std::byte* at = staging == nullptr ? nullptr : staging->memory;
+  const auto owners = std::make_shared<const Owners>(Owners{staging, options_.owner, keeper_});
   std::map<StepSource*, std::vector<std::pair<ChunkRead, Item*>>> reads;
   for (Item& item : batch.items) {
     if (item.raw != nullptr) continue;
@@ -185,7 +186,7 @@ Status ChunkReader::read(Batch& batch, size_t thread) {
       }
       chunks.push_back(read);
     }
-    source->read(chunks, staging);
+    source->read(chunks, owners);
     for (size_t i = 0; i < chunks.size(); ++i) list[i].second->status = chunks[i].status;
   }
   for (Item& item : batch.items) CONVOY_RETURN_IF_ERROR(finish(item));
@@ -285,7 +286,6 @@ void ChunkReader::work(size_t thread) {
 Status ChunkReader::run(std::span<const ChunkJob> jobs, std::shared_ptr<const void> keeper) {
   jobs_ = jobs;
   next_ = 0;
-  if (keeper != keeper_) staging_.assign(threads_, nullptr);
   keeper_ = std::move(keeper);
   std::vector<std::thread> others;
   try {
@@ -298,6 +298,11 @@ Status ChunkReader::run(std::span<const ChunkJob> jobs, std::shared_ptr<const vo
   work(0);
   for (std::thread& t : others) t.join();
   return failure_;
+}
+
+LoadProgress ChunkReader::progress() {
+  const std::lock_guard lock(mutex_);
+  return progress_;
 }
 
 }  // namespace convoy::ckpt

@@ -3,8 +3,6 @@
 #include "ckpt/restore/load_plan.h"
 #include "ckpt/restore/scatter.h"
 
-#include <condition_variable>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -20,25 +18,28 @@ struct ChunkJob {
 };
 
 // The threads of a load: each takes a batch of chunks, reads it, and takes it apart. One call at a
-// time. The plan must outlive it.
+// time. What it is given must outlive it; of several readers of one plan each has its own report,
+// and all the same scatter.
 class ChunkReader {
  public:
   // kInvalidArgument if staging_bytes_max has no room for a chunk.
   static Result<std::unique_ptr<ChunkReader>> create(PartHomes& homes, const LoadPlan& plan,
-                                                     const LoadOptions& options,
-                                                     LoadReport& report);
+                                                     const LoadOptions& options, LoadReport& report,
+                                                     Scatter& scatter);
   // Blocks until all jobs are done, or one has failed and nothing is in flight. `keeper` keeps the
   // memory of ChunkJob::keep alive, as LoadOptions::owner does that of the destinations.
   Status run(std::span<const ChunkJob> jobs, std::shared_ptr<const void> keeper = nullptr);
+  // What all calls have done.
+  LoadProgress progress();
 
  private:
-  // A thread's own memory. Kept by a source for longer if a disk does not answer.
-  struct Staging;
+  struct Staging;  // a thread's own memory
+  struct Owners;
   struct Batch;
   struct Item;
 
   ChunkReader(PartHomes& homes, const LoadPlan& plan, const LoadOptions& options,
-              LoadReport& report);
+              LoadReport& report, Scatter& scatter);
   Status choose_sizes();
   Item item_of(const ChunkJob& job);
   void work(size_t thread);
@@ -53,11 +54,10 @@ class ChunkReader {
   const LoadPlan& plan_;
   const LoadOptions& options_;
   LoadReport& report_;  // guarded by mutex_ while threads run
-  Scatter scatter_;
+  Scatter& scatter_;
   size_t threads_ = 1;
   size_t slot_bytes_ = 0;
   std::vector<std::shared_ptr<Staging>> staging_;  // one a thread, made when first needed
-  std::vector<size_t> source_align_;
 
   std::mutex mutex_;
   std::span<const ChunkJob> jobs_;

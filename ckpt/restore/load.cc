@@ -2,7 +2,7 @@
 #include "ckpt/restore/chunk_reader.h"
 #include <convoy/ckpt/restore.h>
 
-#include <numeric>
+#include <utility>
 
 namespace convoy::ckpt {
 
@@ -16,7 +16,9 @@ Status load(StepSource& source, const State& wanted, const LoadOptions& options,
   out.step = source.commit().step;
   PartHomes homes(source, options.other_sources);
   CONVOY_ASSIGN_OR_RETURN(const LoadPlan plan, plan_load(homes, wanted, options, out));
-  CONVOY_ASSIGN_OR_RETURN(const auto reader, ChunkReader::create(homes, plan, options, out));
+  Scatter scatter(plan);
+  CONVOY_ASSIGN_OR_RETURN(const auto reader,
+                          ChunkReader::create(homes, plan, options, out, scatter));
   std::vector<ChunkJob> jobs(plan.chunks.size());
   for (uint32_t i = 0; i < jobs.size(); ++i) jobs[i].chunk = i;
   return reader->run(jobs);
