@@ -2,15 +2,14 @@
 // reading and checking: while one thread checks and copies, the others' reads are in flight.
 #include "ckpt/restore/chunk_reader.h"
 
+#include "ckpt/restore/staging.h"
 #include "ckpt/restore/verify.h"
 #include <convoy/base/log.h>
 #include <convoy/base/units.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <map>
 #include <set>
-#include <sys/mman.h>
 #include <system_error>
 #include <thread>
 
@@ -19,26 +18,7 @@ namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
 
-size_t up(size_t x, size_t unit) {
-  return (x + unit - 1) / unit * unit;
-}
-
 }  // namespace
-
-// In huge pages where there are some: a disk request from those is a few pieces of memory.
-struct ChunkReader::Staging {
-  explicit Staging(size_t bytes) {
-    const size_t unit = bytes >= kHugePage ? kHugePage : kDiskAlign;
-    memory = static_cast<std::byte*>(std::aligned_alloc(unit, up(bytes, unit)));
-    CONVOY_CHECK(memory != nullptr, "out of memory for staging a load");
-    if (unit == kHugePage) ::madvise(memory, up(bytes, unit), MADV_HUGEPAGE);
-  }
-  Staging(const Staging&) = delete;
-  Staging& operator=(const Staging&) = delete;
-  ~Staging() { std::free(memory); }
-
-  std::byte* memory = nullptr;
-};
 
 // All memory that a source may write to.
 struct ChunkReader::Owners {
@@ -133,9 +113,9 @@ ChunkReader::Item ChunkReader::item_of(const ChunkJob& job) {
     item.in_place = true;
   } else {
     item.raw = item.source->view(item.id);
-    item.staged = item.raw == nullptr ? up(size, kDiskAlign) : 0;
+    item.staged = item.raw == nullptr ? round_up(size, kDiskAlign) : 0;
   }
-  if (zstd) item.stored = up(chunk.bytes, 64);
+  if (zstd) item.stored = round_up(chunk.bytes, 64);
   return item;
 }
 
@@ -166,7 +146,7 @@ Status ChunkReader::read(Batch& batch, size_t thread) {
     const std::lock_guard lock(mutex_);
     report_.staging_peak += slot_bytes_;
   }
-  std::byte* at = staging == nullptr ? nullptr : staging->memory;
+  std::byte* at = staging == nullptr ? nullptr : staging->data();
   const auto owners = std::make_shared<const Owners>(Owners{staging, options_.owner, keeper_});
   std::map<StepSource*, std::vector<std::pair<ChunkRead, Item*>>> reads;
   for (Item& item : batch.items) {

@@ -33,7 +33,6 @@ class ChunkReader {
   LoadProgress progress();
 
  private:
-  struct Staging;  // a thread's own memory
   struct Owners;
   struct Batch;
   struct Item;
@@ -57,7 +56,7 @@ class ChunkReader {
   Scatter& scatter_;
   size_t threads_ = 1;
   size_t slot_bytes_ = 0;
-  std::vector<std::shared_ptr<Staging>> staging_;  // one a thread, made when first needed
+  std::vector<std::shared_ptr<class Staging>> staging_;  // one a thread, made when first needed
 
   std::mutex mutex_;
   std::span<const ChunkJob> jobs_;

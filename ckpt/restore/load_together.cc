@@ -2,6 +2,7 @@
 // Every rank plans all rounds alone from what all have said, so messages carry bytes and no lists.
 #include "ckpt/restore/chunk_reader.h"
 #include "ckpt/restore/share_reads.h"
+#include "ckpt/restore/staging.h"
 #include <convoy/base/checksum.h>
 #include <convoy/ckpt/load_together.h>
 
@@ -98,10 +99,9 @@ class Together {
   }
 
  private:
-  // A rank's part in a round: what it reads, and where that lies.
+  // A round that was read: this rank's chunks of it, and where they lie.
   struct Round {
-    std::vector<SharedRun> runs;
-    std::shared_ptr<Bytes> read;
+    std::vector<std::pair<uint32_t, const std::byte*>> chunks;  // as in the round's runs
     Status status;
   };
 
@@ -118,7 +118,6 @@ class Together {
     for (uint32_t i = 0; i < plan_.chunks.size(); ++i) order_.push_back(i);
     std::ranges::sort(
         order_, [&](uint32_t a, uint32_t b) { return plan_.chunks[a].id < plan_.chunks[b].id; });
-    shared_.assign(plan_.chunks.size(), false);
     return ok_status();
   }
 
@@ -209,59 +208,105 @@ class Together {
     }
   }
 
-  // Reads this rank's part of a round.
-  Round read_round(std::vector<SharedRun> runs) {
-    Round round{std::move(runs), std::make_shared<Bytes>(), ok_status()};
+  // This rank's chunks of a round, and their places in memory; the bytes that takes.
+  size_t lay_out_round(const std::vector<SharedRun>& runs, std::vector<uint32_t>& chunks,
+                       std::vector<size_t>& places) {
     size_t bytes = 0;
-    std::vector<ChunkJob> jobs;
-    std::vector<size_t> places;
-    for (const SharedRun& run : round.runs) {
+    for (const SharedRun& run : runs) {
       if (!is_reader(run)) continue;
       each_chunk(run, [&](uint32_t i) {
-        jobs.push_back({i});
+        const size_t size = plan_.size_of(plan_.chunks[i]);
+        if (size % kDiskAlign == 0) bytes = round_up(bytes, kDiskAlign);  // for direct reads
+        chunks.push_back(i);
         places.push_back(bytes);
-        bytes += plan_.size_of(plan_.chunks[i]);
+        bytes += size;
       });
     }
-    round.read->resize(bytes);
-    for (size_t i = 0; i < jobs.size(); ++i) jobs[i].keep = round.read->data() + places[i];
-    round.status = reader_->run(jobs, round.read);
+    return bytes;
+  }
+
+  // Memory for two rounds, made once: the first touch of a page costs more than its copy.
+  void make_memory() {
+    for (const std::vector<SharedRun>& round : rounds_) {
+      std::vector<uint32_t> chunks;
+      std::vector<size_t> places;
+      memory_bytes_ = std::max(memory_bytes_, lay_out_round(round, chunks, places));
+    }
+    const size_t count = std::min<size_t>(2, rounds_.size());
+    for (size_t i = 0; i < count; ++i) {
+      memory_.push_back(std::make_shared<const Staging>(memory_bytes_));
+    }
+  }
+
+  // Reads this rank's part of a round; what nobody shares is the last round.
+  Round read_round(size_t index) {
+    Round round;
+    if (index == rounds_.size()) {
+      round.status = read_own();
+      return round;
+    }
+    std::vector<uint32_t> chunks;
+    std::vector<size_t> places;
+    lay_out_round(rounds_[index], chunks, places);
+    const std::shared_ptr<const Staging>& memory = memory_[index % 2];
+    std::vector<ChunkJob> jobs;
+    for (size_t i = 0; i < chunks.size(); ++i) {
+      jobs.push_back({chunks[i], memory->data() + places[i]});
+      round.chunks.emplace_back(chunks[i], jobs.back().keep);
+    }
+    round.status = reader_->run(jobs, memory);
     return round;
   }
 
   std::future<Round> read_ahead(size_t index) {
-    if (index >= rounds_.size()) return {};
+    const auto read = [this, index] { return read_round(index); };
     try {
-      return std::async(std::launch::async, [this, index] { return read_round(rounds_[index]); });
+      return std::async(std::launch::async, read);
     } catch (const std::system_error&) {
-      return std::async(std::launch::deferred,
-                        [this, index] { return read_round(rounds_[index]); });
+      return std::async(std::launch::deferred, read);
     }
   }
 
+  // A vector whose memory was used before, if there is one.
+  Bytes used() {
+    if (spare_.empty()) return {};
+    Bytes bytes = std::move(spare_.back());
+    spare_.pop_back();
+    return bytes;
+  }
+
   // Messages of a round: each taker gets its chunks in the order of the round.
-  std::vector<Bytes> messages(const Round& round) {
+  std::vector<Bytes> messages(size_t index, const Round& round) {
     std::vector<Bytes> out(static_cast<size_t>(exchange_.size()));
-    for (size_t r = 0; r < out.size(); ++r) {
-      if (static_cast<int>(r) != exchange_.rank()) out[r] = message(round.status);
+    std::vector<size_t> sizes(out.size(), sizeof(uint64_t));
+    for (const SharedRun& run : rounds_[index]) {
+      if (!is_reader(run)) continue;
+      for (const uint32_t taker : run.takers) sizes[taker] += run.chunks.bytes();
     }
-    const std::byte* from = round.read->data();
-    for (const SharedRun& run : round.runs) {
+    const Bytes head = message(round.status);
+    for (size_t r = 0; r < out.size(); ++r) {
+      if (static_cast<int>(r) == exchange_.rank()) continue;
+      if (sizes[r] > sizeof(uint64_t)) out[r] = used();
+      out[r].reserve(round.status.ok() ? sizes[r] : head.size());
+      out[r].assign(head.begin(), head.end());
+    }
+    auto chunk = round.chunks.begin();
+    for (const SharedRun& run : rounds_[index]) {
       if (!is_reader(run) || !round.status.ok()) continue;
-      size_t bytes = 0;
-      each_chunk(run, [&](uint32_t i) { bytes += plan_.size_of(plan_.chunks[i]); });
-      for (const uint32_t taker : run.takers) {
-        out[taker].insert(out[taker].end(), from, from + bytes);
-        report_.bytes_sent += bytes;
+      for (uint64_t i = 0; i < run.chunks.count; ++i, ++chunk) {
+        const size_t bytes = plan_.size_of(plan_.chunks[chunk->first]);
+        for (const uint32_t taker : run.takers) {
+          out[taker].insert(out[taker].end(), chunk->second, chunk->second + bytes);
+          report_.bytes_sent += bytes;
+        }
       }
-      from += bytes;
     }
     return out;
   }
 
   // A failure that a message tells of ends the load here, as it does on all ranks in this round.
   // One of this rank's own is told with the next message.
-  Status take(const Round& round, const std::vector<Bytes>& came) {
+  Status take(size_t index, const Round& round, const std::vector<Bytes>& came) {
     std::vector<std::span<const std::byte>> bodies(came.size());
     for (int r = 0; r < exchange_.size(); ++r) {
       const auto i = static_cast<size_t>(r);
@@ -269,7 +314,7 @@ class Together {
                                                    : status_of(came[i], r, bodies[i]));
     }
     std::vector<ChunkJob> jobs;
-    for (const SharedRun& run : round.runs) {
+    for (const SharedRun& run : rounds_[index]) {
       if (!is_taker(run)) continue;
       std::span<const std::byte>& body = bodies[run.reader];
       each_chunk(run, [&](uint32_t i) {
@@ -290,34 +335,40 @@ class Together {
   }
 
   Status rounds() {
+    make_memory();
     std::future<Round> ahead = read_ahead(0);
     for (size_t i = 0; i < rounds_.size(); ++i) {
       Round round = ahead.get();
       if (round.status.ok()) round.status = failure_;
       if (round.status.ok()) ahead = read_ahead(i + 1);
-      Result<std::vector<Bytes>> came = exchange_.all_to_all(messages(round));
+      Result<std::vector<Bytes>> came = exchange_.all_to_all(messages(i, round));
       if (!came.ok()) return came.status();
       if (came->size() != static_cast<size_t>(exchange_.size())) {
         return {Code::kInternal, "an exchange gave messages of too few ranks"};
       }
-      note_peak(round, *came);
-      CONVOY_RETURN_IF_ERROR(take(round, *came));
+      note_peak(i, *came);
+      CONVOY_RETURN_IF_ERROR(take(i, round, *came));
+      for (Bytes& bytes : *came) {
+        if (bytes.capacity() > kChunkBytes) spare_.push_back(std::move(bytes));
+      }
       if (failure_.ok() && stopped()) failure_ = Status(Code::kAborted, "the load was stopped");
     }
-    return finish(failure_.ok() ? read_own() : failure_);
+    const Status own = ahead.get().status;
+    return finish(failure_.ok() ? own : failure_);
   }
 
   // The rest: what nobody else wants.
   Status read_own() {
+    std::vector<bool> shared(plan_.chunks.size(), false);
     for (const std::vector<SharedRun>& round : rounds_) {
       for (const SharedRun& run : round) {
         if (!is_reader(run) && !is_taker(run)) continue;
-        each_chunk(run, [&](uint32_t i) { shared_[i] = true; });
+        each_chunk(run, [&](uint32_t i) { shared[i] = true; });
       }
     }
     std::vector<ChunkJob> jobs;
     for (uint32_t i = 0; i < plan_.chunks.size(); ++i) {
-      if (!shared_[i]) jobs.push_back({i});
+      if (!shared[i]) jobs.push_back({i});
     }
     const Status status = reader_->run(jobs);
     if (status.ok() && stopped()) return {Code::kAborted, "the load was stopped"};
@@ -336,6 +387,7 @@ class Together {
   // Tells how far the load is; true if it is to stop.
   bool stopped() {
     if (!options_.progress) return false;
+    const std::lock_guard lock(progress_mutex_);  // the last round is read beside an exchange
     LoadProgress now = reader_->progress();
     const LoadProgress taken = taker_->progress();
     now.chunks += taken.chunks;
@@ -343,12 +395,13 @@ class Together {
     return !options_.progress(now);
   }
 
-  void note_peak(const Round& round, const std::vector<Bytes>& came) {
-    uint64_t bytes = 2 * round.read->size();  // and the next round
-    for (const SharedRun& run : round.runs) {
+  void note_peak(size_t index, const std::vector<Bytes>& came) {
+    uint64_t bytes = memory_bytes_ * memory_.size();
+    for (const SharedRun& run : rounds_[index]) {
       if (is_reader(run)) bytes += run.chunks.bytes() * run.takers.size();
     }
     for (const Bytes& b : came) bytes += b.size();
+    for (const Bytes& b : spare_) bytes += b.capacity();
     peak_ = std::max(peak_, bytes);
   }
 
@@ -370,9 +423,12 @@ class Together {
   std::unique_ptr<Scatter> scatter_;
   std::unique_ptr<ChunkReader> reader_, taker_;
   std::vector<uint32_t> order_;  // the plan's chunks by id
-  std::vector<bool> shared_;
   std::vector<std::vector<SharedRun>> rounds_;
+  std::vector<std::shared_ptr<const Staging>> memory_;  // round i is read to memory_[i % 2]
+  size_t memory_bytes_ = 0;
+  std::vector<Bytes> spare_;
   uint64_t peak_ = 0;
+  std::mutex progress_mutex_;
   Status failure_;  // this rank's own, that others don't know of yet
 };
 

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <utility>
 #include <vector>
@@ -16,23 +17,26 @@ namespace convoy::ckpt {
 // What the threads meet in.
 class Hub {
  public:
-  explicit Hub(int size) : size_(size), slots_(static_cast<size_t>(size)) {}
+  using Bytes = Exchange::Bytes;
+  using Rows = std::vector<std::vector<Bytes>>;
+
+  explicit Hub(int size) : size_(size), rows_(static_cast<size_t>(size)) {}
 
   // Everybody's row, by rank. Waits for all, at most a minute.
-  Result<std::vector<std::vector<std::vector<std::byte>>>> meet(
-      int rank, std::vector<std::vector<std::byte>> row) {
+  Result<std::shared_ptr<Rows>> meet(int rank, std::vector<Bytes> row) {
     std::unique_lock lock(mutex_);
     const uint64_t round = round_;
-    slots_[static_cast<size_t>(rank)] = std::move(row);
+    rows_[static_cast<size_t>(rank)] = std::move(row);
     if (++arrived_ == size_) {
       arrived_ = 0;
-      last_ = slots_;
+      last_ = std::make_shared<Rows>(std::move(rows_));
+      rows_ = Rows(static_cast<size_t>(size_));
       ++round_;
       changed_.notify_all();
     } else if (!changed_.wait_for(lock, std::chrono::minutes(1), [&] { return round_ != round; })) {
       return Status(Code::kDeadlineExceeded, "not all ranks came");
     }
-    return last_;
+    return last_;  // nobody gets to the next one before all have come here
   }
 
  private:
@@ -41,7 +45,8 @@ class Hub {
   std::condition_variable changed_;
   int arrived_ = 0;
   uint64_t round_ = 0;
-  std::vector<std::vector<std::vector<std::byte>>> slots_, last_;
+  Rows rows_;
+  std::shared_ptr<Rows> last_;
 };
 
 class ThreadExchange final : public Exchange {
@@ -50,9 +55,9 @@ class ThreadExchange final : public Exchange {
   int rank() const override { return rank_; }
   int size() const override { return size_; }
   Result<std::vector<Bytes>> all_gather(Bytes mine) override {
-    CONVOY_ASSIGN_OR_RETURN(auto rows, hub_.meet(rank_, {std::move(mine)}));
+    CONVOY_ASSIGN_OR_RETURN(const auto rows, hub_.meet(rank_, {std::move(mine)}));
     std::vector<Bytes> out;
-    for (auto& row : rows) out.push_back(row.at(0));
+    for (const auto& row : *rows) out.push_back(row.at(0));
     return out;
   }
   Result<std::vector<Bytes>> all_to_all(std::vector<Bytes> to) override {
@@ -60,11 +65,11 @@ class ThreadExchange final : public Exchange {
     for (const Bytes& b : to) sent += b.size();
     most_sent = std::max(most_sent, sent);
     ++exchanges;
-    CONVOY_ASSIGN_OR_RETURN(auto rows, hub_.meet(rank_, std::move(to)));
+    CONVOY_ASSIGN_OR_RETURN(const auto rows, hub_.meet(rank_, std::move(to)));
     std::vector<Bytes> out;
     size_t came = 0;
-    for (auto& row : rows) {
-      out.push_back(row.at(static_cast<size_t>(rank_)));
+    for (auto& row : *rows) {
+      out.push_back(std::move(row.at(static_cast<size_t>(rank_))));
       came += out.back().size();
     }
     most_came = std::max(most_came, came);
