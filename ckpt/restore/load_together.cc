@@ -156,7 +156,8 @@ class Together {
       staging = std::min(staging, heard.first);
       wants.push_back(std::move(heard.second));
     }
-    rounds_ = plan_rounds(share_reads(wants), wants.size(), staging / kShares);
+    rounds_ = plan_rounds(share_reads(wants), wants.size(),
+                          std::min<uint64_t>(staging / kShares, kRoundBytesMax));
     return ok_status();
   }
 

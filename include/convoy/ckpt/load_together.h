@@ -25,6 +25,10 @@ class Exchange {
   virtual Result<std::vector<Bytes>> all_to_all(std::vector<Bytes> to) = 0;
 };
 
+// What a rank sends, and what it receives, in one round at most: more makes nothing faster, and the
+// first touch of the memory costs more than the copies.
+inline constexpr size_t kRoundBytesMax = size_t{4} << 20;
+
 // load() on all ranks of `exchange` at once. Each rank gives its own `wanted` and its own source of
 // the same step (kMismatch if the steps or their parts differ). Ranks tell each other which chunks
 // they want; a chunk that several want is read and verified by one of them, bytes evenly spread,

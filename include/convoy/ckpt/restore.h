@@ -19,7 +19,7 @@ namespace convoy::ckpt {
 // Threads of one load at most; more are refused.
 inline constexpr int kLoadThreadsMax = 64;
 // Bytes that one thread asks a source for at once, at most (a chunk that is larger comes alone).
-inline constexpr size_t kLoadBatchBytes = size_t{8} << 20;
+inline constexpr size_t kLoadBatchBytes = size_t{4} << 20;
 // Regions that a message about missing ones names; the report has all.
 inline constexpr size_t kMissingNamedMax = 8;
 
