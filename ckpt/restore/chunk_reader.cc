@@ -169,33 +169,33 @@ Status ChunkReader::read(Batch& batch, size_t thread) {
     source->read(chunks, owners);
     for (size_t i = 0; i < chunks.size(); ++i) list[i].second->status = chunks[i].status;
   }
-  for (Item& item : batch.items) CONVOY_RETURN_IF_ERROR(finish(item));
+  for (Item& item : batch.items) CONVOY_RETURN_IF_ERROR(finish(item, owners));
   return ok_status();
 }
 
-Status ChunkReader::finish(Item& item) {
+Status ChunkReader::finish(Item& item, std::shared_ptr<const void> owner) {
   if (item.raw != nullptr && !item.verified) {
     item.status =
         verify_chunk(*item.source, item.id, *plan_.stream_of(*item.work).record, item.raw);
   }
-  std::vector<std::byte> other;
   if (!item.status.ok()) {
     // Memory that a late answer may still be written to is of no more use.
     if (item.status.code() == Code::kDeadlineExceeded) return failed(item, item.status);
     if (item.raw != nullptr) {  // in the source's memory
-      other.resize(plan_.size_of(*item.work));
-      item.to = other.data();
+      const auto memory = std::make_shared<const Staging>(plan_.size_of(*item.work));
+      item.to = memory->data();
       item.raw = nullptr;
+      owner = memory;
     }
-    CONVOY_RETURN_IF_ERROR(mended(item));
+    CONVOY_RETURN_IF_ERROR(mended(item, owner));
   }
   if (!item.in_place) scatter_.put(*item.work, item.raw != nullptr ? item.raw : item.to);
   return ok_status();
 }
 
-Status ChunkReader::mended(Item& item) {
+Status ChunkReader::mended(Item& item, const std::shared_ptr<const void>& owner) {
   std::string from;
-  const Status status = homes_.mend(item.work->id, item.to, item.status, from);
+  const Status status = homes_.mend(item.work->id, item.to, owner, item.status, from);
   if (!status.ok()) return failed(item, item.status);
   const std::string text = item.status.message() + "; it was read from " + from;
   CONVOY_LOG(Warn) << homes_.source().name() << ": " << text;

@@ -44,8 +44,8 @@ class ChunkReader {
   void work(size_t thread);
   bool take(Batch& batch);
   Status read(Batch& batch, size_t thread);
-  Status finish(Item& item);
-  Status mended(Item& item);
+  Status finish(Item& item, std::shared_ptr<const void> owner);
+  Status mended(Item& item, const std::shared_ptr<const void>& owner);
   Status failed(const Item& item, const Status& status) const;
   bool account(const Batch& batch, const Status& status);
 

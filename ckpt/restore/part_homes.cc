@@ -73,7 +73,8 @@ ChunkId PartHomes::there(const ChunkId& id, StepSource*& source) {
   return {home.index, id.stream, id.chunk};
 }
 
-Status PartHomes::mend(const ChunkId& id, std::byte* to, const Status& why, std::string& from) {
+Status PartHomes::mend(const ChunkId& id, std::byte* to, const std::shared_ptr<const void>& owner,
+                       const Status& why, std::string& from) {
   CONVOY_ASSIGN_OR_RETURN(const Home home, this->home(id.part));
   const Stream& like = home.part->streams[id.stream];
   Status status = why;
@@ -86,11 +87,15 @@ Status PartHomes::mend(const ChunkId& id, std::byte* to, const Status& why, std:
       const Result<const Part*> part = other->part(i);
       uint32_t stream = 0;
       if (!part.ok() || !find_chunk(**part, like, id.chunk, stream)) continue;
-      std::vector<std::byte> stored((*part)->streams[stream].chunks[id.chunk].bytes);
-      ChunkRead read{{i, stream, id.chunk}, to, stored.data()};
       // What may still arrive after a deadline must not do so in memory that is freed here.
-      const auto owner = std::make_shared<std::vector<std::byte>>(std::move(stored));
-      other->read({&read, 1}, owner);
+      struct Kept {
+        std::vector<std::byte> stored;
+        std::shared_ptr<const void> owner;
+      };
+      const uint32_t bytes = (*part)->streams[stream].chunks[id.chunk].bytes;
+      const auto kept = std::make_shared<Kept>(Kept{std::vector<std::byte>(bytes), owner});
+      ChunkRead read{{i, stream, id.chunk}, to, kept->stored.data()};
+      other->read({&read, 1}, kept);
       from = other->name();
       if (read.status.ok() || read.status.code() == Code::kDeadlineExceeded) return read.status;
       status = read.status;

@@ -29,8 +29,9 @@ class PartHomes {
   ChunkId there(const ChunkId& id, StepSource*& source);
 
   // Tries to read the chunk, which its home has not whole, from another source. Ok and the name of
-  // that source in `from`, or the status of the last that had it, or `why`.
-  Status mend(const ChunkId& id, std::byte* to, const Status& why, std::string& from);
+  // that source in `from`, or the status of the last that had it, or `why`. `owner` keeps `to`.
+  Status mend(const ChunkId& id, std::byte* to, const std::shared_ptr<const void>& owner,
+              const Status& why, std::string& from);
 
   StepSource& source() { return source_; }
 

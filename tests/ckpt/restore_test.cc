@@ -546,6 +546,51 @@ TEST_CASE("truncated and missing files, damaged parts and commit records") {
   set_log_level(LogLevel::kInfo);
 }
 
+// A store whose disk has stopped answering.
+class StuckSource final : public FileStepSource {
+ public:
+  StuckSource(Store& store, Commit commit) : FileStepSource("stuck", std::move(commit), store) {}
+
+ private:
+  Status fetch(const std::string& /*file*/, std::span<const ReadRange> /*ranges*/,
+               const std::shared_ptr<const void>& owner) override {
+    late = owner;
+    return {Code::kDeadlineExceeded, "no answer"};
+  }
+  std::shared_ptr<const void> late;  // as an engine holds it for the kernel
+};
+
+TEST_CASE("a disk that does not answer ends the load, and keeps the memory") {
+  Fixed fixed;
+  Catalog catalog = owned(fixed.store);
+  REQUIRE(save_step(catalog, fixed.store, 20, fixed.saved, Fixed::options()).ok());
+  StoreSource good(fixed.store, fixed.commit);
+  for (const bool in_place : {true, false}) {
+    auto alive = std::make_shared<int>(1);
+    LoadOptions options;
+    options.in_place = in_place;
+    options.threads = 1;
+    options.owner = alive;
+    options.other_sources = {&good};
+    Local rank = local_of(fixed.globals, fixed.rows(1), 0, false);
+    {
+      StuckSource stuck(fixed.store, fixed.commit);
+      LoadReport report;
+      REQUIRE(load(stuck, rank.state, options, &report).code() == Code::kDeadlineExceeded);
+      REQUIRE(report.mended.empty());
+      REQUIRE(alive.use_count() == 3);  // ours, the options', the source's
+    }
+    REQUIRE(alive.use_count() == 2);
+    const OpenStep open = [&](const Commit& c) -> Result<std::vector<std::unique_ptr<StepSource>>> {
+      std::vector<std::unique_ptr<StepSource>> sources;
+      sources.push_back(std::make_unique<StuckSource>(fixed.store, c));
+      return sources;
+    };
+    REQUIRE(load_newest(catalog, open, rank.state, options).status().code() ==
+            Code::kDeadlineExceeded);
+  }
+}
+
 TEST_CASE("a snapshot whose parts and bytes don't fit is refused") {
   Fixed fixed;
   const Streams streams = streams_of(fixed.saved, 10, Fixed::options());
