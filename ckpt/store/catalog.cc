@@ -423,9 +423,9 @@ Result<Commit> Catalog::load_commit(const CommitKey& key) {
   for (StepInfo& info : steps) {
     if (info.key == key) return read_commit(info);
   }
-  return Status(Code::kNotFound, "checkpoint folder " + store_.name() +
-                                     " has no committed step " + std::to_string(key.step) +
-                                     " of claim " + std::to_string(key.claim) + ".");
+  return Status(Code::kNotFound, "checkpoint folder " + store_.name() + " has no committed step " +
+                                     std::to_string(key.step) + " of claim " +
+                                     std::to_string(key.claim) + ".");
 }
 
 Result<Part> Catalog::load_part(const PartRef& ref) {
