@@ -418,6 +418,16 @@ Result<Commit> Catalog::load_commit(uint64_t step) {
   return failure;
 }
 
+Result<Commit> Catalog::load_commit(const CommitKey& key) {
+  CONVOY_ASSIGN_OR_RETURN(std::vector<StepInfo> steps, list_steps());
+  for (StepInfo& info : steps) {
+    if (info.key == key) return read_commit(info);
+  }
+  return Status(Code::kNotFound, "checkpoint folder " + store_.name() + " has no committed step " +
+                                     std::to_string(key.step) + " of claim " +
+                                     std::to_string(key.claim) + ".");
+}
+
 Result<Part> Catalog::load_part(const PartRef& ref) {
   return read_part(store_, ref);
 }

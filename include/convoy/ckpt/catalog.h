@@ -151,6 +151,8 @@ class Catalog {
   Result<Commit> latest();
   // The newest commit of `step`. kNotFound, or why its record does not count.
   Result<Commit> load_commit(uint64_t step);
+  // That very one, if it counts.
+  Result<Commit> load_commit(const CommitKey& key);
   // kNotFound, or kDataLoss if it is not what the commit record saw.
   Result<Part> load_part(const PartRef& ref);
   // Reads every chunk of the step. `progress`, if given, is called after each one and may stop the
