@@ -1,8 +1,7 @@
 // Two steps, tensor by tensor: by checksums where these suffice, else window by window.
-#include <convoy/ckpt/compare.h>
-
 #include "ckpt/formats/convert.h"
 #include "ckpt/formats/tensor_reader.h"
+#include <convoy/ckpt/compare.h>
 
 #include <algorithm>
 #include <cmath>
@@ -40,7 +39,6 @@ bool same_chunks(const Held& a, const Held& b, uint64_t element) {
   }
   return true;
 }
-
 
 // |a − b| of one element of a float type.
 double distance(Dtype dtype, const std::byte* a, const std::byte* b) {

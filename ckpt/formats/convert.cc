@@ -46,7 +46,8 @@ uint16_t store_small(double value, const Small& type) {
   const uint32_t top = (1U << type.exponent_bits) - 1;
   const uint32_t sign = std::signbit(value) ? 1U << (type.exponent_bits + type.mantissa_bits) : 0;
   const uint32_t infinity = top << type.mantissa_bits;
-  if (std::isnan(value)) return static_cast<uint16_t>(sign | infinity | 1U << (type.mantissa_bits - 1));
+  if (std::isnan(value))
+    return static_cast<uint16_t>(sign | infinity | 1U << (type.mantissa_bits - 1));
   if (std::isinf(value)) return static_cast<uint16_t>(sign | infinity);
   if (value == 0) return static_cast<uint16_t>(sign);
   // In units of the last place: nearbyint() rounds ties to even; a carry into the next exponent,
@@ -55,8 +56,7 @@ uint16_t store_small(double value, const Small& type) {
   const double units = std::nearbyint(std::ldexp(std::fabs(value), type.mantissa_bits - exponent));
   const auto whole = static_cast<uint64_t>(units);
   if (exponent + bias >= static_cast<int>(top)) return static_cast<uint16_t>(sign | infinity);
-  const uint64_t bits =
-      (static_cast<uint64_t>(exponent + bias - 1) << type.mantissa_bits) + whole;
+  const uint64_t bits = (static_cast<uint64_t>(exponent + bias - 1) << type.mantissa_bits) + whole;
   return static_cast<uint16_t>(sign | std::min<uint64_t>(bits, infinity));
 }
 

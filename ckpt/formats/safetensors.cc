@@ -1,6 +1,7 @@
 // The header of a safetensors file and the index of several. The JSON is read event by event, so
 // that hostile nesting costs nothing and a name that comes twice is seen.
 #include "ckpt/formats/safetensors.h"
+
 #include "ckpt/formats/tensor_reader.h"
 #include "ckpt/manifest/check.h"
 
@@ -20,8 +21,8 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr uint64_t kLengthBytes = 8;
-constexpr uint64_t kAlignment = 8;                           // of the data, by spaces in the header
-constexpr size_t kIndexDepthMax = 16;                        // nesting of an index
+constexpr uint64_t kAlignment = 8;     // of the data, by spaces in the header
+constexpr size_t kIndexDepthMax = 16;  // nesting of an index
 constexpr std::string_view kMetadataKey = "__metadata__";
 
 struct Word {
@@ -100,12 +101,14 @@ class HeaderEvents final : public Events {
     if (depth_ == 1) return begin_entry(name);
     if (in_metadata_) {
       if (out_.metadata.size() == kSafetensorsMetadataMax) return refuse("too much metadata");
-      if (out_.metadata.contains(name)) return refuse("metadata " + shown(name) + " is there twice");
+      if (out_.metadata.contains(name))
+        return refuse("metadata " + shown(name) + " is there twice");
       field_ = name;
       return true;
     }
     if (name != "dtype" && name != "shape" && name != "data_offsets") {
-      return refuse("tensor " + shown(entry_) + " has a field " + shown(name) + " that is not known");
+      return refuse("tensor " + shown(entry_) + " has a field " + shown(name) +
+                    " that is not known");
     }
     if (!fields_.insert(name).second) return refuse("tensor " + shown(entry_) + " has two " + name);
     field_ = name;
@@ -140,7 +143,8 @@ class HeaderEvents final : public Events {
     if (!in_list_) return wrong("a number");
     SafetensorsTensor& tensor = out_.tensors.back();
     if (field_ == "data_offsets") {
-      if (offsets_ == 2) return refuse("tensor " + shown(entry_) + " has more than two data_offsets");
+      if (offsets_ == 2)
+        return refuse("tensor " + shown(entry_) + " has more than two data_offsets");
       (offsets_++ == 0 ? tensor.begin : tensor.end) = value;
       return true;
     }
@@ -173,9 +177,7 @@ class HeaderEvents final : public Events {
     out_.tensors.emplace_back().info.name = name;
     return true;
   }
-  std::string where() const override {
-    return entry_.empty() ? "" : ", at " + shown(entry_);
-  }
+  std::string where() const override { return entry_.empty() ? "" : ", at " + shown(entry_); }
 
   SafetensorsHeader& out_;
   std::set<std::string> names_;
@@ -275,8 +277,8 @@ Status check_tensors(SafetensorsHeader& header, const std::string& path) {
   uint64_t at = 0;
   for (const SafetensorsTensor& tensor : header.tensors) {
     if (tensor.begin != at) {
-      return bad(path, std::string(tensor.begin < at ? "tensors overlap" : "nothing lies") + " at " +
-                           std::to_string(std::min(at, tensor.begin)) + ", before " +
+      return bad(path, std::string(tensor.begin < at ? "tensors overlap" : "nothing lies") +
+                           " at " + std::to_string(std::min(at, tensor.begin)) + ", before " +
                            shown(tensor.info.name));
     }
     at = tensor.end;

@@ -108,9 +108,9 @@ class WorkFolder {
     if (!fd) return errno_status("cannot open folder " + path_, errno);
     if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
       if (errno != EWOULDBLOCK) return errno_status("cannot lock folder " + path_, errno);
-      return Status(Code::kUnavailable,
-                    "another export is writing " + target_ + "; wait for it, or give another "
-                                                             "folder.");
+      return Status(Code::kUnavailable, "another export is writing " + target_ +
+                                            "; wait for it, or give another "
+                                            "folder.");
     }
     struct stat mine = {};
     struct stat named = {};
@@ -203,11 +203,11 @@ class Writer {
                                 const std::string& name) {
     std::vector<TensorInfo> infos;
     for (const Planned& planned : shard) infos.push_back(planned.info);
-    CONVOY_ASSIGN_OR_RETURN(const auto header,
-                            encode_safetensors_header(infos, {{"format", "pt"},
-                                                              {"convoy.job", commit_.job},
-                                                              {"convoy.step",
-                                                               std::to_string(commit_.step)}}));
+    CONVOY_ASSIGN_OR_RETURN(
+        const auto header,
+        encode_safetensors_header(infos, {{"format", "pt"},
+                                          {"convoy.job", commit_.job},
+                                          {"convoy.step", std::to_string(commit_.step)}}));
     CONVOY_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(folder + "/" + name));
     CONVOY_RETURN_IF_ERROR(file.append(header));
     for (const Planned& planned : shard) CONVOY_RETURN_IF_ERROR(write_tensor(planned, file));
@@ -280,8 +280,9 @@ Result<Exported> export_safetensors(Store& store, const Commit& commit,
   const std::vector<Shard> shards = split(std::move(chosen), options.shard_bytes);
   if (shards.size() > kSafetensorsShardsMax) {
     return Status(Code::kInvalidArgument, "--shard-size would make " +
-                                              std::to_string(shards.size()) + " files; use a "
-                                                                              "larger one.");
+                                              std::to_string(shards.size()) +
+                                              " files; use a "
+                                              "larger one.");
   }
   CONVOY_ASSIGN_OR_RETURN(WorkFolder work, WorkFolder::create(options.folder));
   Writer writer(store, commit, progress, total);

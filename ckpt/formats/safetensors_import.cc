@@ -17,9 +17,9 @@ namespace convoy::ckpt {
 namespace {
 
 namespace fs = std::filesystem;
-constexpr uint64_t kAlignment = 64;                        // of tensors in the stream
-constexpr uint64_t kReadBytes = uint64_t{4} << 20;         // at a time
-constexpr uint64_t kFileBytesMax = uint64_t{256} << 30;    // of one file of chunks
+constexpr uint64_t kAlignment = 64;                      // of tensors in the stream
+constexpr uint64_t kReadBytes = uint64_t{4} << 20;       // at a time
+constexpr uint64_t kFileBytesMax = uint64_t{256} << 30;  // of one file of chunks
 constexpr uint64_t kStreamBytesMax = kChunksMax * kChunkBytes;
 
 struct Input {
@@ -79,8 +79,8 @@ Result<std::map<std::string, std::string>> read_index(const std::string& path) {
 }
 
 // The index and the files must tell the same.
-Status check_index(const std::map<std::string, std::string>& index, const std::vector<Input>& inputs,
-                   const std::string& path) {
+Status check_index(const std::map<std::string, std::string>& index,
+                   const std::vector<Input>& inputs, const std::string& path) {
   size_t found = 0;
   for (const Input& input : inputs) {
     for (const SafetensorsTensor& tensor : input.header.tensors) {
@@ -228,8 +228,8 @@ Status check_inputs(const std::vector<Input>& inputs, const std::string& path) {
   for (const Input& input : inputs) {
     for (const SafetensorsTensor& tensor : input.header.tensors) {
       if (!names.insert(tensor.info.name).second) {
-        return {Code::kDataLoss, "tensor " + tensor.info.name + " lies in two files of " + path +
-                                     "."};
+        return {Code::kDataLoss,
+                "tensor " + tensor.info.name + " lies in two files of " + path + "."};
       }
     }
     bytes += std::min(input.header.data_bytes, kStreamBytesMax);
@@ -249,8 +249,7 @@ Status write_stream(const std::vector<Input>& inputs, ChunkWriter& writer, Part&
       part.tensors.push_back(tensor.info);
       if (tensor.begin == tensor.end) continue;  // an empty tensor has no piece
       CONVOY_RETURN_IF_ERROR(writer.align());
-      part.streams[0].pieces.push_back({index,
-                                        std::vector<int64_t>(tensor.info.shape.size(), 0),
+      part.streams[0].pieces.push_back({index, std::vector<int64_t>(tensor.info.shape.size(), 0),
                                         tensor.info.shape, part.streams[0].bytes});
       CONVOY_RETURN_IF_ERROR(copy_tensor(input, tensor, writer, progress));
     }

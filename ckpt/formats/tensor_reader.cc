@@ -1,5 +1,6 @@
 // Fills a window of a tensor from the pieces that touch it. What is covered already is neither read
-// nor copied again, and a damaged chunk is no failure as long as another rank gave the same elements.
+// nor copied again, and a damaged chunk is no failure as long as another rank gave the same
+// elements.
 #include "ckpt/formats/tensor_reader.h"
 
 #include <convoy/base/log.h>
@@ -135,8 +136,7 @@ Result<std::span<const std::byte>> TensorReader::chunk(const Held& held, uint64_
   if (!raw.ok()) return bad_.emplace(key, raw.status()).first->second;
   chunks_bytes_ += raw->size();
   ages_.push_front(key);
-  const auto added =
-      chunks_.emplace(key, Cached{std::move(raw).value(), ages_.begin()}).first;
+  const auto added = chunks_.emplace(key, Cached{std::move(raw).value(), ages_.begin()}).first;
   while (chunks_bytes_ > kChunkCacheBytes && ages_.size() > 1) {
     const auto oldest = chunks_.find(ages_.back());
     chunks_bytes_ -= oldest->second.bytes.size();
@@ -162,24 +162,24 @@ Status TensorReader::copy(const Held& held, uint64_t at, std::span<std::byte> ou
 
 void TensorReader::add_piece(const Held& held, Window& window) {
   const uint64_t element = dtype_bytes(window.info.dtype);
-  for_each_run(
-      window.info.shape, held.piece->begin, held.piece->extent, window.from, window.to,
-      [&](int64_t in_piece, int64_t in_tensor, int64_t count) {
-        const auto first = window.covered.begin() + (in_tensor - window.from);
-        const int64_t had = std::count(first, first + count, 1);
-        if (had == count) return;
-        const auto out = window.out.subspan((in_tensor - window.from) * element, count * element);
-        const Status status = copy(held, held.piece->offset + in_piece * element, out);
-        if (!status.ok()) {
-          // What the copy has spoilt must come from others, too.
-          std::fill(first, first + count, 0);
-          window.left += had;
-          if (window.failure.ok()) window.failure = status;
-          return;
-        }
-        std::fill(first, first + count, 1);
-        window.left -= count - had;
-      });
+  for_each_run(window.info.shape, held.piece->begin, held.piece->extent, window.from, window.to,
+               [&](int64_t in_piece, int64_t in_tensor, int64_t count) {
+                 const auto first = window.covered.begin() + (in_tensor - window.from);
+                 const int64_t had = std::count(first, first + count, 1);
+                 if (had == count) return;
+                 const auto out =
+                     window.out.subspan((in_tensor - window.from) * element, count * element);
+                 const Status status = copy(held, held.piece->offset + in_piece * element, out);
+                 if (!status.ok()) {
+                   // What the copy has spoilt must come from others, too.
+                   std::fill(first, first + count, 0);
+                   window.left += had;
+                   if (window.failure.ok()) window.failure = status;
+                   return;
+                 }
+                 std::fill(first, first + count, 1);
+                 window.left -= count - had;
+               });
 }
 
 // Finds the pieces of `tensor`, unless it is the same as before.
@@ -205,8 +205,8 @@ Status TensorReader::read(const TensorEntry& tensor, int64_t first, std::span<st
   }
   if (window.left == 0) {
     if (!window.failure.ok()) {
-      CONVOY_LOG(Warn) << "tensor " << tensor.info.name << " was read from another rank's copy: "
-                       << window.failure.message();
+      CONVOY_LOG(Warn) << "tensor " << tensor.info.name
+                       << " was read from another rank's copy: " << window.failure.message();
     }
     return ok_status();
   }

@@ -73,7 +73,7 @@ class TensorReader {
   Store& store_;
   const Commit& commit_;
   std::list<std::pair<const PartRef*, std::shared_ptr<const Part>>> parts_;  // newest first
-  uint64_t parts_bytes_ = 0;                                                // encoded
+  uint64_t parts_bytes_ = 0;                                                 // encoded
   std::map<ChunkKey, Cached> chunks_;
   std::list<ChunkKey> ages_;  // newest first
   uint64_t chunks_bytes_ = 0;

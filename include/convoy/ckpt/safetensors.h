@@ -76,9 +76,9 @@ Result<std::map<std::string, std::string>> parse_safetensors_index(std::span<con
 using ByteProgress = std::function<bool(uint64_t, uint64_t)>;
 
 struct SafetensorsExport {
-  std::string folder;                           // is made; must be empty if it is there
-  uint64_t shard_bytes = 5'000'000'000;         // a file is closed before it exceeds this
-  std::optional<Dtype> dtype;                   // float tensors become this float type
+  std::string folder;                            // is made; must be empty if it is there
+  uint64_t shard_bytes = 5'000'000'000;          // a file is closed before it exceeds this
+  std::optional<Dtype> dtype;                    // float tensors become this float type
   std::function<bool(const std::string&)> want;  // by name; default: all
 };
 
@@ -108,8 +108,8 @@ Result<Exported> export_safetensors(Store& store, const Commit& commit,
 // and checked; the files stay open.
 class SafetensorsSource {
  public:
-  // kNotFound; kDataLoss if a file or the index is not what it should be, or two files have the same
-  // tensor; kInvalidArgument if it isn't clear which files are meant.
+  // kNotFound; kDataLoss if a file or the index is not what it should be, or two files have the
+  // same tensor; kInvalidArgument if it isn't clear which files are meant.
   static Result<SafetensorsSource> open(const std::string& path);
   SafetensorsSource(SafetensorsSource&&) noexcept;
   SafetensorsSource& operator=(SafetensorsSource&&) noexcept;
