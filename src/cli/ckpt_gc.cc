@@ -5,6 +5,7 @@
 // from here, so nothing is guessed: a job that ended in order has said so in the folder, and for
 // all others a person must say it (--force).
 #include "src/cli/ckpt.h"
+#include "src/cli/table.h"
 #include <convoy/base/units.h>
 
 #include <cstdio>
@@ -76,9 +77,14 @@ void print(const Folder& folder, const Arguments& arguments, const ckpt::Collect
     return;
   }
   std::string steps;
+  size_t line = counted(result.steps.size(), "step").size() + would.size() + sizeof(" removed:");
   for (const uint64_t step : result.steps) {
-    steps += (steps.empty() ? ": " : ", ") + std::to_string(step);
+    const std::string text = (steps.empty() ? "" : ",") + (" " + std::to_string(step));
+    const bool wraps = line + text.size() + 1 > kLineWidth;  // a comma may follow
+    steps += wraps ? ",\n " + std::to_string(step) : text;
+    line = wraps ? text.size() : line + text.size();
   }
+  if (!steps.empty()) steps.insert(0, ":");
   std::printf("%s %sremoved%s\n%s %sremoved, %s freed\n",
               counted(result.steps.size(), "step").c_str(), would.c_str(), steps.c_str(),
               counted(result.files, "file").c_str(), would.c_str(),
