@@ -126,10 +126,11 @@ Result<std::vector<TensorReader::Held>> TensorReader::pieces(const TensorEntry& 
 }
 
 Result<std::span<const std::byte>> TensorReader::chunk(const Held& held, uint64_t i) {
-  const ChunkKey key{held.ref->path, held.stream->rank, i};
+  const ChunkKey key{held.ref, held.stream->rank, i};
+  if (!ages_.empty() && ages_.front() == key) return newest_;
   if (const auto found = chunks_.find(key); found != chunks_.end()) {
     ages_.splice(ages_.begin(), ages_, found->second.age);
-    return std::span<const std::byte>(found->second.bytes);
+    return newest_ = found->second.bytes;
   }
   if (const auto bad = bad_.find(key); bad != bad_.end()) return bad->second;
   Result<std::vector<std::byte>> raw = read_chunk(store_, *held.part, *held.stream, i);
@@ -143,7 +144,7 @@ Result<std::span<const std::byte>> TensorReader::chunk(const Held& held, uint64_
     chunks_.erase(oldest);
     ages_.pop_back();
   }
-  return std::span<const std::byte>(added->second.bytes);
+  return newest_ = added->second.bytes;
 }
 
 // Bytes [at, at + out.size()) of the stream.

@@ -56,7 +56,7 @@ class TensorReader {
   Result<std::vector<Held>> pieces(const TensorEntry& tensor);
 
  private:
-  using ChunkKey = std::tuple<std::string, uint32_t, uint64_t>;  // part's path, rank, chunk
+  using ChunkKey = std::tuple<const PartRef*, uint32_t, uint64_t>;  // part, rank, chunk
   struct Cached {
     std::vector<std::byte> bytes;
     std::list<ChunkKey>::iterator age;
@@ -75,7 +75,8 @@ class TensorReader {
   std::list<std::pair<const PartRef*, std::shared_ptr<const Part>>> parts_;  // newest first
   uint64_t parts_bytes_ = 0;                                                 // encoded
   std::map<ChunkKey, Cached> chunks_;
-  std::list<ChunkKey> ages_;  // newest first
+  std::list<ChunkKey> ages_;           // newest first
+  std::span<const std::byte> newest_;  // of ages_.front(): runs of a box are often neighbours
   uint64_t chunks_bytes_ = 0;
   std::map<ChunkKey, Status> bad_;  // chunks that could not be read
   // Of the tensor that was read last.

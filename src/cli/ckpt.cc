@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cinttypes>
 #include <cstdio>
 #include <ctime>
 #include <fnmatch.h>
@@ -48,6 +47,19 @@ Result<ckpt::Commit> load_record(Folder& folder, const ckpt::StepInfo& info) {
   return ckpt::decode_commit(bytes, folder.name + "/" + info.path);
 }
 
+Status check_version(Folder& folder) {
+  CONVOY_ASSIGN_OR_RETURN(const auto infos, folder.catalog->steps());
+  for (const ckpt::StepInfo& info : infos) {
+    if (info.status.code() == Code::kFailedPrecondition) return info.status;
+  }
+  return ok_status();
+}
+
+Status as_held(const Status& status) {
+  if (status.code() != Code::kFailedPrecondition) return status;
+  return {Code::kUnavailable, status.message()};
+}
+
 int fail_ckpt(const Status& status) {
   const int code = fail(status);
   if (status.code() == Code::kFailedPrecondition) return kExitDamaged;
@@ -61,12 +73,6 @@ void print_json(const Json& json) {
 Json json_of(const ckpt::Owner& owner) {
   return {{"job", owner.job}, {"generation", owner.generation}, {"claim", owner.claim},
           {"who", owner.who}, {"wall_ns", owner.wall_ns},       {"released", owner.released}};
-}
-
-std::string hex(uint64_t checksum) {
-  std::array<char, 17> text;
-  std::snprintf(text.data(), text.size(), "%016" PRIx64, checksum);
-  return text.data();
 }
 
 std::string format_time(int64_t wall_ns) {

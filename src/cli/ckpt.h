@@ -43,13 +43,16 @@ Result<ckpt::Commit> load_step(Folder& folder, const std::optional<uint64_t>& st
 // The commit whose record this is.
 Result<ckpt::Commit> load_record(Folder& folder, const ckpt::StepInfo& info);
 
+// Fails if a newer Convoy has written in the folder: nobody else may claim it then.
+Status check_version(Folder& folder);
+// A failure to get or keep the folder's claim, so that its exit code is that of a held folder.
+Status as_held(const Status& status);
+
 // As fail(), where a record of a newer Convoy is 65 and a full disk is 71.
 int fail_ckpt(const Status& status);
 // Prints one line; bytes that are no UTF-8 are replaced.
 void print_json(const Json& json);
-// Text for JSON as it is, with bytes that are no UTF-8 replaced only when it is printed.
 Json json_of(const ckpt::Owner& owner);
-std::string hex(uint64_t checksum);
 
 // "2026-11-25 22:44:34", in UTC.
 std::string format_time(int64_t wall_ns);

@@ -136,11 +136,6 @@ Status export_step(const ExportArguments& arguments) {
   return ok_status();
 }
 
-Status as_held(Status status) {
-  if (status.code() != Code::kFailedPrecondition) return status;
-  return {Code::kUnavailable, status.message()};
-}
-
 // Claims the folder for the import; a job that may be running keeps it.
 Status claim(Folder& folder, const ImportArguments& arguments) {
   ckpt::Catalog& catalog = *folder.catalog;
@@ -153,8 +148,7 @@ Status claim(Folder& folder, const ImportArguments& arguments) {
   }
   if (is_same && !arguments.force) return catalog.follow(*owner, who_am_i("import"));
   const uint64_t generation = is_same ? owner->generation : 0;
-  return as_held(
-      catalog.take_over({arguments.job, generation, who_am_i("import")}, arguments.force));
+  return catalog.take_over({arguments.job, generation, who_am_i("import")}, arguments.force);
 }
 
 Status check_step_is_free(Folder& folder, uint64_t step) {
@@ -173,8 +167,9 @@ Status import_step(const ImportArguments& arguments) {
     return errno_status("cannot make folder " + arguments.folder, errno);
   }
   CONVOY_ASSIGN_OR_RETURN(Folder folder, open_folder(arguments.folder));
+  CONVOY_RETURN_IF_ERROR(check_version(folder));
   CONVOY_RETURN_IF_ERROR(check_step_is_free(folder, arguments.step));
-  CONVOY_RETURN_IF_ERROR(claim(folder, arguments));
+  CONVOY_RETURN_IF_ERROR(as_held(claim(folder, arguments)));
   Progress progress("imported");
   const Status status = ckpt::import_safetensors(
       source, *folder.store, *folder.catalog, arguments.step, [&](uint64_t done, uint64_t total) {
@@ -183,8 +178,8 @@ Status import_step(const ImportArguments& arguments) {
       });
   progress.end();
   const Status released = folder.catalog->release();  // whatever came of it
-  CONVOY_RETURN_IF_ERROR(status);
-  CONVOY_RETURN_IF_ERROR(released);
+  CONVOY_RETURN_IF_ERROR(as_held(status));
+  CONVOY_RETURN_IF_ERROR(as_held(released));
   if (arguments.json) {
     print_json({{"folder", folder.name},
                 {"step", arguments.step},

@@ -105,10 +105,12 @@ Status gc(const Arguments& arguments) {
     print(folder, arguments, result);
     return ok_status();
   }
-  CONVOY_RETURN_IF_ERROR(claim(folder, arguments));
-  CONVOY_ASSIGN_OR_RETURN(const ckpt::Collected result, folder.catalog->collect(policy));
-  print(folder, arguments, result);
-  return folder.catalog->release();
+  CONVOY_RETURN_IF_ERROR(check_version(folder));
+  CONVOY_RETURN_IF_ERROR(as_held(claim(folder, arguments)));
+  const Result<ckpt::Collected> result = folder.catalog->collect(policy);
+  if (!result.ok()) return as_held(result.status());
+  print(folder, arguments, *result);
+  return as_held(folder.catalog->release());
 }
 
 }  // namespace
