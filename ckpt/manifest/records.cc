@@ -122,6 +122,7 @@ proto::Owner to_message(const Owner& owner) {
   out.set_who(owner.who);
   out.set_wall_ns(owner.wall_ns);
   out.set_sealed(owner.sealed);
+  out.set_released(owner.released);
   for (const CommitKey& key : owner.inherited) {
     out.add_inherited_step(key.step);
     out.add_inherited_claim(key.claim);
@@ -315,6 +316,7 @@ Status from_message(const proto::Owner& in, Owner& out) {
   out.who = in.who();
   out.wall_ns = in.wall_ns();
   out.sealed = in.sealed();
+  out.released = in.released();
   if (in.inherited_step_size() != in.inherited_claim_size()) {
     return malformed("its inherited commits have columns of different length");
   }

@@ -101,6 +101,12 @@ DiskTier::~DiskTier() {
   }
   changed_.notify_all();
   thread_.join();
+  if (catalog_ == nullptr) return;
+  // So that tools know that nobody writes there any more.
+  if (const Status released = catalog_->release(); !released.ok()) {
+    CONVOY_LOG(Warn) << "the checkpoint folder " << options_.folder
+                     << " was not given back: " << released.message();
+  }
 }
 
 void DiskTier::submit(DiskJob job) {

@@ -59,7 +59,7 @@ struct DiskJob {
 class DiskTier {
  public:
   explicit DiskTier(DiskTierOptions options);
-  // Waits for the jobs that are queued.
+  // Waits for the jobs that are queued, and gives the folder back.
   ~DiskTier();
 
   void submit(DiskJob job);

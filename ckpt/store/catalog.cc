@@ -157,40 +157,68 @@ Status Catalog::check_may_claim(const Claimant& claimant, bool force) {
                               "ended.")};
 }
 
-Status Catalog::take_over(const Claimant& claimant, bool force) {
-  claim_ = 0;
-  took_over_ = false;
+// Fails if a newer Convoy has written in the folder.
+Status Catalog::check_versions() {
   std::map<std::string, Commit> commits;
   CONVOY_ASSIGN_OR_RETURN(const std::vector<StepInfo> steps, read_steps(commits));
   for (const StepInfo& step : steps) {
-    if (step.status.code() == Code::kFailedPrecondition) return step.status;  // a newer Convoy's
+    if (step.status.code() == Code::kFailedPrecondition) return step.status;
   }
+  return ok_status();
+}
+
+// False if another has got that number, or a higher one.
+Result<bool> Catalog::try_claim(const Claimant& claimant, uint64_t claim) {
+  Owner record;
+  record.job = claimant.job;
+  record.generation = claimant.generation;
+  record.claim = claim;
+  record.who = claimant.who;
+  record.wall_ns = wall_clock_();
+  CONVOY_ASSIGN_OR_RETURN(const auto bytes, encode(record));
+  const Status created = store_.create_new(owner_name(record.claim), bytes);
+  if (created.code() == Code::kAlreadyExists) return false;
+  CONVOY_RETURN_IF_ERROR(created);
+  // A claimant that slept since its list may have got a number that was used and tidied away.
+  CONVOY_ASSIGN_OR_RETURN(const std::vector<uint64_t> now, owner_claims());
+  if (now.empty() || now.front() != record.claim) return false;
+  CONVOY_RETURN_IF_ERROR(seal(record));
+  claimant_ = claimant;
+  claim_ = record.claim;
+  took_over_ = true;
+  return true;
+}
+
+Status Catalog::take_over(const Claimant& claimant, bool force) {
+  claim_ = 0;
+  took_over_ = false;
+  CONVOY_RETURN_IF_ERROR(check_versions());
   for (int i = 0; i < kClaimTriesMax; ++i) {
     // The list first: whoever claims after it and before our create_new() takes the number we try.
     CONVOY_ASSIGN_OR_RETURN(const std::vector<uint64_t> claims, owner_claims());
     CONVOY_RETURN_IF_ERROR(check_may_claim(claimant, force));
-    Owner record;
-    record.job = claimant.job;
-    record.generation = claimant.generation;
-    record.claim = claims.empty() ? 1 : claims.front() + 1;
-    record.who = claimant.who;
-    record.wall_ns = wall_clock_();
-    CONVOY_ASSIGN_OR_RETURN(const auto bytes, encode(record));
-    const Status created = store_.create_new(owner_name(record.claim), bytes);
-    if (created.code() == Code::kAlreadyExists) continue;
-    CONVOY_RETURN_IF_ERROR(created);
-    // A claimant that slept since its list may have got a number that was used and tidied away.
-    CONVOY_ASSIGN_OR_RETURN(const std::vector<uint64_t> now, owner_claims());
-    if (now.empty() || now.front() != record.claim) continue;
-    CONVOY_RETURN_IF_ERROR(seal(record));
-    claimant_ = claimant;
-    claim_ = record.claim;
-    took_over_ = true;
-    return ok_status();
+    CONVOY_ASSIGN_OR_RETURN(const bool claimed,
+                            try_claim(claimant, claims.empty() ? 1 : claims.front() + 1));
+    if (claimed) return ok_status();
   }
   return {Code::kUnavailable, "checkpoint folder " + store_.name() +
                                   " is being taken over by others all the time: find out which "
                                   "jobs were given it."};
+}
+
+Status Catalog::follow(const Owner& owner, const std::string& who) {
+  claim_ = 0;
+  took_over_ = false;
+  CONVOY_RETURN_IF_ERROR(check_versions());
+  CONVOY_ASSIGN_OR_RETURN(const std::vector<uint64_t> claims, owner_claims());
+  const bool is_newest = claims.empty() || claims.front() == owner.claim;
+  if (is_newest) {
+    CONVOY_ASSIGN_OR_RETURN(const bool claimed,
+                            try_claim({owner.job, owner.generation, who}, owner.claim + 1));
+    if (claimed) return ok_status();
+  }
+  return {Code::kUnavailable, "checkpoint folder " + store_.name() +
+                                  " was taken over by another just now; see who has it."};
 }
 
 // Writes the list of commits that count into our own owner record, which ends the takeover.
@@ -227,6 +255,19 @@ Status Catalog::join(const Claimant& claimant) {
   }
   claimant_ = claimant;
   claim_ = current->claim;
+  return ok_status();
+}
+
+Status Catalog::release() {
+  CONVOY_RETURN_IF_ERROR(require_owner());
+  const std::string path = owner_name(claim_);
+  CONVOY_ASSIGN_OR_RETURN(const auto bytes, store_.get(path, kRecordBytesMax));
+  CONVOY_ASSIGN_OR_RETURN(Owner record, decode_owner(bytes, store_.name() + "/" + path));
+  record.released = true;
+  CONVOY_ASSIGN_OR_RETURN(const auto released, encode(record));
+  CONVOY_RETURN_IF_ERROR(store_.put(path, released));
+  claim_ = 0;
+  took_over_ = false;
   return ok_status();
 }
 

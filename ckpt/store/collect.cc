@@ -29,17 +29,16 @@ std::set<std::string> Catalog::choose(const std::vector<StepInfo>& steps,
   return keep;
 }
 
-Status Catalog::remove_commits(const std::vector<StepInfo>& steps,
-                               const std::set<std::string>& keep, Collected& out) {
+void Catalog::choose_commits(const std::vector<StepInfo>& steps, const std::set<std::string>& keep,
+                             Garbage& out) const {
   for (const StepInfo& info : steps) {
     if (!info.status.ok() && !is_fenced(info)) {
-      out.damaged.push_back(info.path);
+      out.sums.damaged.push_back(info.path);
     } else if (!keep.contains(info.path)) {
-      CONVOY_RETURN_IF_ERROR(store_.remove(info.path));
-      if (info.status.ok()) out.steps.push_back(info.key.step);
+      out.commits.push_back(info.path);
+      if (info.status.ok()) out.sums.steps.push_back(info.key.step);
     }
   }
-  return store_.sync();
 }
 
 // Adds what the commit needs: whole folders of steps, or single files in older steps' folders.
@@ -61,15 +60,16 @@ void Catalog::refer(const Commit& commit, std::set<uint64_t>& steps, std::set<st
   }
 }
 
-Status Catalog::remove_files(const KeepPolicy& policy, const std::vector<StepInfo>& steps,
-                             const std::map<std::string, Commit>& kept, Collected& out) {
+Status Catalog::choose_files(const KeepPolicy& policy, uint64_t claim,
+                             const std::vector<StepInfo>& steps,
+                             const std::map<std::string, Commit>& kept, Garbage& out) {
   std::set<uint64_t> whole = policy.writing;  // steps whose folders stay as they are
   std::set<std::string> files;
   uint64_t newest = 0;  // step that this claim has committed
   bool has_newest = false;
   for (const StepInfo& info : steps) {
     if (!info.status.ok() && !is_fenced(info)) whole.insert(info.key.step);
-    if (info.status.ok() && info.key.claim == claim_) {
+    if (info.status.ok() && info.key.claim == claim) {
       newest = std::max(newest, info.key.step);
       has_newest = true;
     }
@@ -80,17 +80,17 @@ Status Catalog::remove_files(const KeepPolicy& policy, const std::vector<StepInf
     const auto key = parse_data(entry.path);
     if (!key || whole.contains(key->step) || files.contains(entry.path)) continue;
     const bool may_be_written =
-        key->claim > claim_ || (key->claim == claim_ && (!has_newest || key->step > newest));
+        key->claim > claim || (key->claim == claim && (!has_newest || key->step > newest));
     if (may_be_written) continue;
-    CONVOY_RETURN_IF_ERROR(store_.remove(entry.path));
-    ++out.files;
-    out.bytes += entry.bytes;
+    out.files.push_back(entry);
+    ++out.sums.files;
+    out.sums.bytes += entry.bytes;
   }
-  return store_.sync();
+  return ok_status();
 }
 
-Result<Collected> Catalog::collect(const KeepPolicy& policy) {
-  CONVOY_RETURN_IF_ERROR(require_owner());
+// What would go, worked out from one look at the folder under `claim`.
+Result<Catalog::Garbage> Catalog::garbage(const KeepPolicy& policy, uint64_t claim) {
   std::map<std::string, Commit> commits;
   CONVOY_ASSIGN_OR_RETURN(const std::vector<StepInfo> steps, read_steps(commits));
   for (const StepInfo& info : steps) {
@@ -99,12 +99,29 @@ Result<Collected> Catalog::collect(const KeepPolicy& policy) {
     return info.status.with_context("nothing was removed");
   }
   const std::set<std::string> keep = choose(steps, policy);
-  Collected out;
-  CONVOY_RETURN_IF_ERROR(remove_commits(steps, keep, out));
   std::erase_if(commits, [&](const auto& entry) { return !keep.contains(entry.first); });
-  CONVOY_RETURN_IF_ERROR(require_owner());
-  CONVOY_RETURN_IF_ERROR(remove_files(policy, steps, commits, out));
+  Garbage out;
+  choose_commits(steps, keep, out);
+  CONVOY_RETURN_IF_ERROR(choose_files(policy, claim, steps, commits, out));
   return out;
+}
+
+Result<Collected> Catalog::preview(const KeepPolicy& policy) {
+  CONVOY_ASSIGN_OR_RETURN(const std::vector<uint64_t> claims, owner_claims());
+  const uint64_t next = claims.empty() ? 1 : claims.front() + 1;
+  CONVOY_ASSIGN_OR_RETURN(Garbage found, garbage(policy, took_over_ ? claim_ : next));
+  return std::move(found.sums);
+}
+
+Result<Collected> Catalog::collect(const KeepPolicy& policy) {
+  CONVOY_RETURN_IF_ERROR(require_owner());
+  CONVOY_ASSIGN_OR_RETURN(Garbage found, garbage(policy, claim_));
+  for (const std::string& path : found.commits) CONVOY_RETURN_IF_ERROR(store_.remove(path));
+  CONVOY_RETURN_IF_ERROR(store_.sync());
+  CONVOY_RETURN_IF_ERROR(require_owner());
+  for (const StoreEntry& file : found.files) CONVOY_RETURN_IF_ERROR(store_.remove(file.path));
+  CONVOY_RETURN_IF_ERROR(store_.sync());
+  return std::move(found.sums);
 }
 
 }  // namespace convoy::ckpt

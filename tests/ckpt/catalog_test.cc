@@ -86,6 +86,59 @@ TEST_CASE("a folder belongs to one job and its newest generation") {
   REQUIRE(store.list("owner/")->size() == 1);
 }
 
+TEST_CASE("an owner that has ended says so, and tools follow it as the same job") {
+  MemoryStore store;
+  Catalog job = owned(store, 3);
+  REQUIRE(save(job, store, 10).ok());
+  REQUIRE_FALSE((*job.owner())->released);
+  REQUIRE(job.release().ok());
+  REQUIRE(job.claim() == 0);
+  const auto ended = job.owner();
+  REQUIRE((*ended)->released);
+  REQUIRE(committed(store) == std::vector<uint64_t>{10});
+
+  Catalog tool(store, [] { return kNow; });
+  REQUIRE(tool.follow(**ended, "tool").ok());
+  REQUIRE(tool.claim() == 2);
+  REQUIRE((*tool.owner())->job == "job");
+  REQUIRE_FALSE((*tool.owner())->released);
+  Catalog late(store);  // saw the folder before the other tool came
+  REQUIRE(late.follow(**ended, "late").code() == Code::kUnavailable);
+  REQUIRE(save(tool, store, 20).ok());
+
+  Catalog again = owned(store, 3);  // the job's next start
+  REQUIRE(tool.release().code() == Code::kFailedPrecondition);
+  REQUIRE(committed(store) == std::vector<uint64_t>{20, 10});
+  REQUIRE(save(again, store, 30).ok());
+}
+
+TEST_CASE("a preview tells what collection will do, and changes nothing") {
+  MemoryStore store;
+  Catalog job = owned(store, 1);
+  for (uint64_t step = 10; step <= 60; step += 10) REQUIRE(save(job, store, step).ok());
+  REQUIRE(write_data(job, store, 70).ok());  // never committed
+  REQUIRE(job.release().ok());
+  const auto before = *store.list("");
+  KeepPolicy policy;
+  policy.newest = 2;
+  policy.pins = {20};
+  const auto seen = Catalog(store).preview(policy);
+  REQUIRE(seen.ok());
+  REQUIRE(*store.list("") == before);
+  REQUIRE(seen->steps == std::vector<uint64_t>{40, 30, 10});
+  Catalog tool(store);
+  REQUIRE(tool.follow(**tool.owner(), "tool").ok());
+  const auto own = tool.preview(policy);
+  const auto done = tool.collect(policy);
+  REQUIRE((own.ok() && done.ok()));
+  for (const Collected& one : {*own, *done}) {
+    REQUIRE(one.steps == seen->steps);
+    REQUIRE(one.files == seen->files);
+    REQUIRE(one.bytes == seen->bytes);
+  }
+  REQUIRE(committed(store) == std::vector<uint64_t>{60, 50, 20});
+}
+
 TEST_CASE("a commit by an owner that slept does not count") {
   MemoryStore store;
   Catalog first = owned(store, 1);

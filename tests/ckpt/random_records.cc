@@ -135,6 +135,7 @@ Owner random_owner(std::mt19937& random) {
   owner.who = word(random);
   owner.wall_ns = static_cast<int64_t>(number(random));
   owner.sealed = below(random, 2) == 0;
+  owner.released = below(random, 2) == 0;
   for (uint64_t n = below(random, 5); n > 0; --n) {
     owner.inherited.push_back({number(random), number(random)});
   }

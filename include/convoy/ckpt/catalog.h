@@ -117,11 +117,19 @@ class Catalog {
   // and always if a newer Convoy has written there. What was committed until now stays; what an
   // earlier owner commits after this does not count.
   Status take_over(const Claimant& claimant, bool force = false);
+  // Claims the folder in place of `owner` (as owner() gave it), as the same job and generation, so
+  // that the job's next start is not kept out. For tools: a job that still runs under that claim
+  // loses the folder, so look at owner.released first. kUnavailable if another has claimed since.
+  Status follow(const Owner& owner, const std::string& who);
   // For the other nodes of the job that took over: takes its claim to write parts under.
   // kFailedPrecondition if the folder is another job's or generation's, or nobody's.
   Status join(const Claimant& claimant);
   // Who has the folder now; nothing if nobody ever took it.
   Result<std::optional<Owner>> owner();
+  // Says in the owner record that this claim writes nothing more, so that tools (`convoy ckpt gc`)
+  // may follow it; a process that is killed can't say it. The catalog has no claim any more. Needs
+  // take_over(); kFailedPrecondition if another has the folder already.
+  Status release();
   // This catalog's claim; 0 before take_over() or join().
   uint64_t claim() const { return claim_; }
 
@@ -168,6 +176,9 @@ class Catalog {
   // point leaves only what the next call removes. Refuses (kFailedPrecondition) to touch anything
   // if a record of a newer Convoy is there.
   Result<Collected> collect(const KeepPolicy& policy);
+  // What collect() would remove, were it called after a takeover now. Needs no claim, changes
+  // nothing.
+  Result<Collected> preview(const KeepPolicy& policy);
 
  private:
   using Progress = std::function<bool(const VerifyProgress&)>;
@@ -175,7 +186,9 @@ class Catalog {
   Status require_owner();
   Result<std::vector<uint64_t>> owner_claims();
   Result<std::optional<Owner>> newest_owner(bool sealed);
+  Status check_versions();
   Status check_may_claim(const Claimant& claimant, bool force);
+  Result<bool> try_claim(const Claimant& claimant, uint64_t claim);
   Status seal(Owner record);
   Status lost(const std::string& what);
 
@@ -189,10 +202,16 @@ class Catalog {
                      VerifyReport& report);
 
   std::set<std::string> choose(const std::vector<StepInfo>& steps, const KeepPolicy& policy) const;
-  Status remove_commits(const std::vector<StepInfo>& steps, const std::set<std::string>& keep,
-                        Collected& out);
-  Status remove_files(const KeepPolicy& policy, const std::vector<StepInfo>& steps,
-                      const std::map<std::string, Commit>& kept, Collected& out);
+  struct Garbage {
+    std::vector<std::string> commits;  // paths of commit records
+    std::vector<StoreEntry> files;
+    Collected sums;
+  };
+  Result<Garbage> garbage(const KeepPolicy& policy, uint64_t claim);
+  void choose_commits(const std::vector<StepInfo>& steps, const std::set<std::string>& keep,
+                      Garbage& out) const;
+  Status choose_files(const KeepPolicy& policy, uint64_t claim, const std::vector<StepInfo>& steps,
+                      const std::map<std::string, Commit>& kept, Garbage& out);
   void refer(const Commit& commit, std::set<uint64_t>& steps, std::set<std::string>& files);
 
   Store& store_;

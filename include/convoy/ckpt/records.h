@@ -197,6 +197,7 @@ struct Owner {
   int64_t wall_ns = 0;               // when it was taken, since 1970; decides nothing
   bool sealed = false;               // whether `inherited` is complete
   std::vector<CommitKey> inherited;  // commits of earlier claims that count
+  bool released = false;             // it has ended in order: nobody writes under this claim
 
   bool operator==(const Owner&) const = default;
 };
