@@ -3,10 +3,13 @@
 #include <convoy/parallel/data/adamw.h>
 #include <convoy/parallel/data/adamw_kernel.h>
 
+#include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 namespace convoy::data {
 namespace {
@@ -22,9 +25,41 @@ Range owned(const FlatBuckets& buckets, const Bucket& bucket) {
   return {bucket.shard_begin, bucket.shard_begin + bucket.shard_count};
 }
 
+// What an update reads and writes, element for element. `master` as in AdamW's state.
+struct Operands {
+  at::Tensor param, master, grad, m, v;
+};
+
 template <class T>
-T* at_offset(const at::Tensor& tensor, int64_t offset) {
-  return tensor.mutable_data_ptr<T>() + offset;
+T* ptr(const at::Tensor& tensor) {
+  return tensor.mutable_data_ptr<T>();
+}
+
+void update_on_host(const Operands& o, const AdamWStep& step) {
+  const auto count = static_cast<size_t>(o.grad.numel());
+  if (o.master.defined()) {
+    adamw_update_bf16(reinterpret_cast<uint16_t*>(ptr<at::BFloat16>(o.param)), ptr<float>(o.master),
+                      ptr<float>(o.grad), ptr<float>(o.m), ptr<float>(o.v), count, step);
+  } else if (o.param.scalar_type() == at::kDouble) {
+    adamw_update(ptr<double>(o.param), ptr<double>(o.grad), ptr<double>(o.m), ptr<double>(o.v),
+                 count, step);
+  } else {
+    adamw_update(ptr<float>(o.param), ptr<float>(o.grad), ptr<float>(o.m), ptr<float>(o.v), count,
+                 step);
+  }
+}
+
+// torch's own fused kernel. It divides gradients by its scale, and leaves them divided.
+void update_on_device(const Operands& o, const AdamWStep& step, int64_t steps) {
+  const at::Tensor& target = o.master.defined() ? o.master : o.param;
+  const auto number = target.options().dtype(at::kFloat).requires_grad(false);
+  std::optional<at::Tensor> scale;
+  if (step.grad_scale != 1) scale = at::full({}, 1 / step.grad_scale, number);
+  at::_fused_adamw_({target.detach()}, {o.grad}, {o.m}, {o.v}, {},
+                    {at::full({}, static_cast<double>(steps), number)}, step.lr, step.beta1,
+                    step.beta2, step.weight_decay, step.eps, /*amsgrad=*/false,
+                    /*maximize=*/false, scale, {});
+  if (o.master.defined()) o.param.copy_(o.master);
 }
 
 }  // namespace
@@ -79,20 +114,16 @@ void AdamW::step(double lr, double grad_scale) {
       step.weight_decay = decays(slot) ? options_.weight_decay : 0;
       slot = last + 1;
       if (begin >= end) continue;
+      const auto part = [&](const at::Tensor& whole, int64_t from) {
+        return whole.defined() ? whole.narrow(0, from, end - begin) : whole;
+      };
       const int64_t mine = begin - range.begin;
-      const auto count = static_cast<size_t>(end - begin);
-      if (state.master.defined()) {
-        adamw_update_bf16(
-            reinterpret_cast<uint16_t*>(at_offset<at::BFloat16>(bucket.params, begin)),
-            at_offset<float>(state.master, mine), at_offset<float>(bucket.grads, begin),
-            at_offset<float>(state.m, mine), at_offset<float>(state.v, mine), count, step);
-      } else if (bucket.params.scalar_type() == at::kDouble) {
-        adamw_update(at_offset<double>(bucket.params, begin),
-                     at_offset<double>(bucket.grads, begin), at_offset<double>(state.m, mine),
-                     at_offset<double>(state.v, mine), count, step);
+      const Operands operands{part(bucket.params, begin), part(state.master, mine),
+                              part(bucket.grads, begin), part(state.m, mine), part(state.v, mine)};
+      if (bucket.params.is_cpu()) {
+        update_on_host(operands, step);
       } else {
-        adamw_update(at_offset<float>(bucket.params, begin), at_offset<float>(bucket.grads, begin),
-                     at_offset<float>(state.m, mine), at_offset<float>(state.v, mine), count, step);
+        update_on_device(operands, step, steps_);
       }
     }
     if (buckets_.sharded()) {

@@ -6,8 +6,9 @@
 #include <convoy/parallel/data/adamw_kernel.h>
 #include <convoy/parallel/data/flat_buckets.h>
 
-#include <ATen/ops/empty.h>
+#include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
@@ -57,6 +58,11 @@ double shard_squares(const Bucket& bucket, int64_t begin, int64_t end) {
     return sum_of_squares(bucket.grads.const_data_ptr<double>() + begin, count);
   }
   return sum_of_squares(bucket.grads.const_data_ptr<float>() + begin, count);
+}
+
+// Of all parts at once, so that the host waits for the device once.
+double device_squares(const std::vector<at::Tensor>& parts) {
+  return at::stack(at::_foreach_norm(parts, 2, at::kDouble)).square().sum().item<double>();
 }
 
 }  // namespace
@@ -192,10 +198,9 @@ void FlatBuckets::State::sum_tied() {
     const at::Tensor mine =
         sharded ? bucket.grads.narrow(0, bucket.shard_begin, bucket.shard_count) : bucket.grads;
     const at::Tensor other = at::empty_like(mine);
-    comm::Pending received = groups.pp.start_recv(other, groups.tied_peer);
-    comm::Pending sent = groups.pp.start_send(mine, groups.tied_peer);
-    received.wait();
-    sent.wait();
+    const comm::Message messages[] = {{false, other, groups.tied_peer},
+                                      {true, mine, groups.tied_peer}};
+    for (comm::Pending& message : groups.pp.start_exchange(messages)) message.wait();
     mine.add_(other);
   }
 }
@@ -268,25 +273,28 @@ void FlatBuckets::finish() {
 
 double FlatBuckets::grad_norm(std::vector<double>* also) const {
   const State& s = *state_;
-  double squares = 0;
+  std::vector<double> sums = {0};
+  std::vector<at::Tensor> on_device;
   for (const Bucket& bucket : s.buckets) {
     const int64_t shard_end = bucket.shard_begin + bucket.shard_count;
     for (const Slot& slot : bucket.slots) {
       for (const Elements& part : s.params[slot.param].counted) {
         const int64_t begin = std::max(slot.offset + part.begin, bucket.shard_begin);
         const int64_t end = std::min(slot.offset + part.begin + part.count, shard_end);
-        if (begin < end) squares += shard_squares(bucket, begin, end);
+        if (begin >= end) continue;
+        if (bucket.grads.is_cpu()) {
+          sums[0] += shard_squares(bucket, begin, end);
+        } else {
+          on_device.push_back(bucket.grads.narrow(0, begin, end - begin));
+        }
       }
     }
   }
-  const auto count = static_cast<int64_t>(1 + (also ? also->size() : 0));
-  const at::Tensor sums = at::empty({count}, at::kDouble);
-  auto* values = sums.mutable_data_ptr<double>();
-  values[0] = squares;
-  if (also) std::copy(also->begin(), also->end(), values + 1);
-  s.groups.world.all_reduce_(sums);
-  if (also) std::copy(values + 1, values + count, also->begin());
-  return std::sqrt(values[0]);
+  if (!on_device.empty()) sums[0] += device_squares(on_device);
+  if (also) sums.insert(sums.end(), also->begin(), also->end());
+  s.groups.world.all_reduce_numbers(sums);
+  if (also) std::copy(sums.begin() + 1, sums.end(), also->begin());
+  return std::sqrt(sums[0]);
 }
 
 void FlatBuckets::gather_grads() {

@@ -65,9 +65,7 @@ std::vector<at::Tensor> Executor::run(const schedule::Schedule& schedule, const 
   before_last_backward_ = before_last_backward;
   reset();
   for (const schedule::Step& step : schedule.steps[static_cast<size_t>(pp_.rank())]) {
-    for (const Action& action : step) {
-      located(action, [&] { perform(action); });
-    }
+    located(step.front(), [&] { perform(step); });
   }
   drain_sends();
   flights_.clear();
@@ -84,34 +82,47 @@ void Executor::reset() {
   for (auto& chunk : flights_) chunk.resize(static_cast<size_t>(microbatches_));
 }
 
-void Executor::perform(const Action& action) {
-  switch (action.kind) {
+void Executor::perform(const schedule::Step& step) {
+  switch (step.front().kind) {
     case Kind::kForward:
-      return forward(action);
+      return forward(step.front());
     case Kind::kBackward:
-      return backward(action);
+      return backward(step.front());
     default:
-      return post(action);
+      return exchange(step);
   }
 }
 
-void Executor::post(const Action& action) {
+void Executor::exchange(const schedule::Step& step) {
+  std::vector<comm::Message> messages;
+  for (const Action& action : step) messages.push_back(message(action));
+  std::vector<comm::Pending> pending = pp_.start_exchange(messages);
+  for (size_t i = 0; i < step.size(); ++i) keep(step[i], std::move(pending[i]));
+}
+
+comm::Message Executor::message(const Action& action) {
   InFlight& f = flight(action);
   switch (action.kind) {
     case Kind::kSendForward:
-      sends_.push_back({action, pp_.start_send(f.output.detach(), action.peer)});
-      break;
+      return {true, f.output.detach(), action.peer};
     case Kind::kSendBackward:
-      sends_.push_back({action, pp_.start_send(f.input.grad(), action.peer)});
-      f = {};
-      break;
+      return {true, f.input.grad(), action.peer};
     case Kind::kRecvForward:
       f.input = at::empty(hidden_->shape, hidden_->options);
-      f.input_pending = pp_.start_recv(f.input, action.peer);
-      break;
+      return {false, f.input, action.peer};
     default:
       f.output_grad = at::empty(hidden_->shape, hidden_->options);
-      f.grad_pending = pp_.start_recv(f.output_grad, action.peer);
+      return {false, f.output_grad, action.peer};
+  }
+}
+
+void Executor::keep(const Action& action, comm::Pending pending) {
+  InFlight& f = flight(action);
+  if (schedule::is_send(action.kind)) {
+    sends_.push_back({action, std::move(pending)});
+    if (action.kind == Kind::kSendBackward) f = {};
+  } else {
+    (action.kind == Kind::kRecvForward ? f.input_pending : f.grad_pending) = std::move(pending);
   }
 }
 
@@ -183,16 +194,19 @@ std::vector<at::Tensor> Executor::forward_only(int microbatches, const HiddenSta
   const int last_stage = pp_.size() * chunks - 1;
   const int next = (pp_.rank() + 1) % pp_.size();
   const int previous = (pp_.rank() + pp_.size() - 1) % pp_.size();
-  for (int begin = 0; begin < microbatches; begin += pp_.size()) {
-    const int end = std::min(begin + pp_.size(), microbatches);
+  // With as many as ranks, each rank could wait to send one while all of them are on their way.
+  const int together = std::max(1, pp_.size() - 1);
+  for (int begin = 0; begin < microbatches; begin += together) {
+    const int end = std::min(begin + together, microbatches);
     for (int chunk = 0; chunk < chunks; ++chunk) {
       for (int m = begin; m < end; ++m) {
         const Action action{Kind::kForward, m, chunk, -1};
         located(action, [&] {
-          if (stage(chunk) > 0 && !pp_.alone()) post({Kind::kRecvForward, m, chunk, previous});
+          if (stage(chunk) > 0 && !pp_.alone())
+            exchange({{Kind::kRecvForward, m, chunk, previous}});
           forward(action);
           if (stage(chunk) < last_stage && !pp_.alone()) {
-            post({Kind::kSendForward, m, chunk, next});
+            exchange({{Kind::kSendForward, m, chunk, next}});
           }
           if (!pp_.alone()) flight(action) = {};
         });

@@ -72,9 +72,11 @@ at::Tensor plain_attention(const at::Tensor& qkv, const HeadShard& heads,
   const int64_t all = heads.q_heads + 2 * heads.kv_heads;
   const at::Tensor x = qkv.view({seq, batch, all, -1}).permute({1, 2, 0, 3});
   const at::Tensor index = at::tensor(heads.kv_of_q).to(qkv.device());
-  const at::Tensor q = rotate(x.narrow(1, 0, heads.q_heads), rotary);
-  const at::Tensor k = rotate(x.narrow(1, heads.q_heads, heads.kv_heads), rotary);
-  const at::Tensor v = x.narrow(1, heads.q_heads + heads.kv_heads, heads.kv_heads);
+  const int64_t turned = heads.q_heads + heads.kv_heads;
+  const at::Tensor qk = rotate(x.narrow(1, 0, turned), rotary);
+  const at::Tensor q = qk.narrow(1, 0, heads.q_heads);
+  const at::Tensor k = qk.narrow(1, heads.q_heads, heads.kv_heads);
+  const at::Tensor v = x.narrow(1, turned, heads.kv_heads);
   const at::Tensor out = at::scaled_dot_product_attention(
       q, k.index_select(1, index), v.index_select(1, index), {}, 0.0, /*is_causal=*/true);
   return out.permute({2, 0, 1, 3}).reshape({seq, batch, -1});

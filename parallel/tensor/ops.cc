@@ -8,7 +8,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/from_blob.h>
-#include <ATen/ops/rsqrt.h>
+#include <ATen/ops/rms_norm.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/silu.h>
 #include <ATen/ops/zeros.h>
@@ -107,9 +107,7 @@ Tensors norm_backward(const NormState& s, const at::Tensor& dh_in, const at::Ten
 NormResult plain_norm(const at::Tensor& x, const at::Tensor& delta, const DropoutSpec& spec,
                       const ParameterPtr& weight, double eps) {
   const at::Tensor h = delta.defined() ? add_dropout(x, delta, spec) : x;
-  const at::Tensor wide = h.to(at::kFloat);
-  const at::Tensor y = wide * at::rsqrt(wide.pow(2).mean(-1, true) + eps);
-  return {h, Recomputable((y * weight->tracked().to(at::kFloat)).to(x.scalar_type()))};
+  return {h, Recomputable(at::rms_norm(h, {h.size(-1)}, weight->tracked(), eps))};
 }
 
 }  // namespace

@@ -111,7 +111,9 @@ at::Tensor loss_with_kernels(const at::Tensor& logits, const at::Tensor& targets
 // The same by ATen calls, for other devices. logits: float32 or float64 [rows, local vocabulary].
 at::Tensor plain_loss(const at::Tensor& logits, const at::Tensor& targets, Range mine, double scale,
                       const comm::Group& group) {
-  const at::Tensor exps = logits.detach();
+  // Not detach(): that shares the version counter, and logits are a view, whose place in the graph
+  // autograd works out anew once it sees the memory changed.
+  const at::Tensor exps = logits.variable_data();
   at::Tensor max = std::get<0>(exps.max(1));
   group.all_reduce_(max, c10d::ReduceOp::MAX);
   const at::Tensor local = targets - mine.begin;

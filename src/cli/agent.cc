@@ -7,11 +7,11 @@
 namespace convoy::cli {
 namespace {
 
-constexpr const char* kFooter = R"(`convoy run` starts one by itself and ends it with the job. Started by hand, it outlives jobs: a
-job that is started again then finds its newest snapshot in memory.
+constexpr const char* kFooter = R"(It outlives the trainers of a job: one that is started again finds its newest snapshot in memory.
+C++ programs talk to it with convoy/ckpt/client.h. Convoy's own trainer and `convoy run` do not use
+it yet.
 
   convoy agent --name my-agent &
-  convoy run -n 8 --agent my-agent -- ./train
 
 SIGTERM: ends once everything that was handed over is durable. A second one: at once.
 
@@ -23,7 +23,7 @@ void add_agent(CLI::App& root, Invocation& invocation) {
   CLI::App* app = root.add_subcommand(
       "agent", "Keep this node's checkpoints, beyond the life of its trainers");
   const auto options = std::make_shared<ckpt::AgentOptions>();  // shared with the callback
-  app->add_option("--name", options->name, "of its socket, which ranks know as CONVOY_AGENT")
+  app->add_option("--name", options->name, "of its socket")
       ->required();
   app->add_option("--lifeline", options->lifeline,
                   "a descriptor whose other end closes when the agent should end");

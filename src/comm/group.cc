@@ -3,6 +3,8 @@
 #include <convoy/comm/group.h>
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <c10/core/DeviceGuard.h>
 
 #include <algorithm>
 
@@ -85,6 +87,14 @@ Group::Group(c10::intrusive_ptr<c10d::ProcessGroup> process_group)
   size_ = process_group_->getSize();
 }
 
+at::Device Group::device() const {
+  if (!process_group_) return at::kCPU;
+  const std::vector<c10::Device> devices = process_group_->getDeviceTypes();
+  const bool on_gpus = std::none_of(devices.begin(), devices.end(),
+                                    [](const c10::Device& device) { return device.is_cpu(); });
+  return on_gpus ? at::kCUDA : at::kCPU;
+}
+
 std::string Group::name() const {
   return process_group_ ? process_group_->getGroupName() : "alone";
 }
@@ -157,6 +167,9 @@ void Group::barrier() const {
   if (alone()) return;
   c10d::BarrierOptions options;
   options.asyncOp = false;
+  options.device = process_group_->getBoundDeviceId();
+  // NCCL's barrier waits for the calling thread's current device, whichever the group's is.
+  const c10::OptionalDeviceGuard guard(options.device);
   process_group_->barrier(options)->wait();
 }
 
@@ -226,6 +239,37 @@ Pending Group::start_recv(const at::Tensor& tensor, int from, int tag) const {
   std::vector<at::Tensor> tensors = {tensor};
   auto work = process_group_->recv(tensors, from, tag);
   return {std::move(work), std::move(tensors)};
+}
+
+std::vector<Pending> Group::start_exchange(std::span<const Message> messages) const {
+  const bool as_one = device() == at::kCUDA && messages.size() > 1;
+  std::vector<Pending> pending;
+  if (as_one) process_group_->startCoalescing(at::kCUDA);
+  for (const Message& m : messages) {
+    pending.push_back(m.is_send ? start_send(m.tensor, m.peer) : start_recv(m.tensor, m.peer));
+  }
+  if (!as_one) return pending;
+  const auto work = process_group_->endCoalescing(at::kCUDA);
+  for (size_t i = 0; i < pending.size(); ++i) pending[i] = {work, {messages[i].tensor}};
+  return pending;
+}
+
+void Group::all_reduce_numbers(std::span<double> numbers) const {
+  if (alone()) return;
+  const at::Tensor host =
+      at::from_blob(numbers.data(), {static_cast<int64_t>(numbers.size())}, at::kDouble);
+  const at::Tensor travelling = host.to(device(), host.scalar_type(), false, /*copy=*/true);
+  all_reduce_(travelling);
+  host.copy_(travelling);
+}
+
+void Group::broadcast_numbers(std::span<int64_t> numbers, int root) const {
+  if (alone()) return;
+  const at::Tensor host =
+      at::from_blob(numbers.data(), {static_cast<int64_t>(numbers.size())}, at::kLong);
+  const at::Tensor travelling = host.to(device(), host.scalar_type(), false, /*copy=*/true);
+  broadcast_(travelling, root);
+  host.copy_(travelling);
 }
 
 }  // namespace convoy::comm

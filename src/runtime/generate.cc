@@ -3,7 +3,6 @@
 #include <convoy/base/check.h>
 #include <convoy/runtime/trainer.h>
 
-#include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/softmax.h>
 
@@ -33,25 +32,26 @@ std::vector<int64_t> Trainer::generate(std::vector<int64_t> tokens, int count, d
                                        uint64_t seed) {
   TORCH_CHECK(!tokens.empty(), "a sample needs at least one token to begin with");
   std::mt19937_64 random(seed);
-  const auto window = static_cast<size_t>(options_.model.seq);
+  const auto longest = static_cast<size_t>(options_.model.seq);
   // With sequence parallel every tensor rank needs a position; what follows is never looked at.
   const auto least = static_cast<size_t>(tp_.size());
   for (int i = 0; i < count; ++i) {
-    const size_t used = std::min(window, tokens.size());
+    const size_t used = std::min(longest, tokens.size());
     const size_t length = std::max(used, least);
     work_ = {};
     work_.purpose = Purpose::kLogits;
-    work_.tokens = at::full({1, static_cast<int64_t>(length)}, 0, at::kLong);
+    const at::Tensor window = at::full({1, static_cast<int64_t>(length)}, 0, at::kLong);
     std::copy(tokens.end() - static_cast<std::ptrdiff_t>(used), tokens.end(),
-              work_.tokens.mutable_data_ptr<int64_t>());
+              window.mutable_data_ptr<int64_t>());
+    work_.tokens = window.to(options_.llama.device);
     const std::vector<at::Tensor> logits = executor_->forward_only(1, hidden_state());
-    const at::Tensor next = at::empty({1}, at::kLong);
+    int64_t next = 0;
     if (executor_->has_last_stage()) {
-      *next.mutable_data_ptr<int64_t>() = draw(
-          logits[0].select(0, static_cast<int64_t>(used) - 1).select(0, 0), temperature, random);
+      next = draw(logits[0].select(0, static_cast<int64_t>(used) - 1).select(0, 0), temperature,
+                  random);
     }
-    pp_.broadcast_(next, pp_.size() - 1);
-    tokens.push_back(next.item<int64_t>());
+    pp_.broadcast_numbers({&next, 1}, pp_.size() - 1);
+    tokens.push_back(next);
   }
   return tokens;
 }

@@ -1,10 +1,12 @@
 // The order in which a worker comes up, and in which it goes down.
 #include <convoy/base/log.h>
 #include <convoy/comm/allocator.h>
+#include <convoy/comm/nccl.h>
 #include <convoy/runtime/program.h>
 #include <convoy/runtime/runtime.h>
 
 #include <ATen/Parallel.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 #include <torch/headeronly/version.h>
@@ -55,12 +57,41 @@ Result<std::unique_ptr<Runtime>> Runtime::start(const RuntimeOptions& options) {
   at::set_num_threads(threads_per_rank(environment));
 
   std::unique_ptr<Runtime> runtime(new Runtime(std::move(environment), std::move(mesh)));
-  if (runtime->size() > 1 && options.shared_tensors) {
+  CONVOY_RETURN_IF_ERROR(runtime->choose_device(options.device));
+  if (runtime->size() > 1 && options.shared_tensors && runtime->device().is_cpu()) {
     comm::enable_shared_tensors();
     runtime->shared_tensors_ = true;
   }
   CONVOY_RETURN_IF_ERROR(runtime->connect());
   return runtime;
+}
+
+Status Runtime::choose_device(const std::string& name) {
+  if (name == "cpu") return ok_status();
+  if (name != "cuda") {
+    return {Code::kInvalidArgument, "there is no device '" + name + "'; take cpu or cuda"};
+  }
+  int gpus = 0;
+  try {
+    gpus = comm::load_cuda();
+  } catch (const c10::Error& error) {
+    return status_of_text(error.what_without_backtrace());
+  }
+  const std::string who = "rank " + std::to_string(rank()) + " (local rank " +
+                          std::to_string(environment_.local_rank) + ")";
+  if (gpus == 0) {
+    return {Code::kFailedPrecondition,
+            who + " finds no GPU, or no NVIDIA driver. Use the CPU, or rehearse without GPUs: " +
+                "`convoy run --rehearse`"};
+  }
+  if (environment_.local_rank >= gpus) {
+    return {Code::kFailedPrecondition, who + " needs a GPU of its own, but this machine has " +
+                                           std::to_string(gpus) +
+                                           ": start at most as many ranks on it"};
+  }
+  device_ = at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(environment_.local_rank));
+  c10::impl::VirtualGuardImpl(at::kCUDA).setDevice(device_);
+  return ok_status();
 }
 
 Status Runtime::connect() {
@@ -92,6 +123,8 @@ Status Runtime::connect() {
   comm::MeshGroupsOptions options;
   options.timeout = timeout;
   options.prefix = generation;
+  options.device = device_.type();
+  options.device_index = device_.is_cpu() ? 0 : device_.index();
   groups_ = std::make_unique<comm::MeshGroups>(mesh_, rank(), store_, options);
   return ok_status();
 }

@@ -12,7 +12,6 @@
 #include <convoy/runtime/trainer.h>
 
 #include <ATen/Parallel.h>
-#include <ATen/ops/empty.h>
 
 #include <algorithm>
 #include <cmath>
@@ -71,8 +70,9 @@ ModelPreset preset_of(const TrainOptions& options) {
 }
 
 TrainerOptions trainer_options(const TrainOptions& options, const ModelPreset& preset,
-                               int64_t vocabulary, const Mesh& mesh) {
+                               int64_t vocabulary, const Runtime& runtime) {
   TrainerOptions out;
+  const Mesh& mesh = runtime.mesh();
   out.model = {.layers = preset.layers,
                .hidden = preset.hidden,
                .heads = preset.heads,
@@ -82,6 +82,7 @@ TrainerOptions trainer_options(const TrainOptions& options, const ModelPreset& p
                .seq = preset.sequence,
                .dropout = options.dropout};
   out.llama.dtype = scalar_type(options.dtype);
+  out.llama.device = runtime.device();
   out.llama.seed = options.seed;
   out.llama.sequence_parallel = options.sequence_parallel;
   out.llama.recompute = recompute_of(options.recompute);
@@ -241,13 +242,13 @@ void Run::measure_one_process() {
 // How many steps the run takes in all, as rank 0 sees it after `done` of them.
 int64_t Run::agreed_steps(int64_t done, double seconds) {
   if (options_.seconds <= 0 || done % kClockSteps != 0) return preset_.steps;
-  const at::Tensor steps = at::empty({1}, at::kLong);
+  int64_t steps = 0;
   if (speaks()) {
     const auto fit = static_cast<int64_t>(static_cast<double>(done) * options_.seconds / seconds);
-    *steps.mutable_data_ptr<int64_t>() = std::clamp(fit, done, preset_.steps);
+    steps = std::clamp(fit, done, preset_.steps);
   }
-  runtime_.groups().world().broadcast_(steps, 0);
-  return steps.item<int64_t>();
+  runtime_.groups().world().broadcast_numbers({&steps, 1}, 0);
+  return steps;
 }
 
 // The loss over the first batches of the validation samples; not a number if there are too few.
@@ -370,7 +371,7 @@ Status train(Runtime& runtime, const TrainOptions& options) {
   preset = preset_of(options);
   CONVOY_ASSIGN_OR_RETURN(Samples samples, Samples::open(options, preset.sequence, preset.batch));
   const TrainerOptions trainer = trainer_options(
-      options, preset, static_cast<int64_t>(samples.info().vocabulary_size), runtime.mesh());
+      options, preset, static_cast<int64_t>(samples.info().vocabulary_size), runtime);
   CONVOY_RETURN_IF_ERROR(Trainer::check(trainer, runtime.mesh()));
   const std::string path =
       options.run_dir.empty() ? runtime.environment().run_dir : options.run_dir;
@@ -380,6 +381,7 @@ Status train(Runtime& runtime, const TrainOptions& options) {
                                                         trainer.model.parameter_count())));
   const Status status =
       Run(runtime, options, preset, std::move(samples), std::move(folder), trainer).run();
+  if (status.ok()) runtime.groups().shutdown();
   if (status.ok() && runtime.rank() == 0 && !path.empty() && !options.json) {
     std::printf("run folder: %s (config.json, metrics.jsonl, loss.svg)\n", path.c_str());
   }

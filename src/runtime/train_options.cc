@@ -73,6 +73,9 @@ void describe_model(CLI::App& app, TrainOptions& o) {
 
 void describe_parallel(CLI::App& app, TrainOptions& o) {
   app.add_option("--mesh", o.mesh, "tp=2,pp=2,dp=2 (default: CONVOY_MESH, else all dp)");
+  app.add_option("--device", o.device,
+                 "what ranks compute on: cpu, or cuda (each on the GPU of its local rank)")
+      ->check(CLI::IsMember({"cpu", "cuda"}));
   app.add_option("--schedule", o.schedule, "of the pipeline")
       ->check(CLI::IsMember({"gpipe", "1f1b", "interleaved"}));
   app.add_option("--chunks", o.chunks, "model chunks a rank, interleaved schedule")
@@ -144,6 +147,7 @@ std::string describe_json(const TrainOptions& options, const ModelPreset& preset
   const nlohmann::ordered_json json = {
       {"data", options.data},
       {"mesh", mesh},
+      {"device", options.device},
       {"schedule", options.schedule},
       {"chunks", options.chunks},
       {"microbatches", options.microbatches},

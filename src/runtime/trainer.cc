@@ -5,8 +5,6 @@
 #include <convoy/runtime/describe.h>
 #include <convoy/runtime/trainer.h>
 
-#include <ATen/ops/empty.h>
-
 namespace convoy::runtime {
 namespace {
 
@@ -137,8 +135,9 @@ pipeline::HiddenState Trainer::hidden_state() const {
 void Trainer::load(Purpose purpose, const at::Tensor& samples, double tokens) {
   const int64_t seq = samples.size(1) - 1;
   work_.purpose = purpose;
-  work_.tokens = samples.narrow(1, 0, seq).contiguous();
-  work_.targets = samples.narrow(1, 1, seq).contiguous();
+  const at::Tensor on_device = samples.to(options_.llama.device);
+  work_.tokens = on_device.narrow(1, 0, seq).contiguous();
+  work_.targets = on_device.narrow(1, 1, seq).contiguous();
   work_.rows = options_.batch / dp_.size() / options_.microbatches;
   work_.loss_scale = 1 / tokens;
 }
@@ -193,10 +192,9 @@ double Trainer::evaluate(const at::Tensor& samples) {
               " sequences, not ", rows);
   const std::vector<at::Tensor> losses =
       executor_->forward_only(static_cast<int>(rows / work_.rows), hidden_state());
-  const at::Tensor sum = at::empty({1}, at::kDouble);
-  *sum.mutable_data_ptr<double>() = local_loss(losses);
-  world_.all_reduce_(sum);
-  return sum.item<double>();
+  double sum = local_loss(losses);
+  world_.all_reduce_numbers({&sum, 1});
+  return sum;
 }
 
 }  // namespace convoy::runtime

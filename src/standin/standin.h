@@ -61,8 +61,8 @@ void standin_finding(const char* kind, const char* text);
 // A finding for a call that the stand-in does not have. Returns 801, which is cudaErrorNotSupported
 // and CUDA_ERROR_NOT_SUPPORTED.
 int standin_unsupported(const char* call);
-// Writes this process's findings and peaks so far to CONVOY_STANDIN_REPORT. Each new finding does so
-// too; what counts as the end, and shows leaks, is the process's exit.
+// Writes this process's findings and peaks so far to CONVOY_STANDIN_REPORT. Each new finding does
+// so too; what counts as the end, and shows leaks, is the process's exit.
 void standin_write_report(void);
 
 #ifdef __cplusplus

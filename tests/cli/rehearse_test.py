@@ -166,6 +166,8 @@ print("wrong:", seen)
     # Ranks that don't end as they should.
     def test_what_a_killed_rank_had_found_is_kept(self):
         event, err = self.event(NO_WAIT + """
+open(f"found_{rank}", "w").close()
+while not os.path.exists("found_0"): time.sleep(0.01)  # its death ends the other one
 if rank == 1: os.kill(os.getpid(), signal.SIGKILL)
 """, ranks=2, code=137)
         self.assertEqual(self.only_finding(event, "unsynchronised use")["ranks"], [0, 1])

@@ -57,6 +57,14 @@ void check_groups(int rank, const std::string& file) {
                std::inner_product(members.begin(), members.end(), rows.begin(), 0.0F),
            "uneven all_gather in " + group.name());
   }
+  const Group world = groups.world();
+  const int next = (rank + 1) % kRanks;
+  const int previous = (rank + kRanks - 1) % kRanks;
+  const at::Tensor got = at::empty({5});
+  const Message around[] = {{false, got, previous},
+                            {true, at::full({5}, static_cast<float>(rank)), next}};
+  for (Pending& p : world.start_exchange(around)) p.wait();
+  expect(got.eq(previous).all().item<bool>(), "exchange around the ring");
   expect(groups.group({"cp"}).alone(), "an absent dimension is a group of one");
   expect(groups.world().size() == kRanks, "world");
   groups.world().barrier();

@@ -21,6 +21,7 @@ namespace convoy::standin::nccl {
 namespace {
 
 using Kind = Fault::Kind;
+using Where = Faults::Where;
 
 std::string error_of(const std::string& text) {
   std::vector<FaultRule> rules;
@@ -65,28 +66,30 @@ int exit_code_of(const std::vector<std::pair<const char*, std::string>>& environ
 TEST_CASE("a fault strikes the operations that it names and no other") {
   Faults faults;
   std::string why;
-  REQUIRE(faults.at("a", 2, 17, "AllReduce").kind == Kind::none);
+  REQUIRE(faults.at(Where::kernel, "a", 2, 17, "AllReduce").kind == Kind::none);
   REQUIRE(
       faults.add("rank=2 op=17 do=hang; rank=1 op=5 do=fail result=system_error; rank=0 do=slow "
                  "by=50ms; rank=3 op=9+ do=die; rank=1 comm=dp kind=Send do=proxy_delay by=2us",
                  why));
-  CHECK(faults.at("a", 2, 17, "AllReduce").kind == Kind::hang);
-  CHECK(faults.at("a", 2, 16, "AllReduce").kind == Kind::none);
-  CHECK(faults.at("a", 2, 18, "AllReduce").kind == Kind::none);
-  const Fault fail = faults.at("a", 1, 5, "Send");
+  CHECK(faults.at(Where::kernel, "a", 2, 17, "AllReduce").kind == Kind::hang);
+  CHECK(faults.at(Where::kernel, "a", 2, 16, "AllReduce").kind == Kind::none);
+  CHECK(faults.at(Where::kernel, "a", 2, 18, "AllReduce").kind == Kind::none);
+  const Fault fail = faults.at(Where::kernel, "a", 1, 5, "Send");
   CHECK(fail.kind == Kind::fail);
   CHECK(fail.result == 2);
-  const Fault slow = faults.at("b", 0, 1234, "Broadcast");
+  const Fault slow = faults.at(Where::kernel, "b", 0, 1234, "Broadcast");
   CHECK(slow.kind == Kind::slow);
   CHECK(slow.by == std::chrono::milliseconds(50));
-  CHECK(faults.at("a", 3, 8, "AllReduce").kind == Kind::none);
-  CHECK(faults.at("a", 3, 9, "AllReduce").kind == Kind::die);
-  CHECK(faults.at("a", 3, 100, "AllReduce").kind == Kind::die);
-  CHECK(faults.at("dp", 1, 1, "Send").kind == Kind::proxy_delay);
-  CHECK(faults.at("dp", 1, 1, "Recv").kind == Kind::none);
-  CHECK(faults.at("pp", 1, 1, "Send").kind == Kind::none);
+  CHECK(faults.at(Where::kernel, "a", 3, 8, "AllReduce").kind == Kind::none);
+  CHECK(faults.at(Where::kernel, "a", 3, 9, "AllReduce").kind == Kind::die);
+  CHECK(faults.at(Where::kernel, "a", 3, 100, "AllReduce").kind == Kind::die);
+  CHECK(faults.at(Where::launch, "dp", 1, 1, "Send").kind == Kind::proxy_delay);
+  CHECK(faults.at(Where::launch, "dp", 1, 5, "Recv").kind == Kind::none);
+  CHECK(faults.at(Where::kernel, "dp", 1, 1, "Send").kind == Kind::none);
+  CHECK(faults.at(Where::kernel, "dp", 1, 1, "Recv").kind == Kind::none);
+  CHECK(faults.at(Where::kernel, "pp", 1, 1, "Send").kind == Kind::none);
   faults.clear();
-  CHECK(faults.at("a", 2, 17, "AllReduce").kind == Kind::none);
+  CHECK(faults.at(Where::kernel, "a", 2, 17, "AllReduce").kind == Kind::none);
 }
 
 TEST_CASE("fail without a result is ncclRemoteError, and empty parts are nothing") {
@@ -136,10 +139,10 @@ TEST_CASE("the socket answers each line, and what it injects strikes") {
                       ", 1 communicators\ncommunicator 'x': idle\n\nok\n\n"
                       "error: 'do=': wanted do=one of die, fail, hang, proxy_delay, slow\n\n"
                       "error: wanted status, faults, fault TEXT or clear\n\n");
-    CHECK(faults.at("x", 1, 1, "AllReduce").kind == Kind::hang);
+    CHECK(faults.at(Where::kernel, "x", 1, 1, "AllReduce").kind == Kind::hang);
     faults.remove_status(id);
     CHECK(ask(path, "faults\nclear\nfaults\n", 3) == "rank=1 do=hang: struck 1 times\n\nok\n\n\n");
-    CHECK(faults.at("x", 1, 1, "AllReduce").kind == Kind::none);
+    CHECK(faults.at(Where::kernel, "x", 1, 1, "AllReduce").kind == Kind::none);
     // Garbage without an end of line ends the connection, not the service.
     CHECK(ask(path, std::string(10'000, 'y'), 1).empty());
     CHECK(ask(path, "faults\n", 1) == "\n");

@@ -429,6 +429,7 @@ TEST_CASE("an aborted communicator ends at once, and tells nothing afterwards") 
   rank.call(op(Function::all_reduce, kBig));
   const OperationTrace trace = rank.launched.at(0).trace;
   rank.profiler->started(trace);
+  wait_for([&] { return !Recording(rank.file()).starts(kEventProxyOp).empty(); });
   const size_t before = rank.end(true).calls().size();
   rank.profiler->met(trace);
   rank.profiler->moved(trace);

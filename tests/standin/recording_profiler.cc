@@ -82,8 +82,11 @@ std::string fields_of(const EventDescription& e) {
   return text;
 }
 
+using Log = void (*)(int, unsigned long, const char*, int, const char*, ...);
+
+template <int kVersion>
 int init(void** context, uint64_t comm_id, int* mask, const char* comm_name, int nodes, int nranks,
-         int rank, void (*log)(int, unsigned long, const char*, int, const char*, ...)) {
+         int rank, Log log) {
   const char* path = std::getenv("RECORDING_FILE");
   if (path != nullptr && file < 0) {
     file = ::open(path, O_CREAT | O_WRONLY | O_APPEND | O_CLOEXEC, 0644);
@@ -92,8 +95,8 @@ int init(void** context, uint64_t comm_id, int* mask, const char* comm_name, int
   mask_of_nccl = mask;
   nulls = number_of("RECORDING_NULL");
   const uint64_t number = ++handles;
-  note("init handle=%lu comm=%lx name=%s nodes=%d nranks=%d rank=%d", number, comm_id,
-       comm_name == nullptr ? "-" : comm_name, nodes, nranks, rank);
+  note("init handle=%lu comm=%lx name=%s nodes=%d nranks=%d rank=%d version=%d", number, comm_id,
+       comm_name == nullptr ? "-" : comm_name, nodes, nranks, rank, kVersion);
   if (number_of("RECORDING_FAIL") != 0) return 3;
   *context = reinterpret_cast<void*>(number);
   if (const char* text = std::getenv("RECORDING_MASK")) {
@@ -135,10 +138,10 @@ using namespace convoy::standin::nccl;
 extern "C" {
 
 __attribute__((visibility("default"))) ProfilerTable ncclProfiler_v5 = {
-    "recording", init, start_event, stop_event, record_state, finalize};
+    "recording", init<5>, start_event, stop_event, record_state, finalize};
 #ifndef RECORDING_V5_ONLY
 __attribute__((visibility("default"))) ProfilerTable ncclProfiler_v6 = {
-    "recording", init, start_event, stop_event, record_state, finalize};
+    "recording", init<6>, start_event, stop_event, record_state, finalize};
 #endif
 
 __attribute__((visibility("default"))) void recording_set_mask(int mask) {

@@ -3,7 +3,7 @@
 
 Method: child processes with the stand-in preloaded run small torch programs; their output, exit code and report are checked.
 Also that the stand-in has every symbol that the installed torch imports from the real libraries. Operators: some training
-steps must have the losses of the same steps on the CPU. Not checked here: NCCL.
+steps must have the losses of the same steps on the CPU. Not checked here: what NCCL's functions do (nccl_*_test.cc).
 """
 import json
 import os
@@ -49,7 +49,10 @@ def every_imported_symbol_is_there():
     driver = {s for s in wanted if s.startswith("cu") and s[2].isupper() and not s.startswith("cuFile")}
     assert len(runtime) > 100, len(runtime)
     profiler = {s for s in wanted if s.startswith("cupti")}
-    missing = (runtime - symbols(STANDIN / "libcudart.so.13", True) | driver - symbols(STANDIN / "libcuda.so.1", True) |
+    nccl = {s for s in wanted if s.startswith(("nccl", "pnccl"))}
+    assert len(nccl) > 45, nccl
+    missing = (nccl - symbols(STANDIN / "libnccl.so.2", True) | runtime - symbols(STANDIN / "libcudart.so.13", True) |
+               driver - symbols(STANDIN / "libcuda.so.1", True) |
                profiler - symbols(STANDIN / "libcupti.so.13", True))
     assert not missing, f"torch imports what the stand-in lacks: {sorted(missing)}"
 
@@ -156,6 +159,20 @@ for conv in (nn.Conv2d(4, 6, 3), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 6, 3
 both(lambda m, t: m(t), nn.Sequential(nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.GroupNorm(2, 4)).double(), image)
 both(lambda m, t: m(t), nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).double(), sequence)
 both(lambda t: F.scaled_dot_product_attention(t[:, None], t[:, None], t[:, None], is_causal=True), sequence)
+# Shapes that the fused attention of GPUs takes: several heads, another length of keys, a mask that has a gradient.
+q, k, bias = (torch.randn(2, 3, n, 8, dtype=torch.double) for n in (6, 9, 6))
+both(lambda q, k: F.scaled_dot_product_attention(q, k, k * 2), q, k)
+both(lambda q, k: F.scaled_dot_product_attention(q.float(), k.float(), k.float()), q, k, within=1e-5)
+both(lambda q: F.scaled_dot_product_attention(q, q, q, is_causal=True, scale=0.3), q)
+both(lambda q, b: F.scaled_dot_product_attention(q, q, q, attn_mask=b @ b.transpose(2, 3)), q, bias)
+both(lambda q: F.scaled_dot_product_attention(q.bfloat16(), q.bfloat16(), q.bfloat16(), is_causal=True), q, within=0.1)
+dropped = q.cuda().requires_grad_()
+out = F.scaled_dot_product_attention(dropped, dropped.detach(), torch.ones_like(dropped).detach(), dropout_p=0.5)
+assert 0 < out.mean() and (out - 1).abs().max() > 1e-3  # weights that don't add up to 1 any more
+out.sum().backward()
+assert dropped.grad.abs().max() > 0
+both(lambda m, t: m(t), nn.RMSNorm(8).double(), sequence)
+both(lambda m, t: m(t), nn.RMSNorm((5, 8), elementwise_affine=False), sequence.float(), within=1e-5)
 model, scaler = nn.Linear(8, 8).cuda(), torch.amp.GradScaler("cuda")
 optimizer = torch.optim.AdamW(model.parameters(), fused=True)
 with torch.autocast("cuda", dtype=torch.bfloat16): loss = model(x.float().cuda()).float().square().mean()

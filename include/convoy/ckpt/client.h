@@ -21,7 +21,7 @@ namespace convoy::ckpt {
 
 // All ranks of a node must say the same but for `rank`.
 struct ClientOptions {
-  std::string agent;  // the name of its socket: CONVOY_AGENT
+  std::string agent;  // the name of its socket
   std::string job;
   uint64_t generation = 0;
   uint32_t rank = 0;

@@ -5,6 +5,7 @@
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,13 @@ class Pending {
  private:
   c10::intrusive_ptr<c10d::Work> work_;
   std::vector<at::Tensor> tensors_;
+};
+
+// One message of an exchange.
+struct Message {
+  bool is_send = false;
+  at::Tensor tensor;  // sent, or received into
+  int peer = 0;
 };
 
 // One rank's view of a group of ranks: a c10d::ProcessGroup (Convoy's, NCCL, or Gloo handed over
@@ -45,6 +53,9 @@ class Group {
   bool alone() const { return size_ == 1; }
   std::string name() const;
   const c10::intrusive_ptr<c10d::ProcessGroup>& process_group() const { return process_group_; }
+
+  // Where the group's tensors live; the current GPU of a group on GPUs. CPU for a group of one.
+  at::Device device() const;
 
   // In place.
   void all_reduce_(const at::Tensor& tensor,
@@ -70,9 +81,20 @@ class Group {
   // As reduce_scatter(); *shard is the result once the pending completes.
   Pending start_reduce_scatter(const at::Tensor& full, const std::vector<int64_t>& sizes,
                                at::Tensor* shard) const;
-  // Messages of one (rank, tag) arrive in order.
+  // Messages of one (rank, tag) arrive in order. On NCCL, which knows no tags, all messages of a
+  // rank follow each other: one that waits for its peer holds up those that were started after it,
+  // so ranks that both send and receive use start_exchange().
   Pending start_send(const at::Tensor& tensor, int to, int tag = 0) const;
   Pending start_recv(const at::Tensor& tensor, int from, int tag = 0) const;
+  // Messages of which none waits for another one, in whatever order the peers list theirs; those to
+  // or from one peer match in their order. One pending for each. (Started one by one, messages of a
+  // NCCL group follow each other: two ranks that both begin with a receive would wait for ever.)
+  std::vector<Pending> start_exchange(std::span<const Message> messages) const;
+
+  // A few numbers of the host, in place; they travel on the group's device. Block until the numbers
+  // are back.
+  void all_reduce_numbers(std::span<double> numbers) const;
+  void broadcast_numbers(std::span<int64_t> numbers, int root) const;
 
  private:
   Pending all_reduce_impl(const at::Tensor& tensor, c10d::ReduceOp::RedOpType op, bool async) const;

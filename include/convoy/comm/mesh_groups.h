@@ -29,7 +29,8 @@ struct MeshGroupsOptions {
 // Ownership: owns the groups; copies of a comm::Group share them and may outlive it. Threads:
 // group() may be called from any thread. Blocks: the first group() for a set of dimensions is
 // collective over that group: all its ranks must ask, and all ranks must ask for new sets in the
-// same order. Ends: the destructor lets go of the groups.
+// same order. Ends: shutdown() with the others; the destructor only lets go of the groups, which on
+// NCCL aborts what peers are still doing.
 class MeshGroups {
  public:
   // `store`: where the ranks meet to make groups; null if all that are used are handed over.
@@ -56,6 +57,10 @@ class MeshGroups {
   Group group(std::span<const std::string_view> names);
   // All ranks of the mesh.
   Group world();
+
+  // When all ranks have done their work: ends the groups on GPUs, so that nobody goes before his
+  // peers are through. Collective over each group. Groups on the CPU need none.
+  void shutdown();
 
   const Mesh& mesh() const { return mesh_; }
   int rank() const { return rank_; }

@@ -25,6 +25,11 @@ struct NcclOptions {
 // of GPUs.
 bool built_with_nccl();
 
+// Makes CUDA tensors possible in this process, by loading libtorch_cuda (a second, and hundreds of
+// megabytes), and returns how many GPUs there are. Throws c10::DistBackendError (not built, library
+// missing).
+int load_cuda();
+
 // A NCCL communicator of `size` ranks that meet through `store`, bound to the device. Collective;
 // blocks until all have come. Throws c10::DistBackendError (not built, library or driver missing,
 // no such device, NCCL's errors).

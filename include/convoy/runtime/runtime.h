@@ -6,6 +6,7 @@
 #include <convoy/launch/environment.h>
 #include <convoy/mesh/mesh.h>
 
+#include <c10/core/Device.h>
 #include <c10/util/intrusive_ptr.h>
 #include <torch/csrc/distributed/c10d/Store.hpp>
 
@@ -17,8 +18,11 @@ namespace convoy::runtime {
 
 struct RuntimeOptions {
   std::string mesh;  // "tp=2,pp=2,dp=2"; "": CONVOY_MESH, else all ranks along dp
+  // Where the program computes: "cpu", or "cuda": the GPU whose index is the local rank, with NCCL
+  // between GPUs. Loads libtorch_cuda.
+  std::string device = "cpu";
   // Let CPU tensors live in memory that the machine's ranks share, so that collectives move them
-  // without staging. Switched on only when there are other ranks.
+  // without staging. Switched on only when there are other ranks and the device is the CPU.
   bool shared_tensors = true;
 };
 
@@ -27,12 +31,14 @@ struct RuntimeOptions {
 //
 // start() reads the launch environment (`convoy run`, torchrun, mpirun, srun, or none: one rank),
 // checks the loaded torch, gives log lines their identity, sets the number of threads, connects to
-// the job's store and makes the mesh. The destructor takes all of it down in reverse. One a
-// process at a time; used by one thread. Blocks: start() until rank 0's store can be reached;
-// everything has CONVOY_TIMEOUT as its deadline. Nothing is left behind when a process is killed.
+// the job's store and makes the mesh, whose groups are on the device. The destructor takes all of
+// it down in reverse. One a process at a time; used by one thread. Blocks: start() until rank 0's
+// store can be reached; everything has CONVOY_TIMEOUT as its deadline. Nothing is left behind when
+// a process is killed.
 class Runtime {
  public:
-  // kInvalidArgument (environment, mesh), kFailedPrecondition (torch of another version),
+  // kInvalidArgument (environment, mesh, device's name), kFailedPrecondition (torch of another
+  // version, no NCCL in this build, no GPU for this rank),
   // kAlreadyExists (port in use), kDeadlineExceeded (the store or ranks did not come).
   static Result<std::unique_ptr<Runtime>> start(const RuntimeOptions& options = {});
   ~Runtime();
@@ -43,6 +49,7 @@ class Runtime {
   int size() const { return environment_.world_size; }
   const launch::Environment& environment() const { return environment_; }
   const Mesh& mesh() const { return mesh_; }
+  at::Device device() const { return device_; }  // this rank's
   comm::MeshGroups& groups() { return *groups_; }
   // The group along some dimensions of the mesh: group("tp"). Collective on first use.
   comm::Group group(std::string_view dimension) { return groups_->group({dimension}); }
@@ -53,10 +60,12 @@ class Runtime {
 
  private:
   Runtime(launch::Environment environment, Mesh mesh);
+  Status choose_device(const std::string& name);
   Status connect();
 
   launch::Environment environment_;
   Mesh mesh_;
+  at::Device device_ = at::kCPU;
   bool shared_tensors_ = false;
   c10::intrusive_ptr<c10d::Store> store_;
   std::unique_ptr<comm::MeshGroups> groups_;

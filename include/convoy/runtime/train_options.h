@@ -12,6 +12,7 @@ struct TrainOptions {
   std::string data;               // token file to train on
   std::string validation;         // token file to validate on; "": the last twentieth of `data`
   std::string mesh;               // "tp=2,pp=2,dp=2"; "": CONVOY_MESH, else all ranks dp
+  std::string device = "cpu";     // cpu | cuda
   std::string config = "small";   // small | medium | demo, see model_preset()
   std::string schedule = "1f1b";  // gpipe | 1f1b | interleaved
   int chunks = 2;                 // model chunks a rank, interleaved only

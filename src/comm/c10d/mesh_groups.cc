@@ -50,6 +50,14 @@ Group MeshGroups::world() {
   return group(views);
 }
 
+void MeshGroups::shutdown() {
+  if (options_.device == c10::DeviceType::CPU) return;
+  const std::lock_guard lock(mutex_);
+  // In the order of their names: all ranks come to the groups of a dimension at the same time.
+  for (const auto& [name, group] : groups_) group.process_group()->shutdown();
+  groups_.clear();
+}
+
 int MeshGroups::place_in(const std::vector<int>& ranks) const {
   return static_cast<int>(std::find(ranks.begin(), ranks.end(), rank_) - ranks.begin());
 }
@@ -79,6 +87,11 @@ Group MeshGroups::make(const std::string& name, const std::vector<int>& ranks) {
     backend = make_nccl_group(store, rank, size, options);
   }
   auto group = c10::make_intrusive<c10d::ProcessGroup>(store, rank, size);
+  if (options_.device != c10::DeviceType::CPU) {
+    // Before setBackend(), which hands it on.
+    group->setBoundDeviceId(
+        at::Device(options_.device, static_cast<c10::DeviceIndex>(options_.device_index)));
+  }
   group->setDefaultBackend(type);
   group->setBackend(options_.device, type, backend);
   group->setGroupName(name);

@@ -11,17 +11,22 @@
 namespace convoy::comm {
 namespace {
 
-MakeNcclGroup* load() {
+void* library() {
   // Found beside this library, through its run path.
-  void* library = ::dlopen(kNcclLibrary, RTLD_NOW | RTLD_GLOBAL);
-  if (library == nullptr) {
+  static void* const loaded = ::dlopen(kNcclLibrary, RTLD_NOW | RTLD_GLOBAL);
+  if (loaded == nullptr) {
     C10_THROW_ERROR(DistBackendError, std::string("unavailable: can't load ") + kNcclLibrary +
                                           ": " + ::dlerror() +
                                           ". NCCL groups need the NVIDIA driver and libtorch_cuda");
   }
-  void* symbol = ::dlsym(library, kMakeNcclGroupSymbol);
-  TORCH_INTERNAL_ASSERT(symbol != nullptr, kNcclLibrary, " lacks ", kMakeNcclGroupSymbol);
-  return reinterpret_cast<MakeNcclGroup*>(symbol);
+  return loaded;
+}
+
+template <class Function>
+Function* function(const char* name) {
+  void* symbol = ::dlsym(library(), name);
+  TORCH_INTERNAL_ASSERT(symbol != nullptr, kNcclLibrary, " lacks ", name);
+  return reinterpret_cast<Function*>(symbol);
 }
 
 }  // namespace
@@ -30,11 +35,14 @@ bool built_with_nccl() {
   return true;
 }
 
+int load_cuda() {
+  return function<CountGpus>(kCountGpusSymbol)();
+}
+
 c10::intrusive_ptr<c10d::Backend> make_nccl_group(const c10::intrusive_ptr<c10d::Store>& store,
                                                   int rank, int size, const NcclOptions& options) {
-  static MakeNcclGroup* const make = load();  // tried again by the next call if it throws
   c10::intrusive_ptr<c10d::Backend> group;
-  make(store, rank, size, options, group);
+  function<MakeNcclGroup>(kMakeNcclGroupSymbol)(store, rank, size, options, group);
   return group;
 }
 

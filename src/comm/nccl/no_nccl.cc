@@ -9,12 +9,16 @@ bool built_with_nccl() {
   return false;
 }
 
-c10::intrusive_ptr<c10d::Backend> make_nccl_group(const c10::intrusive_ptr<c10d::Store>&, int, int,
-                                                  const NcclOptions& options) {
+int load_cuda() {
   C10_THROW_ERROR(DistBackendError,
-                  "failed precondition: group " + options.name +
-                      " needs NCCL, but this build of Convoy is without it: install the CUDA "
-                      "Toolkit 13 and NCCL's headers, and build with -DCONVOY_CUDA=ON");
+                  "failed precondition: this build of Convoy is without CUDA and NCCL: install the "
+                  "CUDA Toolkit 13 and NCCL's headers, and build with -DCONVOY_CUDA=ON");
+}
+
+c10::intrusive_ptr<c10d::Backend> make_nccl_group(const c10::intrusive_ptr<c10d::Store>&, int, int,
+                                                  const NcclOptions&) {
+  load_cuda();
+  return {};
 }
 
 }  // namespace convoy::comm

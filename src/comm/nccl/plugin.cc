@@ -1,6 +1,7 @@
 // libconvoy_nccl: makes libtorch's NCCL groups. The only file of comm that sees CUDA.
 #include "src/comm/nccl/plugin.h"
 
+#include <c10/cuda/CUDAFunctions.h>
 #include <torch/csrc/distributed/c10d/nccl2/ProcessGroupNCCL.hpp>
 
 namespace convoy::comm {
@@ -16,6 +17,10 @@ extern "C" void convoy_make_nccl_group(const c10::intrusive_ptr<c10d::Store>& st
   group = c10::make_intrusive<ProcessGroupNCCL>(store, rank, size, std::move(made));
   // The communicator is made when the group is bound to its device.
   group->setBoundDeviceId(at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(options.device)));
+}
+
+extern "C" int convoy_count_gpus() {
+  return c10::cuda::device_count();
 }
 
 static_assert(std::is_same_v<MakeNcclGroup, decltype(convoy_make_nccl_group)>);

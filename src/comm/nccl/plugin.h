@@ -7,6 +7,8 @@ namespace convoy::comm {
 
 inline constexpr const char* kNcclLibrary = "libconvoy_nccl.so";
 inline constexpr const char* kMakeNcclGroupSymbol = "convoy_make_nccl_group";
+inline constexpr const char* kCountGpusSymbol = "convoy_count_gpus";
+using CountGpus = int();
 using MakeNcclGroup = void(const c10::intrusive_ptr<c10d::Store>& store, int rank, int size,
                            const NcclOptions& options, c10::intrusive_ptr<c10d::Backend>& group);
 

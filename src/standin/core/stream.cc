@@ -23,6 +23,49 @@ bool Schedule::holds(int device, uint64_t stream, uint64_t number) const {
   return mixed(where ^ number) % Stream::kHoldOneIn == 0;
 }
 
+// One thread for all streams of the process: it costs one wake-up in a while, not one a task.
+class Stream::Alarm {
+ public:
+  static Alarm& get() {
+    static auto* alarm = new Alarm;  // never destroyed: streams are used until the very end
+    return *alarm;
+  }
+
+  void add(std::weak_ptr<Stream> stream) {
+    const std::lock_guard lock(mutex_);
+    armed_.push_back(std::move(stream));
+    if (asleep_) changed_.notify_one();
+  }
+
+ private:
+  Alarm() {
+    std::thread([this] { main(); }).detach();
+  }
+
+  void main() {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      asleep_ = true;
+      changed_.wait(lock, [&] { return !armed_.empty(); });
+      asleep_ = false;
+      lock.unlock();
+      std::this_thread::sleep_for(kGather);
+      lock.lock();
+      const auto due = std::exchange(armed_, {});
+      lock.unlock();
+      for (const auto& weak : due) {
+        if (const auto stream = weak.lock()) stream->wake();
+      }
+      lock.lock();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<std::weak_ptr<Stream>> armed_;
+  bool asleep_ = false;
+};
+
 Stream::~Stream() {
   stop();
   if (!thread_.joinable()) return;
@@ -38,7 +81,12 @@ Ticket Stream::enqueue(Task task) {
   queue_.push_back(std::move(task));
   ++enqueued_;
   if (!thread_.joinable() && !stopping_) thread_ = std::thread([this] { main(); });
-  changed_.notify_all();
+  if (asleep_ && queue_.size() >= kBatch) {
+    work_.notify_one();
+  } else if (asleep_ && !armed_) {
+    armed_ = true;
+    Alarm::get().add(shared_from_this());
+  }
   return {shared_from_this(), enqueued_};
 }
 
@@ -59,7 +107,16 @@ void Stream::wait(uint64_t number) {
 
 void Stream::await(uint64_t number) {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return done_ >= number || stopping_; });
+  if (done_ < number) work_.notify_one();
+  const auto mine = awaited_.insert(number);
+  progress_.wait(lock, [&] { return done_ >= number || stopping_; });
+  awaited_.erase(mine);
+}
+
+void Stream::wake() {
+  const std::lock_guard lock(mutex_);
+  armed_ = false;
+  work_.notify_one();
 }
 
 // Somebody must have the first `number` tasks: nothing on the way to them is held any more.
@@ -75,20 +132,23 @@ void Stream::demand(uint64_t number) {
       needed.insert(needed.end(), task.after.begin(), task.after.end());
     }
   }
-  changed_.notify_all();
+  work_.notify_one();
   for (const Ticket& ticket : needed) ticket.stream->demand(ticket.number);
 }
 
 void Stream::stop() {
   const std::lock_guard lock(mutex_);
   stopping_ = true;
-  changed_.notify_all();
+  work_.notify_one();
+  progress_.notify_all();
 }
 
 void Stream::main() {
   std::unique_lock lock(mutex_);
   while (true) {
-    changed_.wait(lock, [&] { return stopping_ || !queue_.empty(); });
+    asleep_ = true;
+    work_.wait(lock, [&] { return stopping_ || !queue_.empty(); });
+    asleep_ = false;
     if (stopping_) return;
     // The front stays where it is: demand() looks for it there.
     const std::vector<Ticket> after = queue_.front().after;
@@ -97,7 +157,7 @@ void Stream::main() {
     for (const Ticket& ticket : after) ticket.stream->await(ticket.number);
     lock.lock();
     if (schedule_.holds(device_, id_, number)) {
-      changed_.wait_for(lock, schedule_.hold_max, [&] { return stopping_ || demanded_ >= number; });
+      work_.wait_for(lock, schedule_.hold_max, [&] { return stopping_ || demanded_ >= number; });
     }
     if (stopping_) return;
     std::function<void()> run = std::move(queue_.front().run);
@@ -107,7 +167,7 @@ void Stream::main() {
     lock.lock();
     queue_.pop_front();
     done_ = number;
-    changed_.notify_all();
+    if (!awaited_.empty() && *awaited_.begin() <= done_) progress_.notify_all();
   }
 }
 

@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -18,6 +19,10 @@
 // must have it) is decided by the seed: a held task runs only when the host waits for it, or for
 // something that depends on it, or after Schedule::hold_max. Anything that reads its result without
 // such a dependency therefore reads too early, in the same place for the same seed.
+//
+// Ranks outnumber cores, so threads change places as seldom as possible: a stream that has run out
+// of tasks is not woken for each new one, but when somebody waits, when kBatch have gathered, or
+// after kGather.
 namespace convoy::standin {
 
 class Stream;
@@ -43,6 +48,8 @@ struct Schedule {
 class Stream : public std::enable_shared_from_this<Stream> {
  public:
   static constexpr uint64_t kHoldOneIn = 16;
+  static constexpr size_t kBatch = 64;  // tasks
+  static constexpr std::chrono::microseconds kGather{500};
 
   Stream(int device, uint64_t id, bool blocking, int priority, const Schedule& schedule)
       : device_(device), id_(id), blocking_(blocking), priority_(priority), schedule_(schedule) {}
@@ -71,6 +78,8 @@ class Stream : public std::enable_shared_from_this<Stream> {
   void main();
   void demand(uint64_t number);
   void await(uint64_t number);
+  class Alarm;
+  void wake();  // what has gathered runs now
 
   const int device_;
   const uint64_t id_;
@@ -78,11 +87,14 @@ class Stream : public std::enable_shared_from_this<Stream> {
   const int priority_;
   const Schedule schedule_;
   std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<Task> queue_;  // front: task number done_ + 1
+  std::condition_variable work_, progress_;  // for the thread; for who waits for it
+  std::deque<Task> queue_;                   // front: task number done_ + 1
   uint64_t enqueued_ = 0, done_ = 0;
-  uint64_t demanded_ = 0;  // tasks up to this one are not held any more
+  uint64_t demanded_ = 0;            // tasks up to this one are not held any more
+  std::multiset<uint64_t> awaited_;  // numbers of tasks
   bool stopping_ = false;
+  bool asleep_ = false;  // the thread, for lack of tasks
+  bool armed_ = false;   // the alarm will wake it
   std::thread thread_;
 };
 

@@ -300,8 +300,12 @@ ncclResult_t ncclCommGrow(ncclComm_t handle, int nranks, const ncclUniqueId* id,
 
 ncclResult_t ncclCommFinalize(ncclComm_t handle) {
   const auto comm = find_handle(handle, "ncclCommFinalize");
-  if (!comm) return ncclInvalidArgument;
+  if (!comm) return fail_in_group(ncclInvalidArgument);
   if (const ncclResult_t ready = comm->ready(); ready != ncclSuccess) return fail_in_group(ready);
+  if (comm->stopped() != Stop::no) {
+    return fail_in_group(
+        fail(ncclInvalidUsage, "ncclCommFinalize: communicator was revoked; destroy or abort it"));
+  }
   return perform_in_group(
       [comm] { return comm->perform([c = comm.get()] { return c->finalize(); }); });
 }
@@ -309,10 +313,13 @@ ncclResult_t ncclCommFinalize(ncclComm_t handle) {
 ncclResult_t ncclCommDestroy(ncclComm_t handle) {
   if (handle == nullptr) return ncclSuccess;
   const auto comm = find_handle(handle, "ncclCommDestroy");
-  if (!comm) return ncclInvalidArgument;
+  if (!comm) return fail_in_group(ncclInvalidArgument);
+  if (comm->stopped() == Stop::no) {
+    if (const ncclResult_t ready = comm->ready(); ready != ncclSuccess) return fail_in_group(ready);
+  }
   return perform_in_group([comm, handle] {
     const ncclResult_t result = comm->finalize();
-    comm->stop(Stop::aborted);
+    comm->end(false);
     drop_handle(handle);
     return result;
   });
@@ -322,7 +329,7 @@ ncclResult_t ncclCommAbort(ncclComm_t handle) {
   if (handle == nullptr) return ncclSuccess;
   const auto comm = find_handle(handle, "ncclCommAbort");
   if (!comm) return ncclInvalidArgument;
-  comm->stop(Stop::aborted);
+  comm->end(true);
   drop_handle(handle);
   return ncclSuccess;
 }

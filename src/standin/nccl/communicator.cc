@@ -3,6 +3,8 @@
 // looked after, as in NCCL: what waits for a dead one waits until somebody aborts it.
 #include "src/standin/nccl/communicator.h"
 
+#include "src/standin/nccl/faults.h"
+
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -10,6 +12,7 @@
 #include <fstream>
 #include <sched.h>
 #include <unistd.h>
+#include <utility>
 
 namespace convoy::standin::nccl {
 namespace {
@@ -122,6 +125,12 @@ Communicator::~Communicator() {
     }
   }
   if (last != nullptr) (void)cudaEventDestroy(last);
+  if (status_ >= 0) Faults::get().remove_status(status_);
+}
+
+uint64_t Communicator::id() const {
+  const Segment* segment = shown_.load(std::memory_order_acquire);
+  return segment == nullptr ? 0 : segment->nonce;
 }
 
 std::string Communicator::name() const {
@@ -167,6 +176,7 @@ ncclResult_t Communicator::join(const UniqueId& id, int rank, int nranks) {
   std::string why;
   segment_ = open_segment(id, why);
   if (!segment_) return fail(ncclSystemError, why);
+  shown_.store(segment_.get(), std::memory_order_release);
   if (const ncclResult_t claimed = claim_slot(); claimed != ncclSuccess) return claimed;
   const bool met = meet_on_host("the communicator's initialisation");
   SegmentOwner::close(id);
@@ -176,6 +186,25 @@ ncclResult_t Communicator::join(const UniqueId& id, int rank, int nranks) {
   for (int r = 0; r < nranks_; ++r) {
     if (!open_peers_memory(r)) return ncclSystemError;
   }
+  return open_to_others();
+}
+
+// The last step: the profiler's plugin and those who ask for the status learn of it.
+ncclResult_t Communicator::open_to_others() {
+  ProfilerIdentity identity;
+  identity.comm_id = id();
+  identity.comm_name = config_.name;
+  identity.rank = rank_;
+  identity.nranks = nranks_;
+  for (int r = 0; r < nranks_; ++r) identity.nodes.push_back(node_of(r));
+  identity.clock_seed = slot(rank_).host + static_cast<uint64_t>(device_);
+  const std::lock_guard lock(mutex_);
+  if (stopped() == Stop::aborted) {
+    return fail(ncclInternalError, name() + " was aborted during its initialisation");
+  }
+  profiler_ = std::make_unique<Profiler>(std::move(identity));
+  status_ = Faults::get().add_status([this] { return status() + "\n"; });
+  joined_.store(true, std::memory_order_release);
   return ncclSuccess;
 }
 
@@ -247,33 +276,79 @@ ncclResult_t Communicator::finalize() {
   const auto missing = [&] {
     std::string text;
     for (int r = 0; r < nranks_; ++r) {
-      if (slot(r).host != slot(rank_).host || slot(r).stopped != 0) continue;
+      if (slot(r).host != slot(rank_).host || slot(r).finalized != 0) continue;
       text += (text.empty() ? "rank " : ", rank ") + std::to_string(r);
-      if (!is_alive(slot(r).pid)) text += " (its process has ended)";
+      if (!is_alive(slot(r).pid)) {
+        text += " (its process has ended)";
+      } else if (slot(r).stopped != 0) {
+        text += " (has aborted or revoked it)";
+      }
     }
     return text + " of the same node (ncclCommFinalize and ncclCommDestroy need all of them)";
   };
   slot(rank_).stopped = 1;
-  (void)meet(
-      segment_->ending[first], members, Stop::aborted,
+  slot(rank_).finalized = 1;
+  Barrier& ending = segment_->ending[first];
+  // One thread may end all ranks of its process one after the other: only the last call waits.
+  const bool is_last = is_last_of_process();
+  const uint32_t target = ending.arrive(members);
+  if (!is_last) return ncclSuccess;
+  (void)wait(
+      ending.round, [&] { return ending.is_complete(target); }, Stop::aborted,
       [] { return std::string("the communicator's end"); }, missing);
   return ncclSuccess;
 }
 
+bool Communicator::is_last_of_process() {
+  uint32_t members = 0;
+  int first = rank_;
+  for (int r = nranks_ - 1; r >= 0; --r) {
+    if (slot(r).pid != slot(rank_).pid) continue;
+    ++members;
+    first = r;
+  }
+  return slot(first).leaving.fetch_add(1) + 1 == members;
+}
+
+void Communicator::end(bool aborted) {
+  const auto close_profiler = [&] {
+    std::unique_lock lock(mutex_);
+    Profiler* profiler = profiler_.get();
+    lock.unlock();
+    if (profiler != nullptr) profiler->close(stopped() != Stop::no);
+  };
+  if (aborted) {
+    stop(Stop::aborted);
+    close_profiler();
+  } else {
+    close_profiler();  // kernels are done, the proxy tells the rest
+    destroyed_ = true;
+    wait_until_quiet(true);
+  }
+  std::unique_lock lock(mutex_);
+  const int status = std::exchange(status_, -1);
+  lock.unlock();
+  if (status >= 0) Faults::get().remove_status(status);
+}
+
 void Communicator::stop(Stop how) {
-  Stop now = stopped();
+  Stop now = stop_->value.load();
   while (now < how && !stop_->value.compare_exchange_weak(now, how)) {
   }
-  if (segment_) {
-    slot(rank_).stopped = 1;
-    futex_wake(segment_->stream.round);
-    futex_wake(segment_->host.round);
-    futex_wake(slot(rank_).bell);
+  wait_until_quiet(how == Stop::aborted);
+}
+
+void Communicator::wait_until_quiet(bool for_good) {
+  if (Segment* segment = shown_.load(std::memory_order_acquire); segment != nullptr) {
+    segment->ranks[rank_].stopped = 1;
+    futex_wake(segment->stream.round);
+    futex_wake(segment->host.round);
+    futex_wake(segment->ranks[rank_].bell);
   }
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] { return kernels_ == 0; });
   std::thread job;
-  if (how == Stop::aborted) job.swap(job_);
+  if (for_good) job.swap(job_);
   lock.unlock();
   if (job.joinable()) job.join();
 }
@@ -325,35 +400,85 @@ ncclResult_t Communicator::ready() {
                     "ncclCommGetAsyncError until it isn't ncclInProgress any more");
   }
   if (state != ncclSuccess) return fail(state, name() + " has failed; abort it");
+  if (!joined_.load(std::memory_order_acquire)) {
+    return fail(ncclInvalidArgument,
+                "a communicator is used in the group that makes it, or its making has failed");
+  }
   return ncclSuccess;
 }
 
 // --- Waiting.
 
+// When to tell that something waits: after a while, and again a while after the parent has been
+// stopped, which is when somebody must stop the child too.
+class Communicator::Teller {
+ public:
+  explicit Teller(const Communicator& comm) : comm_(comm) {}
+  bool is_due() {
+    const auto now = Clock::now();
+    if (orphaned_ == kNever && comm_.is_orphan()) orphaned_ = now;
+    const auto notice = Patience::get().notice;
+    const bool due = (!told_ && now - began_ > notice) ||
+                     (!told_as_orphan_ && orphaned_ != kNever && now - orphaned_ > notice);
+    if (due) told();
+    return due;
+  }
+  void told() {
+    told_ = true;
+    told_as_orphan_ = orphaned_ != kNever;
+  }
+  bool has_told() const { return told_; }
+  Clock::duration waited() const { return Clock::now() - began_; }
+
+ private:
+  static constexpr auto kNever = Clock::time_point::max();
+  const Communicator& comm_;
+  const Clock::time_point began_ = Clock::now();
+  Clock::time_point orphaned_ = kNever;
+  bool told_ = false, told_as_orphan_ = false;
+};
+
+bool Communicator::is_orphan() const {
+  return parent_stop_ && parent_stop_ != stop_ && parent_stop_->value != Stop::no;
+}
+
 bool Communicator::wait(std::atomic<uint32_t>& word, const Condition& done, Stop gives_up_at,
                         const Text& what, const Text& who) {
+  return wait_and_tell(word, done, gives_up_at,
+                       [&](double seconds) { tell_never_met(what(), who(), seconds); });
+}
+
+void Communicator::hang(std::chrono::nanoseconds limit) {
+  const auto began = Clock::now();
+  const bool is_forever = limit == std::chrono::nanoseconds::max();
+  const auto is_near = [&] { return !is_forever && Clock::now() - began >= limit - kNap; };
+  if (wait_and_tell(slot(rank_).bell, is_near, Stop::revoked, [](double) {})) {
+    std::this_thread::sleep_until(began + limit);
+  }
+}
+
+bool Communicator::wait_and_tell(std::atomic<uint32_t>& word, const Condition& done,
+                                 Stop gives_up_at,
+                                 const std::function<void(double seconds)>& tell) {
   for (int i = 0; i < kYields; ++i) {
     if (done()) return true;
     ::sched_yield();
   }
-  const auto began = Clock::now();
-  auto looked = began;
-  bool told = false;
+  Teller teller(*this);
+  auto looked = Clock::now();
   for (;;) {
     const uint32_t seen = word.load(std::memory_order_acquire);
     if (done()) return true;
-    const auto waited = Clock::now() - began;
-    const double seconds = std::chrono::duration<double>(waited).count();
+    const double seconds = std::chrono::duration<double>(teller.waited()).count();
     if (stopped() >= gives_up_at) {
-      if (!told) tell_never_met(what(), who(), seconds);
+      if (!teller.has_told()) tell(seconds);
       return false;
     }
-    if (!told && waited > Patience::get().notice) {
-      tell_never_met(what(), who(), seconds);
+    if (teller.is_due()) {
+      tell(seconds);
       standin_write_report();  // somebody may lose patience and kill us
-      told = true;
     }
-    if (waited > Patience::get().end) {
+    if (teller.waited() > Patience::get().end) {
       std::fprintf(stderr,
                    "convoy stand-in: %s: a GPU job would wait for ever; this process ends\n",
                    name().c_str());
@@ -372,11 +497,10 @@ void Communicator::tell_never_met(const std::string& what, const std::string& wh
   char waited[64];
   std::snprintf(waited, sizeof waited, " waited %.1f s for ", seconds);
   std::string text = name() + ": " + what + waited + who;
-  if (parent_stop_ && parent_stop_ != stop_ && parent_stop_->value != Stop::no) {
+  if (is_orphan()) {
     text +=
         ". Its parent was aborted or revoked, which doesn't reach a child made by ncclCommSplit "
-        "without "
-        "splitShare: abort this communicator too";
+        "without splitShare: abort this communicator too";
   }
   standin_finding("collective never met", text.c_str());
 }
@@ -417,8 +541,13 @@ std::string Communicator::missing_of_collective() {
   std::string text;
   for (int r = 0; r < nranks_; ++r) {
     const RankSlot& peer = slot(r);
-    const bool here = peer.entered > peer.left && is_collective(peer.op) && peer.stopped == 0;
-    if (!here) text += (text.empty() ? "rank " : ", rank ") + std::to_string(r) + state_of(r);
+    const OpRecord op = peer.op();
+    const bool inside = peer.entered > peer.left && peer.stopped == 0;
+    // Those whose communicator was aborted meanwhile had come, and are not who is missed.
+    const bool came = inside || (peer.entered > 0 && op.number == slot(rank_).op().number);
+    const bool here = came && peer.held == 0 && is_collective(op) && is_alive(peer.pid);
+    if (r == rank_ || here) continue;
+    text += (text.empty() ? "rank " : ", rank ") + std::to_string(r) + state_of(r);
   }
   return text.empty() ? std::string("nobody") : text;
 }
@@ -428,12 +557,31 @@ std::string Communicator::state_of(int rank) {
   if (peer.published == 0) return " (hasn't called ncclCommInitRank)";
   if (!is_alive(peer.pid)) return " (its process " + std::to_string(peer.pid) + " has ended)";
   if (peer.stopped != 0) return " (has ended the communicator)";
-  const OpRecord op = peer.op;
+  const OpRecord op = peer.op();
   const std::string number = std::to_string(op.number);
+  if (peer.held != 0)
+    return " (a fault holds it in " + text_of(op) + ", its operation #" + number + ")";
   if (peer.entered > peer.left)
     return " (is in " + text_of(op) + ", its operation #" + number + ")";
   if (peer.left == 0) return " (has begun no operation)";
   return " (idle after " + text_of(op) + ", its operation #" + number + ")";
+}
+
+std::string Communicator::status() {
+  const RankSlot& mine = slot(rank_);
+  const OpRecord op = mine.op();
+  const bool is_held = mine.held != 0, is_in = is_held || mine.entered > mine.left;
+  std::string text = name() + ": launched " + std::to_string(operations) + ", entered " +
+                     std::to_string(mine.entered) + ", left " + std::to_string(mine.left);
+  if (is_in || mine.left > 0) {
+    text += std::string(is_in ? ", in " : ", idle after ") + text_of(op) + ", operation #" +
+            std::to_string(op.number);
+  }
+  if (is_held) text += ", held by a fault";
+  if (stopped() != Stop::no) text += stopped() == Stop::revoked ? ", revoked" : ", aborted";
+  const auto error = static_cast<ncclResult_t>(async_.load());
+  if (error != ncclSuccess) text += std::string(", ") + ncclGetErrorString(error);
+  return text;
 }
 
 void Communicator::ring(int rank) {

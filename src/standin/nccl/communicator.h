@@ -1,5 +1,6 @@
 #pragma once
 
+#include "src/standin/nccl/profiler.h"
 #include "src/standin/nccl/segment.h"
 
 #include <atomic>
@@ -58,15 +59,22 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   ncclResult_t finalize();
   // Stops kernels and calls, and blocks until the ones under way have noticed.
   void stop(Stop how);
+  // Its handle goes. `aborted`: whatever is under way is given up, also of those that share its
+  // resources; else it has been finalized, and they go on.
+  void end(bool aborted);
 
   int rank() const { return rank_; }
   int nranks() const { return nranks_; }
   int device() const { return device_; }
   const Config& config() const { return config_; }
   const std::shared_ptr<StopFlag>& stop_flag() const { return stop_; }
-  Stop stopped() const { return stop_->value.load(std::memory_order_acquire); }
+  Stop stopped() const {
+    return destroyed_ ? Stop::aborted : stop_->value.load(std::memory_order_acquire);
+  }
   std::string name() const;  // for messages: "communicator 'pp' (1a2b), rank 1 of 4"
-  uint64_t id() const { return segment_ ? segment_->nonce : 0; }
+  uint64_t id() const;
+  std::string status();                              // a line for Faults
+  Profiler& profiler() const { return *profiler_; }  // valid once joined
   int node_of(int rank) const;  // counted in the order of their first ranks; valid once joined
   int nodes() const;
   Segment& segment() { return *segment_; }
@@ -96,6 +104,8 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   bool wait(std::atomic<uint32_t>& word, const Condition& done, Stop gives_up_at, const Text& what,
             const Text& who);
   bool meet(Barrier& barrier, int members, Stop gives_up_at, const Text& what, const Text& who);
+  // A kernel that nothing but a stop ends; returns then, or when the time is over.
+  void hang(std::chrono::nanoseconds limit = std::chrono::nanoseconds::max());
   // All ranks on the host; `who` comes from the slots' counters.
   bool meet_on_host(const char* what);
   void ring(int rank);  // wakes a rank that waits on its bell
@@ -107,7 +117,7 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   std::mutex launching;        // one launch at a time
   cudaEvent_t last = nullptr;  // after the last launch; guarded by `launching`
   cudaStream_t last_stream = nullptr;
-  uint64_t operations = 0;  // guarded by `launching`
+  std::atomic<uint64_t> operations{0};  // counted under `launching`
   // Of kernels that run; stop() waits for them.
   bool enter_kernel();
   void leave_kernel();
@@ -124,18 +134,30 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   std::array<uint64_t, kRanksMax> signals_used{};  // one-sided, by source; on the stream
 
  private:
+  bool wait_and_tell(std::atomic<uint32_t>& word, const Condition& done, Stop gives_up_at,
+                     const std::function<void(double seconds)>& tell);
   ncclResult_t claim_slot();
+  ncclResult_t open_to_others();
+  bool is_last_of_process();
+  void wait_until_quiet(bool for_good);
   ncclResult_t check_devices();
   bool open_peers_memory(int rank);
   void tell_never_met(const std::string& what, const std::string& who, double seconds);
   bool has_lost_remote_peer();
+  bool is_orphan() const;  // its parent was stopped, and that doesn't reach it
+  class Teller;
 
   int rank_ = 0, nranks_ = 0;  // once joined
   const int device_;
   const Config config_;
   const std::shared_ptr<StopFlag> stop_, parent_stop_;
   std::shared_ptr<Segment> segment_;
-  std::vector<char*> bases_;  // by rank: where its device begins here
+  std::atomic<Segment*> shown_{nullptr};  // the same, for other threads while it is joining
+  std::atomic<bool> joined_{false};
+  std::atomic<bool> destroyed_{false};  // of this one only: who shares its stop flag goes on
+  std::unique_ptr<Profiler> profiler_;  // made under mutex_, and only if nobody has aborted
+  int status_ = -1;                     // of Faults; the same
+  std::vector<char*> bases_;            // by rank: where its device begins here
   std::atomic<int> async_{ncclSuccess};
   std::atomic<bool> owed_{false};  // one ncclInProgress to the next query
   std::atomic<bool> finalized_{false};

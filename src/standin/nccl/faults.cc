@@ -199,12 +199,13 @@ Faults::~Faults() {
   }
 }
 
-Fault Faults::at(const std::string& comm, int rank, uint64_t op, const char* kind) {
+Fault Faults::at(Where where, const std::string& comm, int rank, uint64_t op, const char* kind) {
   if (!any_.load(std::memory_order_relaxed)) [[likely]]
     return {};
   const std::lock_guard lock(mutex_);
   for (FaultRule& rule : rules_) {
-    if (!fits(rule, comm, rank, op, kind)) continue;
+    const bool is_here = (rule.fault.kind == Fault::Kind::proxy_delay) == (where == Where::launch);
+    if (!is_here || !fits(rule, comm, rank, op, kind)) continue;
     ++rule.struck;
     std::fprintf(stderr,
                  "convoy stand-in: fault '%s' strikes rank %d of communicator '%s' in %s, its "

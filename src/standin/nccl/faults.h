@@ -58,9 +58,11 @@ class Faults {
   Faults(const Faults&) = delete;
   Faults& operator=(const Faults&) = delete;
 
-  // What is to happen to this operation; says on stderr what strikes. One load if there are no
+  // Proxies are delayed when an operation is launched, all else strikes when its kernel begins.
+  enum class Where { launch, kernel };
+  // What is to happen to this operation here; says on stderr what strikes. One load if there are no
   // rules. The first rule that fits.
-  Fault at(const std::string& comm, int rank, uint64_t op, const char* kind);
+  Fault at(Where where, const std::string& comm, int rank, uint64_t op, const char* kind);
 
   bool add(const std::string& text, std::string& why);
   void clear();

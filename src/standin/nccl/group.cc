@@ -3,6 +3,7 @@
 // communicator follow each other also when their streams differ, as they do with NCCL.
 #include "src/standin/nccl/group.h"
 
+#include "src/standin/nccl/faults.h"
 #include "src/standin/nccl/reduce.h"
 
 #include <algorithm>
@@ -121,14 +122,23 @@ cudaError_t join_streams(const std::vector<Queued>& queued, cudaStream_t stream)
   return cudaSuccess;
 }
 
+void delay_proxy(const Communicator& comm, const Operation& op) {
+  const Fault fault = Faults::get().at(Faults::Where::launch, comm.config().name, comm.rank(),
+                                       op.record.number, name_of(op.record.function));
+  if (fault.kind == Fault::Kind::proxy_delay) Profiler::delay_proxy(op.trace, fault.by);
+}
+
 cudaError_t enqueue(Communicator& comm, std::vector<Queued>& queued) {
   const cudaStream_t stream = queued.front().stream;
   auto launch = std::make_unique<Launch>();
   launch->comm = queued.front().comm;
   std::vector<StandinRange> ranges;
   std::string name = "nccl";
+  TracedLaunch traced(comm.profiler(), stream);
   for (Queued& q : queued) {
     q.operation.record.number = ++comm.operations;
+    delay_proxy(comm, q.operation);
+    traced.add(q.operation.record, q.operation.trace);
     add_ranges(comm, q.operation, ranges);
     if (name.size() < 60)
       name += (name.size() > 4 ? "+" : "") + std::string(name_of(q.operation.record.function));
@@ -145,7 +155,9 @@ cudaError_t enqueue(Communicator& comm, std::vector<Queued>& queued) {
   if (error != cudaSuccess) return error;
   const StandinWork work{name.c_str(),     run_launch,    drop_launch,
                          launch.release(), ranges.data(), ranges.size()};
+  traced.begin();
   if (standin_enqueue(stream, &work) != 0) return cudaErrorUnknown;
+  traced.end();
   comm.last_stream = stream;
   error = cudaEventRecord(comm.last, stream);
   for (const Queued& q : queued) {
@@ -217,6 +229,19 @@ ncclResult_t launch_all(std::vector<Queued>& operations) {
   return result;
 }
 
+// The outermost end.
+ncclResult_t finish_group() {
+  Group done;
+  std::swap(done, group());
+  if (done.failed != ncclSuccess) return done.failed;
+  ncclResult_t result = ncclSuccess;
+  if (!done.jobs.empty()) result = perform_all(done.jobs);
+  if (result != ncclSuccess && result != ncclInProgress) return result;
+  if (done.operations.empty()) return result;
+  const ncclResult_t launched = launch_all(done.operations);
+  return launched == ncclSuccess ? result : launched;
+}
+
 }  // namespace
 
 void group_start() {
@@ -226,16 +251,10 @@ void group_start() {
 ncclResult_t group_end() {
   Group& mine = group();
   if (mine.depth == 0) return fail(ncclInvalidUsage, "ncclGroupEnd without ncclGroupStart");
-  if (--mine.depth > 0) return ncclSuccess;
-  Group done;
-  std::swap(done, mine);
-  if (done.failed != ncclSuccess) return done.failed;
-  ncclResult_t result = ncclSuccess;
-  if (!done.jobs.empty()) result = perform_all(done.jobs);
-  if (result != ncclSuccess && result != ncclInProgress) return result;
-  if (done.operations.empty()) return result;
-  const ncclResult_t launched = launch_all(done.operations);
-  return launched == ncclSuccess ? result : launched;
+  Profiler::group_ending();
+  const ncclResult_t result = --mine.depth > 0 ? ncclSuccess : finish_group();
+  Profiler::group_ended();
+  return result;
 }
 
 ncclResult_t perform_in_group(std::function<ncclResult_t()> job) {
@@ -247,8 +266,11 @@ ncclResult_t perform_in_group(std::function<ncclResult_t()> job) {
 
 ncclResult_t queue_operation(std::shared_ptr<Communicator> comm, Operation operation,
                              cudaStream_t stream) {
+  Profiler::call_begins();
   group_start();
-  group().operations.push_back({std::move(comm), std::move(operation), stream});
+  Group& mine = group();
+  comm->profiler().enqueue(operation.record, stream, mine.depth, operation.trace);
+  mine.operations.push_back({std::move(comm), std::move(operation), stream});
   return group_end();
 }
 

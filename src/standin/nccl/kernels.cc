@@ -4,11 +4,14 @@
 // differ hang, as on GPUs, but say so first.
 #include "src/standin/nccl/kernels.h"
 
+#include "src/standin/nccl/faults.h"
 #include "src/standin/nccl/reduce.h"
 
 #include <algorithm>
 #include <array>
+#include <csignal>
 #include <cstring>
+#include <unistd.h>
 
 namespace convoy::standin::nccl {
 namespace {
@@ -55,8 +58,8 @@ class Collective {
   int me() const { return comm_.rank(); }
   int n() const { return comm_.nranks(); }
   size_t offset(int block) const { return static_cast<size_t>(block) * bytes_; }
-  char* send(int rank) { return static_cast<char*>(comm_.alias(rank, comm_.slot(rank).op.send)); }
-  char* recv(int rank) { return static_cast<char*>(comm_.alias(rank, comm_.slot(rank).op.recv)); }
+  char* send(int rank) { return static_cast<char*>(comm_.alias(rank, comm_.slot(rank).op().send)); }
+  char* recv(int rank) { return static_cast<char*>(comm_.alias(rank, comm_.slot(rank).op().recv)); }
   static void copy(char* to, const char* from, size_t bytes) {
     if (to != from) std::memcpy(to, from, bytes);
   }
@@ -93,7 +96,7 @@ class Collective {
     std::array<uint64_t, kRanksMax> scalars;
     for (int r = 0; r < n(); ++r) {
       sources[static_cast<size_t>(r)] = send(r);
-      scalars[static_cast<size_t>(r)] = comm_.slot(r).op.scalar;
+      scalars[static_cast<size_t>(r)] = comm_.slot(r).op().scalar;
     }
     reduce({op_.dtype, op_.redop, n(), sources.data(), scalars.data(), targets, n_targets}, begin,
            end, to);
@@ -109,16 +112,10 @@ bool agree(const OpRecord& a, const OpRecord& b) {
          a.count == b.count && a.root == b.root;
 }
 
-// Waits for an abort, which is all that helps now.
-void hang(Communicator& comm) {
-  std::atomic<uint32_t>& bell = comm.slot(comm.rank()).bell;
-  while (comm.stopped() == Stop::no) futex_wait(bell, bell.load(), std::chrono::milliseconds(20));
-}
-
 bool check_agreement(Communicator& comm, const OpRecord& mine) {
   std::string others;
   for (int r = 0; r < comm.nranks(); ++r) {
-    const OpRecord& theirs = comm.slot(r).op;
+    const OpRecord theirs = comm.slot(r).op();
     if (agree(mine, theirs)) continue;
     others += (others.empty() ? "rank " : ", rank ") + std::to_string(r) + " called " +
               text_of(theirs) + " as its operation #" + std::to_string(theirs.number);
@@ -136,7 +133,7 @@ bool check_agreement(Communicator& comm, const OpRecord& mine) {
 class Entered {
  public:
   Entered(Communicator& comm, const OpRecord& op) : slot_(comm.slot(comm.rank())) {
-    slot_.op = op;
+    slot_.show(op);
     slot_.entered.fetch_add(1, std::memory_order_release);
   }
   ~Entered() { slot_.left.store(slot_.entered, std::memory_order_release); }
@@ -147,11 +144,48 @@ class Entered {
   RankSlot& slot_;
 };
 
+// A fault holds the rank here, which its peers see.
+void hold(Communicator& comm, const Operation& op, std::chrono::nanoseconds limit) {
+  RankSlot& mine = comm.slot(comm.rank());
+  mine.show(op.record);
+  mine.held = 1;
+  comm.hang(limit);
+  mine.held = 0;
+}
+
+// What a fault does to the operation before it begins. False: the kernel is over.
+bool withstand(Communicator& comm, const Operation& op) {
+  const OpRecord& record = op.record;
+  const Fault fault = Faults::get().at(Faults::Where::kernel, comm.config().name, comm.rank(),
+                                       record.number, name_of(record.function));
+  switch (fault.kind) {
+    case Fault::Kind::die:
+      ::kill(::getpid(), SIGKILL);
+      break;
+    case Fault::Kind::slow:
+      hold(comm, op, fault.by);
+      break;
+    case Fault::Kind::fail:
+      comm.set_async_error(static_cast<ncclResult_t>(fault.result));
+      [[fallthrough]];
+    case Fault::Kind::hang:
+      comm.profiler().started(op.trace);
+      hold(comm, op, std::chrono::nanoseconds::max());
+      break;
+    default:
+      break;
+  }
+  return comm.stopped() == Stop::no;
+}
+
 bool run_collective(Communicator& comm, Operation& op) {
+  if (!withstand(comm, op)) return false;
   if (op.device_scalar != nullptr) {
     std::memcpy(&op.record.scalar, standin_alias(op.device_scalar), bytes_of_type(op.record.dtype));
   }
   const Entered entered(comm, op.record);
+  Profiler& profiler = comm.profiler();
+  profiler.started(op.trace);
   const auto what = [&] {
     return text_of(op.record) + ", operation #" + std::to_string(op.record.number) + ",";
   };
@@ -159,11 +193,15 @@ bool run_collective(Communicator& comm, Operation& op) {
   Barrier& barrier = comm.segment().stream;
   if (!comm.meet(barrier, comm.nranks(), Stop::revoked, what, who)) return false;
   if (!check_agreement(comm, op.record)) {
-    hang(comm);
+    comm.hang();
     return false;
   }
+  profiler.met(op.trace);
   Collective(comm, op.record).move();
-  return comm.meet(barrier, comm.nranks(), Stop::revoked, what, who);
+  if (!comm.meet(barrier, comm.nranks(), Stop::revoked, what, who)) return false;
+  profiler.moved(op.trace);
+  profiler.done(op.trace);
+  return true;
 }
 
 // --- Messages. All of a group make progress at once; those between the same two ranks in their
@@ -182,7 +220,11 @@ class Messages {
   }
 
   bool run() {
+    for (const Message& message : all_) {
+      if (!withstand(comm_, *message.op)) return false;
+    }
     const Entered entered(comm_, all_.front().op->record);
+    for (const Message& message : all_) comm_.profiler().started(message.op->trace);
     std::atomic<uint32_t>& bell = comm_.slot(comm_.rank()).bell;
     return comm_.wait(
         bell, [&] { return progress(); }, Stop::revoked,
@@ -232,7 +274,7 @@ class Messages {
       return true;
     }
     if (pair.taken.load(std::memory_order_acquire) != message.target) return false;
-    message.state = Message::State::done;
+    end(message);
     return true;
   }
 
@@ -246,9 +288,17 @@ class Messages {
     std::memmove(comm_.alias(comm_.rank(), op.recv), comm_.alias(op.root, sent.send),
                  op.count * bytes_of_type(op.dtype));
     pair.taken.store(taken + 1, std::memory_order_release);
-    message.state = Message::State::done;
+    end(message);
     comm_.ring(op.root);
     return true;
+  }
+
+  void end(Message& message) {
+    message.state = Message::State::done;
+    const OperationTrace& trace = message.op->trace;
+    comm_.profiler().met(trace);
+    comm_.profiler().moved(trace);
+    comm_.profiler().done(trace);
   }
 
   bool tell_mismatch(const OpRecord& op, const OpRecord& sent) {
@@ -276,6 +326,7 @@ class Messages {
 // --- One-sided operations.
 
 bool run_one_sided(Communicator& comm, Operation& op) {
+  if (!withstand(comm, op)) return false;
   const OpRecord& record = op.record;
   const Entered entered(comm, record);
   const int me = comm.rank();

@@ -13,6 +13,7 @@ struct Operation {
   const void* device_scalar = nullptr;        // of a created operator
   std::vector<ncclWaitSignalDesc_t> signals;  // for WaitSignal
   uint64_t target = 0;                        // PutSignal: the address in the peer's process
+  OperationTrace trace;
 };
 
 // All operations of one group on one communicator, and its reference to it. Collectives run in

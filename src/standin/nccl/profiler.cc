@@ -143,7 +143,8 @@ void Profiler::group_ended() {
 
 void Profiler::enqueue(const OpRecord& op, void* stream, int depth, OperationTrace& trace) {
   const ProfilerPlugin::Use plugin(ProfilerPlugin::get());
-  if (!plugin || !is_open() || op.function > Function::recv) return;
+  // No proxy: no plugin was there, or wanted this communicator, when it was made.
+  if (!plugin || !proxy_ || !is_open() || op.function > Function::recv) return;
   const bool is_message = op.function == Function::send || op.function == Function::recv;
   if (identity_.nranks == 1 && !is_message) return;
   const auto start = [&] { start_group(plugin, context_, depth); };

@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <type_traits>
 #include <unistd.h>
 
 namespace convoy::standin::nccl {
@@ -50,7 +51,7 @@ const char* name_of(Function function) {
 
 std::string text_of(const OpRecord& op) {
   std::string text = name_of(op.function);
-  // It may be read while its rank writes it.
+  // It may be a mixture of two.
   if (op.function >= Function::signal || op.dtype >= std::size(kTypes) ||
       op.redop >= std::size(kOperators))
     return text;
@@ -78,6 +79,21 @@ std::string text_of(const OpRecord& op) {
     default:
       return text;
   }
+}
+
+OpRecord RankSlot::op() const {
+  static_assert(std::is_trivially_copyable_v<OpRecord> && sizeof(OpRecord) % 8 == 0);
+  std::array<uint64_t, sizeof(OpRecord) / 8> words;
+  for (size_t i = 0; i < words.size(); ++i) words[i] = op_words[i].load(std::memory_order_relaxed);
+  OpRecord op;
+  std::memcpy(static_cast<void*>(&op), words.data(), sizeof op);
+  return op;
+}
+
+void RankSlot::show(const OpRecord& op) {
+  std::array<uint64_t, sizeof(OpRecord) / 8> words;
+  std::memcpy(words.data(), &op, sizeof op);
+  for (size_t i = 0; i < words.size(); ++i) op_words[i].store(words[i], std::memory_order_relaxed);
 }
 
 uint32_t Barrier::arrive(int members) {

@@ -78,7 +78,13 @@ struct alignas(64) RankSlot {
   std::atomic<uint32_t> bell{0};              // rung by peers: something for this rank has changed
   std::atomic<uint64_t> entered{0}, left{0};  // operations
   std::atomic<uint32_t> stopped{0};           // aborted, revoked or destroyed its communicator
-  OpRecord op;
+  std::atomic<uint32_t> finalized{0};
+  std::atomic<uint32_t> held{0};     // a fault on purpose keeps it from beginning
+  std::atomic<uint32_t> leaving{0};  // of the process whose first rank this is: ranks that end
+  // It may be read while the rank writes it, for a message; then it is a mixture.
+  OpRecord op() const;
+  void show(const OpRecord& op);
+  std::array<std::atomic<uint64_t>, sizeof(OpRecord) / 8> op_words{};
   // What it tells the others on the host: split's color and key, a window's address.
   std::array<int64_t, 4> words{};
   std::atomic<uint32_t> host_calls{0};

@@ -2,7 +2,9 @@
 // What an operator returns is allocated at once, on the shapes that its Meta kernel works out; the
 // values are computed in stream order, by the CPU kernel on tensors that alias the same memory.
 #include "src/standin/ops/call.h"
+#include "src/standin/ops/extra.h"
 #include "src/standin/ops/meta_kernels.h"
+#include "src/standin/ops/out_variants.h"
 #include "src/standin/standin.h"
 
 #include <ATen/ATen.h>
@@ -98,7 +100,17 @@ struct Call {
     const at::AutoDispatchBelowADInplaceOrView below;
     try {
       Stack stack = arguments;
-      op.callBoxed(stack);
+      const ExtraOperator* extra = extra_operator(op);
+      const c10::OperatorHandle* out = has_all_results() ? out_variant(op) : nullptr;
+      if (out != nullptr) {
+        stack.insert(stack.end(), results.begin(), results.end());
+        return out->callBoxed(stack);
+      }
+      if (extra != nullptr) {
+        stack = extra->run(stack);
+      } else {
+        op.callBoxed(stack);
+      }
       size_t next = 0;
       for (const IValue& value : stack) {
         if (value.isTensor()) {
@@ -110,6 +122,10 @@ struct Call {
     } catch (const std::exception& e) {
       standin_finding("operator failed", (toString(op.operator_name()) + ": " + e.what()).c_str());
     }
+  }
+  // A gradient that nobody asked for is undefined.
+  bool has_all_results() const {
+    return std::all_of(results.begin(), results.end(), [](const auto& r) { return r.defined(); });
   }
   void store(const at::Tensor& from, size_t index) {
     if (index >= results.size() || !results[index].defined() || !from.defined()) return;
@@ -166,7 +182,11 @@ Stack allocate_results(const c10::OperatorHandle& op, const Stack& arguments) {
   Stack metas;
   for (const IValue& value : arguments) metas.push_back(changed(value, meta, at::kMeta));
   const Stack meta_arguments = metas;
-  call_meta(op, metas);
+  if (const ExtraOperator* extra = extra_operator(op)) {
+    metas = extra->shapes(metas);
+  } else {
+    call_meta(op, metas);
+  }
   const at::Device device(at::kCUDA, c10::cuda::current_device());
   const auto made = [&](const at::Tensor& shape) {
     if (!shape.defined()) return shape;
@@ -303,6 +323,7 @@ bool runs_on_cpu(const c10::OperatorHandle& op) {
 
 c10::KernelFunction kernel_for(const c10::OperatorHandle& op) {
   using c10::KernelFunction;
+  if (extra_operator(op) != nullptr) return KernelFunction::makeFromBoxedFunction<&on_stream>();
   if (!runs_on_cpu(op)) return KernelFunction::makeFromBoxedFunction<&refuse>();
   const bool has_shapes =
       has_meta(op) || op.hasKernelForDispatchKey(DispatchKey::CompositeExplicitAutograd);
@@ -313,8 +334,15 @@ c10::KernelFunction kernel_for(const c10::OperatorHandle& op) {
 // On a GPU these choose among libraries and kernels without CPU code.
 const char* const kChoosing[] = {"aten::convolution", "aten::convolution_backward"};
 
+// For torch's warnings that kernels are replaced.
+class Quiet final : public c10::WarningHandler {
+  void process(const c10::Warning&) override {}
+};
+
 // Registrations live as long as the process.
 void replace_kernels() {
+  Quiet quiet;
+  const c10::WarningUtils::WarningHandlerGuard guard(&quiet);
   static std::vector<c10::RegistrationHandleRAII> registrations;
   auto& dispatcher = c10::Dispatcher::singleton();
   const auto replace = [&](const c10::OperatorName& name, c10::KernelFunction kernel) {
@@ -330,11 +358,10 @@ void replace_kernels() {
     replace({name, ""}, c10::KernelFunction::makeFromBoxedFunction<&at_once>());
   }
   replace_copy();
-  // Attention and normalisation in operators that the CPU has, too.
+  // Attention and normalisation in operators that the CPU has, too, or that extra.cc has code for.
   at::Context& context = at::globalContext();
   context.setUserEnabledCuDNN(false);
   context.setSDPUseFlash(false);
-  context.setSDPUseMemEfficient(false);
   context.setSDPUseCuDNN(false);
 }
 

@@ -14,11 +14,12 @@ struct AdamWOptions {
   double weight_decay = 0.1;
 };
 
-// AdamW over flat buckets with the fused kernel: state for all elements, or with sharded buckets
-// (ZeRO-1) for this data-parallel rank's part, after which the parameters are all-gathered, a
-// bucket's gather running beside the next bucket's update. 16-bit parameters follow float32 master
-// weights, which belong to the state and are taken from the parameters by the first step. Holds a
-// reference to the buckets, which must outlive it.
+// AdamW over flat buckets with a fused kernel (on the CPU Convoy's, whose bits don't depend on the
+// machine; on GPUs torch's, which leaves clipped gradients behind): state for all elements, or with
+// sharded buckets (ZeRO-1) for this data-parallel rank's part, after which the parameters are
+// all-gathered, a bucket's gather running beside the next bucket's update. 16-bit parameters follow
+// float32 master weights, which belong to the state and are taken from the parameters by the first
+// step. Holds a reference to the buckets, which must outlive it.
 class AdamW {
  public:
   AdamW(FlatBuckets& buckets, const AdamWOptions& options);

@@ -25,9 +25,10 @@ struct HiddenState {
 
 // Executes pipeline schedules for one rank: the thin half of the pipeline, which decides nothing.
 //
-// Receives are posted when the schedule lists them and waited for by the compute that needs them;
-// sends are waited for at the end of the run, so neither blocks a compute that could go on. A
-// micro-batch's input, output and graph live from its forward to its backward.
+// The messages of an exchange are started together, where the schedule lists it; receives are
+// waited for by the compute that needs them; sends are waited for at the end of the run, so neither
+// blocks a compute that could go on. A micro-batch's input, output and graph live from its forward
+// to its backward.
 //
 // Owns nothing but what is in flight. Threads: one caller at a time; the schedule's actions run on
 // the caller's thread. Blocks for as long as the neighbouring stages need, at most the group's
@@ -46,7 +47,8 @@ class Executor {
                               const std::function<void(int chunk)>& before_last_backward = {});
 
   // Only forwards, without autograd: evaluation and generation. Micro-batches flow through the
-  // stages in groups of pp.size(). Returns as run().
+  // stages in groups of pp.size() - 1, so that none waits for itself around the ring of chunks.
+  // Returns as run().
   std::vector<at::Tensor> forward_only(int microbatches, const HiddenState& hidden);
 
   bool has_first_stage() const { return pp_.rank() == 0; }
@@ -62,8 +64,10 @@ class Executor {
     comm::Pending grad_pending;
   };
 
-  void perform(const schedule::Action& action);
-  void post(const schedule::Action& action);
+  void perform(const schedule::Step& step);
+  void exchange(const schedule::Step& step);
+  comm::Message message(const schedule::Action& action);
+  void keep(const schedule::Action& action, comm::Pending pending);
   void forward(const schedule::Action& action);
   void backward(const schedule::Action& action);
   at::Tensor compute(int chunk, int microbatch, const at::Tensor& input);

@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+"""train_llama on simulated GPUs: rehearse_train_test.py CONVOY TRAIN_LLAMA
+
+Method: the same few steps on the CPU and, in rehearsal, on `cuda`, over meshes and options that take all of the parallel code
+through NCCL: losses, gradient norm and validation loss must agree, in float64 to 1e-10 (the GPU path uses other formulas for
+norms, attention, loss and AdamW, so not bit for bit), and the rehearsal must find nothing, with several seeds. Then what users
+get wrong: no GPU, fewer GPUs than ranks, a device that there is not. The layers' correctness over all meshes is the truth
+sweep's business; nothing here has run on a GPU.
+"""
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+CONVOY, TRAIN = map(os.path.abspath, sys.argv[1:3])
+VARIABLES = re.compile(r"^(RANK|WORLD_SIZE|LOCAL_|MASTER_|CONVOY_|LD_PRELOAD|CUDA_VISIBLE_DEVICES)")
+ENVIRONMENT = {**{k: v for k, v in os.environ.items() if not VARIABLES.match(k)}, "OMP_NUM_THREADS": "1"}
+# mesh, options, seed of the rehearsal
+CELLS = (
+    ("dp=1", [], 0),
+    ("dp=1", ["--recompute", "selective", "--dropout", "0.1"], 1),
+    ("tp=2,pp=2,dp=2", ["--sequence-parallel", "--zero"], 0),
+    ("tp=2,pp=2", ["--sequence-parallel", "--recompute", "full"], 3),
+    ("pp=4", ["--microbatches", "4"], 2),
+    ("pp=2,dp=2", ["--schedule", "interleaved", "--microbatches", "2", "--zero"], 5),
+    ("tp=3", ["--dropout", "0.1"], 7),
+)
+
+
+def run(words: list[str], code: int = 0, **more: str) -> subprocess.CompletedProcess:
+    done = subprocess.run(words, capture_output=True, text=True, timeout=240, env=ENVIRONMENT | more, stdin=subprocess.DEVNULL)
+    assert done.returncode == code, f"{words}: exit code {done.returncode}, not {code}\n{done.stdout}{done.stderr}"
+    return done
+
+
+def result(done: subprocess.CompletedProcess) -> dict:
+    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"mesh"')))
+
+
+def job(folder: str, mesh: str, options: list[str], rehearsal: list[str]) -> list[str]:
+    ranks = eval(re.sub(r"\w+=", "", mesh).replace(",", "*"))  # noqa: S307  "tp=2,pp=2" to 4
+    return [CONVOY, "run", "-n", str(ranks), "--mesh", mesh, "--no-prefix", "--output", folder + "/out", *rehearsal, "--", TRAIN,
+            "--data", folder + "/text.tokens", "--steps", "3", "--batch", "8", "--sequence", "24", "--json", "--no-baseline",
+            *options]
+
+
+def losses_equal_the_cpus(folder: str) -> None:
+    for mesh, options, seed in CELLS:
+        options = [*options, "--dtype", "float64", "--sample", "5"]
+        cpu = result(run(job(folder, mesh, options, [])))
+        gpu = result(run(job(folder, mesh, [*options, "--device", "cuda"], ["--rehearse", "--seed", str(seed)])))
+        for key in ("loss", "validation_loss", "grad_norm"):
+            # As they are printed: 9 digits.
+            assert abs(cpu[key] - gpu[key]) <= 2e-8 * abs(cpu[key]), (mesh, options, key, cpu[key], gpu[key])
+        print(f"  {mesh} {' '.join(options)}: loss {gpu['loss']} on both", flush=True)
+
+
+def narrow_types_are_near_the_cpus(folder: str) -> None:
+    for dtype, bound in (("float32", 2e-5), ("bfloat16", 2e-2)):
+        options = ["--dtype", dtype, "--sample", "0", "--zero"]
+        cpu = result(run(job(folder, "tp=2,dp=2", options, [])))
+        gpu = result(run(job(folder, "tp=2,dp=2", [*options, "--device", "cuda"], ["--rehearse"])))
+        assert abs(cpu["loss"] - gpu["loss"]) <= bound * cpu["loss"], (dtype, cpu, gpu)
+
+
+def what_users_get_wrong_is_said(folder: str) -> None:
+    cuda = ["--device", "cuda", "--sample", "0"]
+    done = run(job(folder, "dp=2", cuda, []), code=78)
+    assert re.search(r"error: rank 0 \(local rank 0\) finds no GPU.*--rehearse", done.stderr), done.stderr
+    done = run(job(folder, "dp=2", cuda, ["--rehearse", "--gpus", "1"]), code=78)
+    assert "error: rank 1 (local rank 1) needs a GPU of its own, but this machine has 1" in done.stderr, done.stderr
+    done = run([TRAIN, "--data", "x", "--device", "tpu"], code=64)
+    assert "--device" in done.stderr and "cuda" in done.stderr, done.stderr
+    done = run(job(folder, "dp=2", ["--sample", "0"], ["--rehearse"]), code=76)
+    assert "nothing rehearsed" in done.stderr, done.stderr
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="convoy-test-") as folder:
+        text = pathlib.Path(folder, "text.txt")
+        text.write_text("".join(f"{i} sheep and {i * i} stars went by the sea.\n" for i in range(900)))
+        run([CONVOY, "data", "prepare", str(text), "-o", folder + "/text.tokens"])
+        for check in (losses_equal_the_cpus, narrow_types_are_near_the_cpus, what_users_get_wrong_is_said):
+            check(folder)
+            print("ok:", check.__name__.replace("_", " "), flush=True)
+
+
+if __name__ == "__main__":
+    main()
