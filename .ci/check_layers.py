@@ -25,16 +25,18 @@ ALLOWED = {
     "data": {"base", "mesh", "comm"},
     "pipeline": {"base", "mesh", "comm", "schedule"},
     "model": {"base", "mesh", "comm", "tensor", "sequence", "data", "pipeline", "schedule"},
+    "ckpt": {"base", "mesh"},
     "runtime": {"base", "mesh", "dataset", "rendezvous", "launch", "comm", "schedule", "tensor", "sequence",
-                "data", "pipeline", "model"},
+                "data", "pipeline", "model", "ckpt"},
     "standin": set(),  # libraries of their own: nothing of Convoy is inside
-    "cli": {"base", "mesh", "dataset", "rendezvous", "launch", "schedule"},
+    "cli": {"base", "mesh", "dataset", "rendezvous", "launch", "schedule", "ckpt"},
     "python": {"base", "mesh", "dataset", "rendezvous", "launch", "comm", "schedule", "tensor", "sequence",
-               "data", "pipeline", "model", "runtime"},
+               "data", "pipeline", "model", "runtime", "ckpt"},
 }
-# Folders that must not see torch. comm/host is the torch-free engine inside comm.
+# Folders that must not see torch. comm/host is the torch-free engine inside comm; of ckpt only ckpt/torch/ sees torch.
 TORCH_FREE = {"base", "mesh", "dataset", "schedule", "rendezvous", "launch", "cli"}
-TORCH_FREE_PATHS = ("src/comm/host/", "include/convoy/comm/host/", "src/standin/core/", "src/standin/cudart/", "src/standin/driver/")
+TORCH_FREE_PATHS = ("src/comm/host/", "include/convoy/comm/host/", "src/standin/core/", "src/standin/cudart/", "src/standin/driver/",
+                    "ckpt/manifest/", "ckpt/io/", "ckpt/store/", "ckpt/snapshot/", "ckpt/service/", "ckpt/restore/", "ckpt/formats/")
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.M)
 TORCH = re.compile(r"^(ATen|c10|torch|caffe2)/")
 SHADOWED = re.compile(r"^(spdlog|fmt)/|\.pb\.h$")
@@ -51,6 +53,8 @@ def module_of(path: str) -> str | None:
         return parts[1]
     if parts[0] == "parallel" and len(parts) > 2:
         return parts[1]
+    if parts[0] == "ckpt" and len(parts) > 2:
+        return "ckpt"
     if parts[0] == "python":
         return "python"
     return None

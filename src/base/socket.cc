@@ -1,10 +1,16 @@
 // Listening sockets and ports.
+#include <convoy/base/check.h>
 #include <convoy/base/socket.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstddef>
+#include <cstring>
 #include <netinet/in.h>
 #include <random>
+#include <string_view>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -54,6 +60,26 @@ Result<uint16_t> free_port() {
   return Status(Code::kUnavailable, "no free port among " + std::to_string(kFreePortTries) +
                                         " tried between " + std::to_string(kFreePortFirst) +
                                         " and " + std::to_string(kFreePortLast) + ".");
+}
+
+socklen_t abstract_address(const std::string& name, sockaddr_un* address) {
+  std::memset(address, 0, sizeof *address);
+  address->sun_family = AF_UNIX;
+  const size_t bytes = std::min(name.size(), sizeof address->sun_path - 1);
+  std::memcpy(address->sun_path + 1, name.data(), bytes);  // behind a zero
+  return static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + bytes);
+}
+
+std::string random_hex() {
+  unsigned char bytes[16];
+  CONVOY_CHECK(getrandom(bytes, sizeof bytes, 0) == sizeof bytes, "no random bytes");
+  std::string text;
+  for (const unsigned char b : bytes) {
+    constexpr std::string_view kDigits = "0123456789abcdef";
+    text += kDigits[b >> 4];
+    text += kDigits[b & 15];
+  }
+  return text;
 }
 
 std::string host_name() {

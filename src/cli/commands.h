@@ -23,12 +23,14 @@ struct Invocation {
 // invocation.exit_code; operating failures go through fail().
 using AddCommand = void (*)(CLI::App& root, Invocation& invocation);
 void add_run(CLI::App& root, Invocation& invocation);
+void add_agent(CLI::App& root, Invocation& invocation);
 void add_env(CLI::App& root, Invocation& invocation);
 void add_data(CLI::App& root, Invocation& invocation);
 void add_schedule(CLI::App& root, Invocation& invocation);
+void add_ckpt(CLI::App& root, Invocation& invocation);
 
 // In the order of `convoy --help`.
-inline constexpr std::array kCommands{add_run, add_env, add_data, add_schedule};
+inline constexpr std::array kCommands{add_run, add_agent, add_env, add_data, add_schedule, add_ckpt};
 
 // The exit code for bad options and bad input; every command uses it.
 inline constexpr int kExitUsage = 64;

@@ -1,7 +1,6 @@
 // `convoy data`: text to token files, and what a token file holds.
 #include "src/cli/commands.h"
-#include <convoy/base/clock.h>
-#include <convoy/base/units.h>
+#include "src/cli/progress.h"
 #include <convoy/dataset/prepare.h>
 #include <convoy/dataset/tokenizer.h>
 
@@ -12,14 +11,9 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <unistd.h>
 
 namespace convoy::cli {
 namespace {
-
-constexpr int kBarWidth = 30;  // characters
-constexpr Nanos kBarEvery = std::chrono::milliseconds(100);
-constexpr Nanos kLineEvery = std::chrono::seconds(5);  // where stderr is no terminal
 
 struct PrepareArguments {
   dataset::PrepareOptions options;
@@ -48,38 +42,6 @@ constexpr const char* kShowFooter = R"(Examples:
 
 Exit codes: 0; 64 not a token file, or of another version; 65 damaged; 66 no such file.)";
 
-// Shows how far a long preparation is, on stderr: a bar on a terminal, else a line now and then.
-class Progress {
- public:
-  Progress() : terminal_(::isatty(STDERR_FILENO) == 1), shown_(Clock::system().now()) {}
-
-  void show(uint64_t done, uint64_t total) {
-    const TimePoint now = Clock::system().now();
-    const Nanos every = terminal_ ? kBarEvery : kLineEvery;
-    if (now - shown_ < every) return;
-    shown_ = now;
-    const double share = total == 0 ? 1 : static_cast<double>(done) / static_cast<double>(total);
-    const std::string sizes = format_bytes(done) + " of " + format_bytes(total);
-    if (!terminal_) {
-      std::fprintf(stderr, "convoy: prepared %s (%.0f %%)\n", sizes.c_str(), 100 * share);
-      return;
-    }
-    const int full = static_cast<int>(share * kBarWidth);
-    std::fprintf(stderr, "\r[%s%s] %3.0f %%  %s  ", std::string(full, '#').c_str(),
-                 std::string(kBarWidth - full, '.').c_str(), 100 * share, sizes.c_str());
-    drawn_ = true;
-  }
-  // Clears the bar, so that what follows begins on an empty line.
-  void end() const {
-    if (drawn_) std::fprintf(stderr, "\r\033[K");
-  }
-
- private:
-  bool terminal_;
-  bool drawn_ = false;
-  TimePoint shown_;
-};
-
 nlohmann::ordered_json to_json(const std::string& path, const dataset::TokenFileInfo& info) {
   char checksum[17];
   std::snprintf(checksum, sizeof(checksum), "%016" PRIx64, info.payload_checksum);
@@ -102,7 +64,7 @@ void print_line(const std::string& path, const dataset::TokenFileInfo& info) {
 Status prepare(const PrepareArguments& arguments) {
   dataset::PrepareOptions options = arguments.options;
   CONVOY_ASSIGN_OR_RETURN(options.split, dataset::parse_split(arguments.split));
-  Progress progress;
+  Progress progress("prepared");
   const auto files =
       dataset::prepare(options, [&](uint64_t done, uint64_t total) { progress.show(done, total); });
   progress.end();

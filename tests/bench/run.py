@@ -19,7 +19,10 @@ BENCHES = {
     "comm.tcp": ([sys.executable, HERE / "comm_tcp.py", "--build", "{build}"], ["--sizes", "4KiB,1MiB", "--runs", "3"]),
     "comm": ([sys.executable, HERE / "comm.py"], ["--ranks", "2", "--sizes", "64,1MiB", "--runs", "3"]),
     "train": ([sys.executable, HERE / "train.py", "--build", "{build}"], ["--sizes", "small", "--runs", "1"]),
+    "ckpt": (["{build}/tests/bench/ckpt_io", "--folder", "{build}/bench"], ["--mib", "64"]),
+    "ckpt.load": (["{build}/tests/bench/ckpt_load", "--folder", "{build}/bench"], ["--mib", "64", "--runs", "3"]),
     "rehearse": ([sys.executable, HERE / "rehearse.py", "--build", "{build}"], ["--ranks", "1", "--runs", "3"]),
+    "ckpt.records": (["{build}/tests/bench/ckpt_records"], ["10", "0.1"]),
     "build": ([sys.executable, HERE / "build.py"], ["--incremental-only"]),
 }
 
@@ -27,6 +30,8 @@ BENCHES = {
 def wanted(name: str, prefix: str) -> bool:
     """Whether the group `name` can print a line whose bench begins with `prefix`."""
     if name == "comm" and prefix.startswith("comm.tcp"):
+        return False
+    if name == "ckpt" and prefix.startswith(("ckpt.load", "ckpt.records")):
         return False
     return name.startswith(prefix) or prefix.startswith(name)
 

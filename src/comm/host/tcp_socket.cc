@@ -120,26 +120,6 @@ Result<std::string> named_address(const std::string& name, const std::string& wh
 
 }  // namespace
 
-socklen_t abstract_address(const std::string& name, sockaddr_un* address) {
-  std::memset(address, 0, sizeof *address);
-  address->sun_family = AF_UNIX;
-  const size_t bytes = std::min(name.size(), sizeof address->sun_path - 1);
-  std::memcpy(address->sun_path + 1, name.data(), bytes);  // behind a zero
-  return static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + bytes);
-}
-
-std::string random_hex() {
-  unsigned char bytes[16];
-  CONVOY_CHECK(getrandom(bytes, sizeof bytes, 0) == sizeof bytes, "no random bytes");
-  std::string text;
-  for (const unsigned char b : bytes) {
-    constexpr std::string_view kDigits = "0123456789abcdef";
-    text += kDigits[b >> 4];
-    text += kDigits[b & 15];
-  }
-  return text;
-}
-
 std::string TcpAddress::to_string() const {
   if (is_local()) return host;
   const bool v6 = host.find(':') != std::string::npos;

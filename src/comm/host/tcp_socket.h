@@ -1,12 +1,11 @@
 #pragma once
 
 #include <convoy/base/fd.h>
+#include <convoy/base/socket.h>
 #include <convoy/base/status.h>
 
 #include <cstdint>
 #include <string>
-#include <sys/socket.h>
-#include <sys/un.h>
 
 namespace convoy::host {
 
@@ -20,11 +19,6 @@ struct TcpAddress {
   std::string to_string() const;  // "10.0.0.1:4711", "[fd00::1]:4711", "@name"
   static Result<TcpAddress> parse(const std::string& text);  // of to_string's form
 };
-
-// The abstract unix socket `name`: it has no file, and goes with its process. Returns the length.
-socklen_t abstract_address(const std::string& name, sockaddr_un* address);
-// 128 random bits in hex, for names that nobody else has.
-std::string random_hex();
 
 // The address of this machine that peers on other machines should connect to, the first that is
 // there: `wanted` (NodeOptions::address), CONVOY_ADDRESS, the first address of CONVOY_INTERFACE,

@@ -1,0 +1,433 @@
+// Sessions: who is connected, what they asked for, and what waits for an answer. What a step is and
+// how far it has come is agent_job.cc's.
+#include "ckpt/service/agent_job.h"
+#include "ckpt/service/messages.pb.h"
+#include "ckpt/service/packet.h"
+#include "ckpt/service/protocol.h"
+#include <convoy/base/event_loop.h>
+#include <convoy/base/log.h>
+#include <convoy/base/socket.h>
+#include <convoy/ckpt/agent.h>
+
+#include <csignal>
+#include <fcntl.h>
+#include <list>
+#include <mutex>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+#include <utility>
+
+namespace convoy::ckpt {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr size_t kSessionsMax = 4096;
+constexpr auto kDrainEvery = 100ms;  // looks whether all is written
+
+class Agent {
+ public:
+  explicit Agent(AgentOptions options) : options_(std::move(options)) {}
+  Status run();
+
+ private:
+  struct Session {
+    UniqueFd fd;
+    std::shared_ptr<AgentJob> job;  // once it has said Hello; shared with its other ranks
+    uint32_t rank = 0;
+    std::function<bool()> waiting;  // tries to answer; true: it has
+    EventLoop::TimerId deadline{};
+    bool has_deadline = false;
+    bool gone = false;
+  };
+
+  Status watch();
+  Status watch_signals();
+  void on_connect();
+  void on_packet(Session& session);
+  void close(Session& session);
+  void sweep();
+
+  Status handle(Session& session, const proto::Ask& ask);
+  Status hello(Session& session, const proto::Hello& hello);
+  Result<std::shared_ptr<AgentJob>> job_for(const Workers& workers);
+  Status reserve(Session& session, const proto::Reserve& reserve);
+  Status acquire(Session& session, const proto::Acquire& acquire);
+  Status staged(Session& session, const proto::Staged& staged);
+  Status wait(Session& session, const proto::Wait& wait);
+  Status find(Session& session);
+
+  void answer(Session& session, const proto::Answer& answer, int fd = -1);
+  void fail(Session& session, const Status& status);
+  // Answers when `attempt` can, or with `late` after the time.
+  void when_possible(Session& session, uint64_t timeout_ns, std::function<bool()> attempt,
+                     Status late);
+  void retry_waiting();
+
+  void post(std::function<void()> what);  // any thread
+  void run_posted();
+  void end();
+  void drain();
+
+  const AgentOptions options_;
+  std::unique_ptr<EventLoop> loop_;
+  UniqueFd listener_, signals_, wake_;
+  std::list<Session> sessions_;
+  std::shared_ptr<DiskTier> disk_;
+  std::string folder_;
+  std::shared_ptr<AgentJob> job_, before_;  // of the newest generation, and of the one before
+  bool ending_ = false, retrying_ = false;
+  std::mutex mutex_;
+  std::vector<std::function<void()>> posted_;  // guarded by mutex_
+};
+
+proto::Answer done() {
+  proto::Answer answer;
+  answer.set_done(true);
+  return answer;
+}
+
+std::string job_text(const Workers& w) {
+  return "job '" + w.job + "' generation " + std::to_string(w.generation);
+}
+
+Status Agent::run() {
+  CONVOY_ASSIGN_OR_RETURN(loop_, EventLoop::create());
+  CONVOY_ASSIGN_OR_RETURN(listener_, listen_packets(options_.name));
+  CONVOY_RETURN_IF_ERROR(watch_signals());
+  CONVOY_RETURN_IF_ERROR(watch());
+  CONVOY_RETURN_IF_ERROR(loop_->run());
+  sessions_.clear();
+  job_.reset();
+  before_.reset();
+  disk_.reset();  // waits for what it is writing
+  return ok_status();
+}
+
+Status Agent::watch_signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGTERM);
+  sigaddset(&set, SIGINT);
+  ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  signals_.reset(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  wake_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!signals_ || !wake_) return errno_status("making the agent's signals", errno);
+  CONVOY_RETURN_IF_ERROR(loop_->watch(signals_.get(), EPOLLIN, [this](uint32_t) {
+    signalfd_siginfo info{};
+    while (::read(signals_.get(), &info, sizeof info) == sizeof info) end();
+  }));
+  return loop_->watch(wake_.get(), EPOLLIN, [this](uint32_t) { run_posted(); });
+}
+
+Status Agent::watch() {
+  if (options_.lifeline >= 0) {
+    CONVOY_RETURN_IF_ERROR(loop_->watch(options_.lifeline, EPOLLIN | EPOLLHUP, [this](uint32_t) {
+      loop_->unwatch(options_.lifeline);
+      end();
+    }));
+  }
+  return loop_->watch(listener_.get(), EPOLLIN, [this](uint32_t) { on_connect(); });
+}
+
+void Agent::on_connect() {
+  UniqueFd fd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  if (!fd) return;
+  if (!is_own_peer(fd.get()) || sessions_.size() >= kSessionsMax || ending_) {
+    CONVOY_LOG(Warn) << "a connection was refused";
+    return;
+  }
+  Session& session = sessions_.emplace_back();
+  session.fd = std::move(fd);
+  const Status watched = loop_->watch(session.fd.get(), EPOLLIN | EPOLLRDHUP,
+                                      [this, &session](uint32_t) { on_packet(session); });
+  if (!watched.ok()) close(session);
+}
+
+void Agent::on_packet(Session& session) {
+  Result<Packet> packet = receive_packet(session.fd.get());
+  if (!packet.ok() || packet->ended) {
+    close(session);
+    return sweep();
+  }
+  if (packet->nothing) return;
+  proto::Ask ask;
+  // Nonsense, or a question before the last one was answered: such a client can't be served.
+  if (!ask.ParseFromString(packet->bytes) || session.waiting) {
+    CONVOY_LOG(Warn) << "a client that speaks nonsense is dropped";
+    close(session);
+    return sweep();
+  }
+  const Status status = handle(session, ask);
+  if (!status.ok()) fail(session, status);
+  sweep();
+}
+
+void Agent::close(Session& session) {
+  if (session.gone) return;
+  session.gone = true;
+  if (session.has_deadline) loop_->cancel(session.deadline);
+  loop_->unwatch(session.fd.get());
+  session.waiting = nullptr;
+  session.fd.reset();
+  if (session.job != nullptr) session.job->lose(session.rank);
+}
+
+// Not within a session's own call.
+void Agent::sweep() {
+  sessions_.remove_if([](const Session& s) { return s.gone; });
+}
+
+Status Agent::handle(Session& session, const proto::Ask& ask) {
+  if (ask.has_hello()) return hello(session, ask.hello());
+  if (ask.has_find()) return find(session);  // also for who only wants to read
+  if (session.job == nullptr) return {Code::kFailedPrecondition, "Hello comes first"};
+  if (ask.has_reserve()) return reserve(session, ask.reserve());
+  if (ask.has_acquire()) return acquire(session, ask.acquire());
+  if (ask.has_staged()) return staged(session, ask.staged());
+  if (ask.has_wait()) return wait(session, ask.wait());
+  return {Code::kInvalidArgument, "a question that this agent does not know"};
+}
+
+Status Agent::hello(Session& session, const proto::Hello& hello) {
+  if (hello.version() != kProtocolVersion) {
+    return {Code::kFailedPrecondition,
+            "the agent and the trainer are of different Convoys: start both from one installation"};
+  }
+  Workers workers{hello.job(),        hello.generation(), hello.world_size(),  hello.local_size(),
+                  hello.mesh(),       hello.folder(),     hello.keep_newest(), hello.keep_every(),
+                  hello.disk_every(), hello.bandwidth(),  hello.incremental()};
+  if (workers.local_size < 1 || workers.world_size < workers.local_size ||
+      hello.rank() >= workers.world_size) {
+    return {Code::kInvalidArgument, "rank " + std::to_string(hello.rank()) + " of " +
+                                        std::to_string(workers.world_size) + " with " +
+                                        std::to_string(workers.local_size) + " on this node"};
+  }
+  if (workers.world_size != workers.local_size) {
+    return {Code::kFailedPrecondition,
+            "checkpoints of jobs on several machines are not built yet: run all ranks on one"};
+  }
+  CONVOY_ASSIGN_OR_RETURN(session.job, job_for(workers));
+  session.rank = hello.rank();
+  answer(session, done());
+  return ok_status();
+}
+
+Result<std::shared_ptr<AgentJob>> Agent::job_for(const Workers& workers) {
+  if (job_ != nullptr && job_->workers() == workers) return job_;
+  if (job_ != nullptr && job_->workers().job == workers.job &&
+      job_->workers().generation == workers.generation) {
+    return Status(Code::kMismatch,
+                  "the ranks of " + job_text(workers) + " asked for different checkpoint settings");
+  }
+  if (job_ != nullptr &&
+      (job_->workers().job != workers.job || job_->workers().generation > workers.generation)) {
+    return Status(Code::kFailedPrecondition,
+                  "this agent serves " + job_text(job_->workers()) + ", not " + job_text(workers));
+  }
+  if (disk_ == nullptr || folder_ != workers.folder) {
+    folder_ = workers.folder;
+    disk_.reset();
+    if (!folder_.empty()) {
+      DiskTierOptions disk;
+      disk.folder = folder_;
+      disk.claimant = {workers.job, workers.generation,
+                       host_name() + ", agent " + std::to_string(::getpid())};
+      disk.keep_newest = workers.keep_newest;
+      disk.keep_every = workers.keep_every;
+      disk.bandwidth = workers.bandwidth;
+      disk.incremental = workers.incremental;
+      disk_ = std::make_shared<DiskTier>(std::move(disk));
+    }
+  }
+  before_ = std::move(job_);
+  job_ = std::make_shared<AgentJob>(
+      workers, disk_, [this](std::function<void()> what) { post(std::move(what)); },
+      [this] { retry_waiting(); });
+  return job_;
+}
+
+Status Agent::reserve(Session& session, const proto::Reserve& reserve) {
+  CONVOY_ASSIGN_OR_RETURN(const std::shared_ptr<Arena> arena,
+                          session.job->reserve(session.rank, reserve.bytes()));
+  proto::Answer slots;
+  slots.mutable_slots()->set_arena_bytes(arena->size());
+  slots.mutable_slots()->set_slot_bytes(session.job->slot_bytes(session.rank));
+  answer(session, slots, arena->fd());
+  return ok_status();
+}
+
+Status Agent::acquire(Session& session, const proto::Acquire& acquire) {
+  if (ending_) return {Code::kUnavailable, "the agent is ending"};
+  const auto policy = static_cast<Overtake>(std::min<uint32_t>(acquire.overtaking(), 2));
+  const uint64_t step = acquire.step();
+  const auto attempt = [this, &session, step, policy] {
+    const Result<AgentJob::Slot> slot = session.job->acquire(session.rank, step, policy);
+    if (!slot.ok()) {
+      fail(session, slot.status());
+      return true;
+    }
+    proto::Answer out;
+    switch (slot->decision.verdict) {
+      case SnapshotTable::Verdict::kBusy:
+        return false;
+      case SnapshotTable::Verdict::kSkipped:
+        out.set_skipped(slot->decision.why);
+        break;
+      case SnapshotTable::Verdict::kGranted:
+        out.mutable_slot()->set_offset(slot->offset);
+    }
+    answer(session, out);
+    return true;
+  };
+  when_possible(session, acquire.timeout_ns(), attempt,
+                {Code::kDeadlineExceeded,
+                 "no room for step " + std::to_string(step) +
+                     ": two earlier saves are still being written. Save less often, or let the "
+                     "policy skip"});
+  return ok_status();
+}
+
+Status Agent::staged(Session& session, const proto::Staged& staged) {
+  StagedSnapshot where;
+  where.stream_bytes = staged.stream_bytes();
+  where.part_offset = staged.part_offset();
+  where.part_bytes = staged.part_bytes();
+  std::map<std::string, std::string> notes(staged.notes().begin(), staged.notes().end());
+  CONVOY_RETURN_IF_ERROR(session.job->stage(session.rank, staged.step(), where, std::move(notes)));
+  answer(session, done());
+  if (session.job == job_ && job_->newest()) before_.reset();
+  return ok_status();
+}
+
+Status Agent::wait(Session& session, const proto::Wait& wait) {
+  const auto tier = static_cast<Tier>(std::min<uint32_t>(wait.tier(), 1));
+  const uint64_t step = wait.step();
+  const auto attempt = [this, &session, step, tier] {
+    const Result<bool> reached = session.job->reached(step, tier);
+    if (reached.ok() && !reached.value()) return false;
+    reached.ok() ? answer(session, done()) : fail(session, reached.status());
+    return true;
+  };
+  when_possible(session, wait.timeout_ns(), attempt,
+                {Code::kDeadlineExceeded, "step " + std::to_string(step) + " is not " +
+                                              std::string(tier_name(tier)) + " yet"});
+  return ok_status();
+}
+
+Status Agent::find(Session& session) {
+  std::optional<AgentJob::Found> found;
+  if (job_ != nullptr) found = job_->newest();
+  if (!found && before_ != nullptr) found = before_->newest();
+  proto::Answer out;
+  proto::Found& text = *out.mutable_found();
+  text.set_any(found.has_value());
+  if (found) {
+    text.set_step(found->step);
+    text.set_world_size(found->world_size);
+    text.set_held(static_cast<uint32_t>(found->ranks.size()));
+  }
+  answer(session, out);
+  if (!found) return ok_status();
+  for (const auto& [rank, where] : found->ranks) {
+    proto::Answer held;
+    proto::HeldSnapshot& snapshot = *held.mutable_snapshot();
+    snapshot.set_rank(rank);
+    snapshot.set_arena_bytes(where.arena->size());
+    snapshot.set_offset(where.offset);
+    snapshot.set_stream_bytes(where.stream_bytes);
+    snapshot.set_part_offset(where.part_offset);
+    snapshot.set_part_bytes(where.part_bytes);
+    answer(session, held, where.arena->fd());
+  }
+  return ok_status();
+}
+
+// The socket does not block: a client that doesn't read its answers is dropped.
+void Agent::answer(Session& session, const proto::Answer& answer, int fd) {
+  if (session.gone) return;
+  const Status sent = send_packet(session.fd.get(), answer.SerializeAsString(), fd);
+  if (!sent.ok()) close(session);
+}
+
+void Agent::fail(Session& session, const Status& status) {
+  proto::Answer out;
+  out.mutable_failure()->set_code(static_cast<uint32_t>(status.code()));
+  out.mutable_failure()->set_text(status.message());
+  answer(session, out);
+}
+
+void Agent::when_possible(Session& session, uint64_t timeout_ns, std::function<bool()> attempt,
+                          Status late) {
+  if (attempt()) return;
+  session.waiting = std::move(attempt);
+  session.has_deadline = true;
+  session.deadline = loop_->after(Nanos(timeout_ns), [this, &session, late = std::move(late)] {
+    session.waiting = nullptr;
+    session.has_deadline = false;
+    fail(session, late);
+  });
+}
+
+// A session's answer may change what others wait for, so once more as long as one got through.
+void Agent::retry_waiting() {
+  if (retrying_) return;
+  retrying_ = true;
+  post([this] {
+    retrying_ = false;
+    for (Session& session : sessions_) {
+      if (session.gone || !session.waiting) continue;
+      const auto attempt = std::move(session.waiting);
+      session.waiting = nullptr;
+      if (!attempt()) {
+        session.waiting = attempt;
+        continue;
+      }
+      if (session.has_deadline) loop_->cancel(session.deadline);
+      session.has_deadline = false;
+    }
+    sweep();
+  });
+}
+
+void Agent::post(std::function<void()> what) {
+  {
+    const std::lock_guard lock(mutex_);
+    posted_.push_back(std::move(what));
+  }
+  const uint64_t one = 1;
+  [[maybe_unused]] const auto written = ::write(wake_.get(), &one, sizeof one);
+}
+
+void Agent::run_posted() {
+  uint64_t count = 0;
+  [[maybe_unused]] const auto got = ::read(wake_.get(), &count, sizeof count);
+  std::vector<std::function<void()>> all;
+  {
+    const std::lock_guard lock(mutex_);
+    all.swap(posted_);
+  }
+  for (const auto& what : all) what();
+}
+
+void Agent::end() {
+  if (ending_) return loop_->stop();  // the second time: at once
+  ending_ = true;
+  drain();
+}
+
+void Agent::drain() {
+  if (disk_ == nullptr || disk_->jobs() == 0) return loop_->stop();
+  loop_->after(kDrainEvery, [this] { drain(); });
+}
+
+}  // namespace
+
+Status run_agent(const AgentOptions& options) {
+  set_log_identity("agent");
+  return Agent(options).run();
+}
+
+}  // namespace convoy::ckpt

@@ -1,0 +1,108 @@
+#pragma once
+
+#include "ckpt/service/disk_tier.h"
+#include "ckpt/service/snapshot_table.h"
+#include <convoy/ckpt/arena.h>
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+// One generation of a job's workers on this node: their memory, and their steps on the way to the
+// tiers. Owned and called by the agent's thread only.
+namespace convoy::ckpt {
+
+// What all ranks of the node say alike.
+struct Workers {
+  std::string job;
+  uint64_t generation = 0;
+  uint32_t world_size = 1;
+  uint32_t local_size = 1;
+  std::string mesh;
+  std::string folder;  // empty: no disk tier
+  uint64_t keep_newest = 2, keep_every = 0;
+  uint64_t disk_every = 1;
+  uint64_t bandwidth = 0;
+  bool incremental = true;
+  bool operator==(const Workers&) const = default;
+};
+
+// A rank's snapshot in its arena.
+struct StagedSnapshot {
+  std::shared_ptr<Arena> arena;
+  uint64_t offset = 0;  // of the slot
+  uint64_t stream_bytes = 0;
+  uint64_t part_offset = 0;  // from the slot's begin
+  uint64_t part_bytes = 0;
+};
+
+class AgentJob {
+ public:
+  static constexpr int kSlots = 2;
+
+  // `disk` may be null and must outlive this. `post` runs a function on the agent's thread, from
+  // any thread; `changed` is called there when a step got further or a slot may be free.
+  AgentJob(Workers workers, std::shared_ptr<DiskTier> disk,
+           std::function<void(std::function<void()>)> post, std::function<void()> changed);
+
+  const Workers& workers() const { return workers_; }
+
+  // Room for snapshots of `bytes` each. What a rank had reserved before stays alive for as long as
+  // a step lies in it.
+  Result<std::shared_ptr<Arena>> reserve(uint32_t rank, uint64_t bytes);
+  uint64_t slot_bytes(uint32_t rank) const;
+
+  struct Slot {
+    SnapshotTable::Decision decision;
+    uint64_t offset = 0;  // if granted
+  };
+  Result<Slot> acquire(uint32_t rank, uint64_t step, Overtake policy);
+  // kInvalidArgument for a snapshot that isn't in the rank's slot, kDataLoss for a damaged part.
+  Status stage(uint32_t rank, uint64_t step, const StagedSnapshot& where,
+               std::map<std::string, std::string> notes);
+  // Whether the step has come to the tier; a failure if it never will.
+  Result<bool> reached(uint64_t step, Tier tier) const;
+  void lose(uint32_t rank);
+
+  struct Found {
+    uint64_t step = 0;
+    uint32_t world_size = 1;
+    std::map<uint32_t, StagedSnapshot> ranks;
+  };
+  std::optional<Found> newest() const;  // whole in memory
+
+ private:
+  struct RankMemory {
+    std::shared_ptr<Arena> arena;
+    uint64_t slot_bytes = 0;
+  };
+  struct Step {
+    std::map<uint32_t, StagedSnapshot> ranks;
+    std::map<uint32_t, Part> parts;  // until the step is handed to the disk
+    std::map<std::string, std::string> notes;
+    bool whole = false, on_disk = false;
+    Status failed;  // what keeps it from coming any further
+  };
+  SnapshotKey key(uint64_t step) const { return {workers_.generation, step}; }
+  Result<Part> read_part(uint32_t rank, uint64_t step, const StagedSnapshot& where) const;
+  void whole(uint64_t step);
+  void to_disk(uint64_t step);
+  void forget_old_steps();
+
+  const Workers workers_;
+  const std::shared_ptr<DiskTier> disk_;
+  const std::function<void(std::function<void()>)> post_;
+  const std::function<void()> changed_;
+  SnapshotTable table_;
+  std::map<uint32_t, RankMemory> memory_;
+  std::map<uint64_t, Step> steps_;
+  uint64_t whole_steps_ = 0;
+  // Answers of the disk tier may come when this has gone.
+  const std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+};
+
+}  // namespace convoy::ckpt

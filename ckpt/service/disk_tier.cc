@@ -1,0 +1,289 @@
+// How a step gets onto the disk: which chunks are written, in which order things become durable,
+// and what happens when something fails. Fault points: ckpt.tier.{data,part,commit,collect}.kill,
+// the process dies before that.
+#include "ckpt/service/disk_tier.h"
+
+#include <convoy/base/fault.h>
+#include <convoy/base/log.h>
+
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <filesystem>
+#include <set>
+#include <utility>
+
+namespace convoy::ckpt {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr int kTriesMax = 3;
+constexpr auto kPause = 1s;  // before the second try; four times as long before each further one
+// So many steps may refer to earlier ones before one is written whole again: else a few unchanged
+// chunks would keep large old files for ever.
+constexpr int kIncrementalMax = 15;
+constexpr uint32_t kNode = 0;
+
+void may_die(const char* point) {
+  if (fault::strikes(point)) ::kill(::getpid(), SIGKILL);
+}
+
+// A part that grows rank by rank.
+class PartBuilder {
+ public:
+  explicit PartBuilder(Part& part) : part_(part) {
+    for (uint32_t i = 0; i < part.files.size(); ++i) files_[part.files[i].path] = i;
+  }
+  Result<uint32_t> tensor(const TensorInfo& info) {
+    const auto [at, is_new] =
+        tensors_.try_emplace(info.name, static_cast<uint32_t>(part_.tensors.size()));
+    if (is_new) {
+      part_.tensors.push_back(info);
+    } else if (!(part_.tensors[at->second] == info)) {
+      return Status(Code::kMismatch, "two ranks disagree on the dtype or global shape of tensor " +
+                                         info.name + "; nothing is written");
+    }
+    return at->second;
+  }
+  uint32_t file(const std::string& path, uint64_t bytes) {
+    const auto [at, is_new] = files_.try_emplace(path, static_cast<uint32_t>(part_.files.size()));
+    if (is_new) part_.files.push_back({path, bytes});
+    return at->second;
+  }
+
+ private:
+  Part& part_;
+  std::map<std::string, uint32_t> tensors_, files_;
+};
+
+const Stream* stream_of(const Part& part, uint32_t rank) {
+  const auto at = std::ranges::find(part.streams, rank, &Stream::rank);
+  return at == part.streams.end() ? nullptr : &*at;
+}
+
+// Chunks [first, first + count) of a snapshot that have to be written.
+struct Changed {
+  std::vector<std::span<const std::byte>> spans;
+  std::vector<uint64_t> chunks;  // of them
+  uint64_t bytes = 0;
+};
+
+// Checksums decide: 64 bits of XXH3 over 256 KiB that training wrote, not an adversary.
+Changed changed_chunks(const RankSnapshot& rank, const Stream& now, const Stream* before) {
+  Changed out;
+  for (uint64_t i = 0; i < now.chunks.size(); ++i) {
+    const bool same = before != nullptr && before->chunk_bytes == now.chunk_bytes &&
+                      i < before->chunks.size() && before->chunk_size(i) == now.chunk_size(i) &&
+                      before->chunks[i].checksum == now.chunks[i].checksum;
+    if (same) continue;
+    const auto span = rank.stream.subspan(i * now.chunk_bytes, now.chunk_size(i));
+    if (!out.spans.empty() && out.spans.back().data() + out.spans.back().size() == span.data()) {
+      out.spans.back() = {out.spans.back().data(), out.spans.back().size() + span.size()};
+    } else {
+      out.spans.push_back(span);
+    }
+    out.chunks.push_back(i);
+    out.bytes += span.size();
+  }
+  return out;
+}
+
+}  // namespace
+
+DiskTier::DiskTier(DiskTierOptions options)
+    : options_(std::move(options)), thread_([this] { main(); }) {}
+
+DiskTier::~DiskTier() {
+  {
+    const std::lock_guard lock(mutex_);
+    ending_ = true;
+  }
+  changed_.notify_all();
+  thread_.join();
+  if (catalog_ == nullptr) return;
+  // So that tools know that nobody writes there any more.
+  if (const Status released = catalog_->release(); !released.ok()) {
+    CONVOY_LOG(Warn) << "the checkpoint folder " << options_.folder
+                     << " was not given back: " << released.message();
+  }
+}
+
+void DiskTier::submit(DiskJob job) {
+  {
+    const std::lock_guard lock(mutex_);
+    queued_.push_back(std::move(job));
+  }
+  changed_.notify_all();
+}
+
+bool DiskTier::withdraw(uint64_t step) {
+  const std::lock_guard lock(mutex_);
+  return std::erase_if(queued_, [&](const DiskJob& job) { return job.step == step; }) != 0;
+}
+
+void DiskTier::drain() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return queued_.empty() && !working_; });
+}
+
+size_t DiskTier::jobs() const {
+  const std::lock_guard lock(mutex_);
+  return queued_.size() + (working_ ? 1 : 0);
+}
+
+void DiskTier::main() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    changed_.wait(lock, [&] { return ending_ || !queued_.empty(); });
+    if (queued_.empty()) return;
+    const DiskJob job = std::move(queued_.front());
+    queued_.pop_front();
+    working_ = true;
+    lock.unlock();
+    if (job.begins) job.begins();
+    Status status;
+    for (int i = 0; i < kTriesMax; ++i) {
+      if (i > 0) {
+        CONVOY_LOG(Warn) << "checkpoint step " << job.step
+                         << " failed and is tried again: " << status.message();
+        std::this_thread::sleep_for(kPause * (1 << (2 * (i - 1))));
+      }
+      status = write(job);
+      // Nothing that waiting could mend.
+      if (status.ok() || status.code() == Code::kFailedPrecondition ||
+          status.code() == Code::kInvalidArgument || status.code() == Code::kMismatch) {
+        break;
+      }
+    }
+    if (job.ended) job.ended(status);
+    lock.lock();
+    working_ = false;
+    changed_.notify_all();
+  }
+}
+
+// Made when the first step needs them: a folder that is not there yet, or held by another job, must
+// not keep training from starting.
+Status DiskTier::prepare(const DiskJob& job) {
+  if (catalog_ != nullptr && generation_ == job.generation) return ok_status();
+  std::error_code error;
+  std::filesystem::create_directories(options_.folder, error);
+  if (error) {
+    return {Code::kInvalidArgument,
+            "the checkpoint folder " + options_.folder + " can't be made: " + error.message()};
+  }
+  if (engine_ == nullptr) {
+    DiskOptions disk;
+    disk.bandwidth = options_.bandwidth;
+    CONVOY_ASSIGN_OR_RETURN(engine_, DiskEngine::create(disk));
+  }
+  CONVOY_ASSIGN_OR_RETURN(store_, open_local_store(options_.folder));
+  auto catalog = std::make_unique<Catalog>(*store_);
+  Claimant claimant = options_.claimant;
+  claimant.generation = generation_ = job.generation;
+  CONVOY_RETURN_IF_ERROR(catalog->take_over(claimant));
+  catalog_ = std::move(catalog);
+  return ok_status();
+}
+
+Status DiskTier::write(const DiskJob& job) {
+  CONVOY_RETURN_IF_ERROR(prepare(job));
+  CONVOY_ASSIGN_OR_RETURN(const Part part, write_streams(job));
+  CONVOY_RETURN_IF_ERROR(commit(job, part));
+  last_ = part;
+  collect(job.step);
+  return ok_status();
+}
+
+Result<Part> DiskTier::write_streams(const DiskJob& job) {
+  Part part;
+  part.step = job.step;
+  part.node = kNode;
+  part.generation = job.generation;
+  PartBuilder builder(part);
+  std::set<std::string> old_files;
+  for (const File& file : last_.files) old_files.insert(file.path);
+  const bool refers = options_.incremental && old_files.size() < job.ranks.size() * kIncrementalMax;
+  std::vector<NewFile> files;
+  for (const RankSnapshot& rank : job.ranks) {
+    Stream stream = rank.part.streams.front();
+    for (StoredPiece& piece : stream.pieces) {
+      CONVOY_ASSIGN_OR_RETURN(piece.tensor, builder.tensor(rank.part.tensors[piece.tensor]));
+    }
+    const Stream* before = refers ? stream_of(last_, stream.rank) : nullptr;
+    const Changed changed = changed_chunks(rank, stream, before);
+    const auto index = static_cast<uint32_t>(files.size());
+    const std::string path = catalog_->data_path(job.step, kNode, index);
+    uint64_t offset = 0;
+    size_t next = 0;
+    for (uint64_t i = 0; i < stream.chunks.size(); ++i) {
+      Chunk& chunk = stream.chunks[i];
+      if (next < changed.chunks.size() && changed.chunks[next] == i) {
+        chunk.file = builder.file(path, changed.bytes);
+        chunk.offset = offset;
+        offset += chunk.bytes;
+        ++next;
+      } else {
+        const Chunk& old = before->chunks[i];
+        const File& file = last_.files[old.file];
+        chunk = old;
+        chunk.file = builder.file(file.path, file.bytes);
+      }
+    }
+    if (!changed.chunks.empty()) {
+      files.push_back({path, changed.spans, changed.bytes, rank.arena});
+    }
+    part.streams.push_back(std::move(stream));
+  }
+  CONVOY_RETURN_IF_ERROR(write_files(files));
+  return part;
+}
+
+Status DiskTier::write_files(const std::vector<NewFile>& files) {
+  may_die("ckpt.tier.data.kill");
+  std::vector<std::unique_ptr<DiskWriter>> writers;
+  for (const NewFile& file : files) {
+    const std::filesystem::path path = std::filesystem::path(options_.folder) / file.path;
+    std::error_code error;
+    std::filesystem::create_directories(path.parent_path(), error);
+    if (error) return errno_status("making " + path.parent_path().string(), error.value());
+    CONVOY_ASSIGN_OR_RETURN(auto writer, engine_->create_file(path.string(), file.bytes));
+    for (const auto& span : file.spans) {
+      CONVOY_RETURN_IF_ERROR(writer->append(span, file.owner));
+    }
+    writers.push_back(std::move(writer));
+  }
+  for (auto& writer : writers) CONVOY_RETURN_IF_ERROR(writer->finish());
+  return ok_status();
+}
+
+// Writing the part makes the folder's names durable too: it lies beside the data files.
+Status DiskTier::commit(const DiskJob& job, const Part& part) {
+  may_die("ckpt.tier.part.kill");
+  CONVOY_ASSIGN_OR_RETURN(const PartRef ref, catalog_->write_part(part));
+  Commit head;
+  head.step = job.step;
+  head.world_size = job.world_size;
+  head.mesh = job.mesh;
+  head.notes = job.notes;
+  CommitBuilder builder(std::move(head));
+  CONVOY_RETURN_IF_ERROR(builder.add(ref, part));
+  may_die("ckpt.tier.commit.kill");
+  return catalog_->commit(std::move(builder).finish());
+}
+
+// What fails here costs room only, and the next step tries again.
+void DiskTier::collect(uint64_t step) {
+  may_die("ckpt.tier.collect.kill");
+  KeepPolicy policy;
+  policy.newest = std::max<uint64_t>(1, options_.keep_newest);
+  policy.every = options_.keep_every;
+  const Result<Collected> collected = catalog_->collect(policy);
+  if (!collected.ok()) {
+    CONVOY_LOG(Warn) << "old checkpoints were not removed after step " << step << ": "
+                     << collected.status().message();
+  }
+}
+
+}  // namespace convoy::ckpt

@@ -1,0 +1,101 @@
+#pragma once
+
+#include <convoy/base/status.h>
+#include <convoy/ckpt/arena.h>
+#include <convoy/ckpt/catalog.h>
+#include <convoy/ckpt/disk_file.h>
+#include <convoy/ckpt/records.h>
+#include <convoy/ckpt/store.h>
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+// From snapshots in memory to a committed step in a folder of this machine's.
+namespace convoy::ckpt {
+
+// One rank's snapshot. The part has one stream, whose chunks lie raw, one behind the other, from
+// the span's beginning, and no files.
+struct RankSnapshot {
+  std::span<const std::byte> stream;
+  Part part;
+  std::shared_ptr<const Arena> arena;  // keeps the span alive
+};
+
+struct DiskTierOptions {
+  std::string folder;        // made if it is missing
+  Claimant claimant;         // generation: the jobs'
+  uint64_t keep_newest = 2;  // KeepPolicy
+  uint64_t keep_every = 0;
+  uint64_t bandwidth = 0;   // bytes/s; 0: no limit
+  bool incremental = true;  // chunks that have not changed are referred to
+};
+
+struct DiskJob {
+  uint64_t step = 0;
+  uint64_t generation = 0;  // of the workers; a higher one than before claims the folder anew
+  uint32_t world_size = 1;
+  std::string mesh;
+  std::vector<RankSnapshot> ranks;
+  std::map<std::string, std::string> notes;
+  // On the tier's thread: before the bytes are read, and at the end.
+  std::function<void()> begins;
+  std::function<void(const Status&)> ended;
+};
+
+// Writes one step after the other, on a thread of its own. Data files first, durable; then the
+// part, then the commit record; then old steps go. A step that fails is tried again kTriesMax times
+// with growing pauses, and then reported; later steps are not held up by it.
+//
+// The first job claims the folder. A folder that another job has, or a newer generation: each job
+// fails with that text, and nothing in it is touched.
+class DiskTier {
+ public:
+  explicit DiskTier(DiskTierOptions options);
+  // Waits for the jobs that are queued, and gives the folder back.
+  ~DiskTier();
+
+  void submit(DiskJob job);
+  // Takes back a job that has not begun; its `ended` is not called. False: it has.
+  bool withdraw(uint64_t step);
+  // Blocks until no job is left.
+  void drain();
+  size_t jobs() const;  // queued and in work
+
+ private:
+  void main();
+  struct NewFile {
+    std::string path;
+    std::vector<std::span<const std::byte>> spans;
+    uint64_t bytes = 0;
+    std::shared_ptr<const Arena> owner;
+  };
+  Status prepare(const DiskJob& job);
+  Status write(const DiskJob& job);
+  Result<Part> write_streams(const DiskJob& job);
+  Status write_files(const std::vector<NewFile>& files);
+  Status commit(const DiskJob& job, const Part& part);
+  void collect(uint64_t step);
+
+  const DiskTierOptions options_;
+  std::shared_ptr<DiskEngine> engine_;  // these: the thread's
+  std::unique_ptr<Store> store_;
+  std::unique_ptr<Catalog> catalog_;
+  uint64_t generation_ = 0;  // of the claim
+  Part last_;                // what was committed last, for incremental saves
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<DiskJob> queued_;  // guarded by mutex_, as what follows
+  bool working_ = false;
+  bool ending_ = false;
+  std::thread thread_;
+};
+
+}  // namespace convoy::ckpt

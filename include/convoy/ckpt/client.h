@@ -1,0 +1,105 @@
+#pragma once
+
+#include <convoy/base/clock.h>
+#include <convoy/base/fd.h>
+#include <convoy/base/status.h>
+#include <convoy/ckpt/arena.h>
+#include <convoy/ckpt/copy.h>
+#include <convoy/ckpt/state.h>
+#include <convoy/ckpt/tier.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+// A rank's side of the checkpoint service: copies its state into memory that the node's agent owns,
+// and goes on.
+namespace convoy::ckpt {
+
+// All ranks of a node must say the same but for `rank`.
+struct ClientOptions {
+  std::string agent;  // the name of its socket
+  std::string job;
+  uint64_t generation = 0;
+  uint32_t rank = 0;
+  uint32_t world_size = 1;
+  uint32_t local_size = 1;
+  std::string mesh;          // for people
+  std::string folder;        // of the disk tier; empty: snapshots stay in memory
+  uint64_t keep_newest = 2;  // committed steps that stay in the folder
+  uint64_t keep_every = 0;   // and each whose number is a multiple of it; 0: none
+  uint64_t disk_every = 1;   // of the saves; the others stay in memory
+  uint64_t bandwidth = 0;    // bytes/s of the disk; 0: no limit
+  bool incremental = true;   // chunks that have not changed are not written again
+  Overtake overtake = Overtake::kWait;
+  int threads = 2;  // that copy, the caller included
+  Nanos timeout = std::chrono::seconds(60);
+};
+
+struct SaveOutcome {
+  bool skipped = false;
+  std::string why;     // it was skipped
+  uint64_t bytes = 0;  // of this rank's stream
+};
+
+// One thread at a time. Every call has the options' timeout as its deadline. Errors are for the
+// caller to report: a save that failed must not end the training. After kUnavailable (the agent has
+// gone) the next call connects anew.
+class SnapshotClient {
+ public:
+  // kInvalidArgument (options), kUnavailable (no agent), kFailedPrecondition and kMismatch (the
+  // agent serves another job or generation, ranks disagree).
+  static Result<std::unique_ptr<SnapshotClient>> connect(ClientOptions options);
+
+  // Reserves memory for snapshots like this state, twice its bytes, which the agent touches in the
+  // background: the first save is as fast as later ones then. kResourceExhausted: the machine has
+  // not as much memory left.
+  Status prepare(const State& state);
+
+  // Copies the state, checksums on the way, and returns once the agent has it: this process may be
+  // killed then. The step exists in memory when all ranks have come so far; disk follows in the
+  // background. `notes`: for the commit record; one rank's count. Blocks for the copy, and for
+  // Overtake::kWait until an earlier snapshot is written.
+  Result<SaveOutcome> save(uint64_t step, const State& state,
+                           const std::map<std::string, std::string>& notes = {});
+
+  // Blocks until the step has come to the tier. kAborted, kFailedPrecondition or what the disk said
+  // if it never will; kDeadlineExceeded.
+  Status wait(uint64_t step, Tier tier, Nanos timeout);
+
+  const ClientOptions& options() const { return options_; }
+
+ private:
+  struct Ask;
+  explicit SnapshotClient(ClientOptions options) : options_(std::move(options)) {}
+  Status ensure_connected();
+  Status reserve(uint64_t bytes);
+
+  ClientOptions options_;
+  UniqueFd socket_;
+  std::unique_ptr<CopyPool> pool_;
+  std::shared_ptr<Arena> arena_;
+  uint64_t slot_bytes_ = 0;
+};
+
+// A rank's snapshot in an agent's memory, mapped for reading. `part` has one stream, whose chunks
+// lie raw, one behind the other, in `stream`.
+struct HeldSnapshot {
+  uint32_t rank = 0;
+  Part part;
+  std::shared_ptr<Arena> arena;  // keeps `stream` alive
+  std::span<const std::byte> stream;
+};
+struct HeldStep {
+  uint64_t step = 0;
+  uint32_t world_size = 1;
+  std::vector<HeldSnapshot> ranks;
+};
+// The newest step that the agent's memory has whole, or nothing. kUnavailable: no agent.
+Result<std::optional<HeldStep>> find_in_memory(const std::string& agent,
+                                               Nanos timeout = std::chrono::seconds(60));
+
+}  // namespace convoy::ckpt
