@@ -103,8 +103,9 @@ class CommitBuilder {
 // highest has it, every file's name holds its writer's, so no two writers share a name. The store
 // must outlive the catalog. One thread at a time; every call may block on the store.
 //
-// What a crash can leave: files that no commit record names, which the next collect() removes, and
-// (only on a file system without O_TMPFILE, or where an owner record is replaced) hidden files.
+// What a crash can leave: files that no commit record names, which the next collect() removes,
+// empty folders, and (only on a file system without O_TMPFILE, or where an owner record is
+// replaced) hidden files.
 class Catalog {
  public:
   // `wall_clock` (ns since 1970) only fills records for people; the default is the system's.
