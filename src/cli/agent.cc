@@ -7,7 +7,8 @@
 namespace convoy::cli {
 namespace {
 
-constexpr const char* kFooter = R"(It outlives the trainers of a job: one that is started again finds its newest snapshot in memory.
+constexpr const char* kFooter =
+    R"(It outlives the trainers of a job: one that is started again finds its newest snapshot in memory.
 C++ programs talk to it with convoy/ckpt/client.h. Convoy's own trainer and `convoy run` do not use
 it yet.
 
@@ -20,11 +21,10 @@ Exit codes: 0 ended so; 64 bad option; 69 somebody has the name.)";
 }  // namespace
 
 void add_agent(CLI::App& root, Invocation& invocation) {
-  CLI::App* app = root.add_subcommand(
-      "agent", "Keep this node's checkpoints, beyond the life of its trainers");
+  CLI::App* app =
+      root.add_subcommand("agent", "Keep this node's checkpoints, beyond the life of its trainers");
   const auto options = std::make_shared<ckpt::AgentOptions>();  // shared with the callback
-  app->add_option("--name", options->name, "of its socket")
-      ->required();
+  app->add_option("--name", options->name, "of its socket")->required();
   app->add_option("--lifeline", options->lifeline,
                   "a descriptor whose other end closes when the agent should end");
   app->footer(kFooter);
