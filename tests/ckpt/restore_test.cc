@@ -5,6 +5,7 @@
 // What is read is counted by the store. Not here: conversions' values (restore_convert_test.cc),
 // several ranks together (restore_together_test.cc), the engine's own faults (disk_test.cc).
 #include "tests/ckpt/saved_step.h"
+#include "tests/temp_folder.h"
 #include <convoy/base/log.h>
 #include <convoy/ckpt/restore.h>
 
@@ -20,15 +21,6 @@ namespace convoy::ckpt {
 namespace {
 
 namespace fs = std::filesystem;
-
-struct Folder {
-  Folder() {
-    std::string pattern = (fs::temp_directory_path() / "convoy-restore-XXXXXX").string();
-    path = ::mkdtemp(pattern.data());
-  }
-  ~Folder() { fs::remove_all(path); }
-  std::string path;
-};
 
 Catalog owned(Store& store) {
   Catalog catalog(store, [] { return int64_t{1}; });
@@ -122,11 +114,11 @@ TEST_CASE("any layout loads from any other, from every source") {
     load_all(stored, globals, to, random);
     load_all(*arena_source(saved, commit, options), globals, to, random);
     if (round % 6 != 0) continue;
-    const Folder folder;
-    const auto disk = open_local_store(folder.path).value();
+    const TempFolder folder;
+    const auto disk = open_local_store(folder.path()).value();
     Catalog local = owned(*disk);
     const Commit there = save_step(local, *disk, 10, saved, options).value();
-    load_all(*FolderSource::create(folder.path, there, engine).value(), globals, to, random);
+    load_all(*FolderSource::create(folder.path(), there, engine).value(), globals, to, random);
   }
 }
 
@@ -472,17 +464,17 @@ TEST_CASE("truncated and missing files, damaged parts and commit records") {
   set_log_level(LogLevel::kOff);
   const auto engine = DiskEngine::create().value();
   Fixed fixed;
-  const Folder folder;
-  const auto disk = open_local_store(folder.path).value();
+  const TempFolder folder;
+  const auto disk = open_local_store(folder.path()).value();
   Catalog catalog = owned(*disk);
   REQUIRE(save_step(catalog, *disk, 10, fixed.saved, Fixed::options()).ok());
   std::vector<Part> parts;
   const Commit commit =
       save_step(catalog, *disk, 20, fixed.saved, Fixed::options(), &parts).value();
-  const std::string data = folder.path + "/" + parts[1].files[0].path;
+  const std::string data = folder.path() + "/" + parts[1].files[0].path;
   const auto open = [&](const Commit& c) -> Result<std::vector<std::unique_ptr<StepSource>>> {
     std::vector<std::unique_ptr<StepSource>> sources;
-    CONVOY_ASSIGN_OR_RETURN(auto source, FolderSource::create(folder.path, c, engine));
+    CONVOY_ASSIGN_OR_RETURN(auto source, FolderSource::create(folder.path(), c, engine));
     sources.push_back(std::move(source));
     return sources;
   };
@@ -528,7 +520,7 @@ TEST_CASE("truncated and missing files, damaged parts and commit records") {
     REQUIRE(report.mended.size() == 64);
     REQUIRE(difference(fixed.globals, rank).empty());
     // A part's record that is damaged here is whole there.
-    fs::resize_file(folder.path + "/" + commit.parts[1].path, 50);
+    fs::resize_file(folder.path() + "/" + commit.parts[1].path, 50);
     REQUIRE(load_newest(catalog, open, rank.state, options, &report)->step == 20);
     REQUIRE(report.mended.empty());
     REQUIRE(difference(fixed.globals, rank).empty());

@@ -5,6 +5,7 @@
 // each group's collectives give with what the mesh says its members are. A rank reports through its
 // exit code. Does not check the collectives themselves (conformance.py) nor CUDA groups beyond
 // their refusal.
+#include "tests/comm/forked_ranks.h"
 #include "tests/temp_folder.h"
 #include <convoy/comm/allocator.h>
 #include <convoy/comm/mesh_groups.h>
@@ -70,37 +71,11 @@ void check_groups(int rank, const std::string& file) {
   groups.world().barrier();
 }
 
-// Whether every one of `size` forked processes got through `body`.
-bool all_pass(int size, const std::function<void(int)>& body) {
-  std::vector<pid_t> children;
-  for (int rank = 0; rank < size; ++rank) {
-    const pid_t pid = ::fork();
-    if (pid == 0) {
-      ::alarm(100);
-      try {
-        body(rank);
-        std::_Exit(0);
-      } catch (const std::exception& e) {
-        std::cerr << "rank " << rank << ": " << e.what() << "\n";
-        std::_Exit(1);
-      }
-    }
-    children.push_back(pid);
-  }
-  bool good = true;
-  for (const pid_t pid : children) {
-    int status = 0;
-    ::waitpid(pid, &status, 0);
-    good = good && WIFEXITED(status) && WEXITSTATUS(status) == 0;
-  }
-  return good;
-}
-
 }  // namespace
 
 TEST_CASE("groups along the dimensions of a mesh") {
   const TempFolder folder;
-  CHECK(all_pass(kRanks, [&](int rank) { check_groups(rank, folder / "store"); }));
+  CHECK(all_pass(kRanks, 100, [&](int rank) { check_groups(rank, folder / "store"); }));
 }
 
 TEST_CASE("a mesh of one rank needs no store") {

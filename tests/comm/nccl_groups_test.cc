@@ -8,6 +8,7 @@
 // the same processes must pass the same checks. Inputs are small integers, so sums are exact in any
 // order. A rank reports through its exit code. Does not check dtypes and sizes (conformance.py) nor
 // NCCL's own failures (nccl_faults.py).
+#include "tests/comm/forked_ranks.h"
 #include "tests/temp_folder.h"
 #include <convoy/comm/mesh_groups.h>
 #include <convoy/comm/nccl.h>
@@ -241,37 +242,11 @@ void check_groups(MeshGroups& groups, int rank) {
   expect(groups.group({"pp"}).alone(), "an absent dimension is a group of one");
 }
 
-// Whether every one of the forked ranks got through `body`.
-bool all_pass(const std::function<void(int)>& body) {
-  std::vector<pid_t> children;
-  for (int rank = 0; rank < kRanks; ++rank) {
-    const pid_t pid = ::fork();
-    if (pid == 0) {
-      ::alarm(200);
-      try {
-        body(rank);
-        std::_Exit(0);
-      } catch (const std::exception& e) {
-        std::cerr << "rank " << rank << ": " << e.what() << "\n";
-        std::_Exit(1);
-      }
-    }
-    children.push_back(pid);
-  }
-  bool good = true;
-  for (const pid_t pid : children) {
-    int status = 0;
-    ::waitpid(pid, &status, 0);
-    good = good && WIFEXITED(status) && WEXITSTATUS(status) == 0;
-  }
-  return good;
-}
-
 }  // namespace
 
 TEST_CASE("every call of a group on CUDA tensors") {
   const TempFolder folder;
-  CHECK(all_pass([&](int rank) {
+  CHECK(all_pass(kRanks, 200, [&](int rank) {
     MeshGroups groups = groups_of(rank, folder / "store", "gen0/");
     check_groups(groups, rank);
     shut_down(groups);
@@ -282,7 +257,7 @@ TEST_CASE("every call of a group on CUDA tensors") {
 // processes.
 TEST_CASE("groups of the next generation after an abort") {
   const TempFolder folder;
-  CHECK(all_pass([&](int rank) {
+  CHECK(all_pass(kRanks, 200, [&](int rank) {
     const std::string file = folder / "store";
     {
       MeshGroups groups = groups_of(rank, file, "gen0/");

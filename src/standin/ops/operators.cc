@@ -147,10 +147,6 @@ std::optional<at::Device> device_of_call(const Stack& arguments) {
   return std::nullopt;
 }
 
-bool writes(const c10::Argument& argument) {
-  return argument.alias_info() != nullptr && argument.alias_info()->isWrite();
-}
-
 void enqueue(const c10::OperatorHandle& op, const Stack& arguments, const Stack& results) {
   auto* call = new Call{op, {}, {}};
   std::vector<StandinRange> ranges;

@@ -2,6 +2,8 @@
 // same arguments, and behind them one to write to for each result.
 #include "src/standin/ops/out_variants.h"
 
+#include "src/standin/ops/call.h"
+
 #include <algorithm>
 #include <unordered_map>
 #include <vector>
@@ -10,10 +12,6 @@ namespace convoy::standin {
 namespace {
 
 using c10::OperatorHandle;
-
-bool writes(const c10::Argument& argument) {
-  return argument.alias_info() != nullptr && argument.alias_info()->isWrite();
-}
 
 bool is_functional(const c10::FunctionSchema& schema) {
   const auto is_tensor = [](const c10::Argument& result) {
