@@ -1,3 +1,6 @@
+// Fault points ckpt.agent.{hello,acquire,staged,answer,wait}.kill: the process dies when it was
+// asked that, and once it has taken a snapshot over, before it says so.
+//
 // Sessions: who is connected, what they asked for, and what waits for an answer. What a step is and
 // how far it has come is agent_job.cc's.
 #include "ckpt/service/agent_job.h"
@@ -5,6 +8,7 @@
 #include "ckpt/service/packet.h"
 #include "ckpt/service/protocol.h"
 #include <convoy/base/event_loop.h>
+#include <convoy/base/fault.h>
 #include <convoy/base/log.h>
 #include <convoy/base/socket.h>
 #include <convoy/base/units.h>
@@ -81,12 +85,17 @@ class Agent {
   std::list<Session> sessions_;
   std::shared_ptr<DiskTier> disk_;
   std::string folder_;
-  std::shared_ptr<AgentJob> job_, before_;  // of the newest generation, and of the one before
+  // Of the newest generation, and of the last one before it that has a whole step.
+  std::shared_ptr<AgentJob> job_, before_;
   bool ending_ = false, retrying_ = false;
   EventLoop::TimerId idle_{};
   std::mutex mutex_;
   std::vector<std::function<void()>> posted_;  // guarded by mutex_
 };
+
+void may_die(const char* point) {
+  if (fault::strikes(point)) ::raise(SIGKILL);
+}
 
 proto::Answer done() {
   proto::Answer answer;
@@ -226,6 +235,7 @@ Status Agent::handle(Session& session, const proto::Ask& ask) {
 }
 
 Status Agent::hello(Session& session, const proto::Hello& hello) {
+  may_die("ckpt.agent.hello.kill");
   if (hello.version() != kProtocolVersion) {
     return {Code::kFailedPrecondition,
             "the agent and the trainer are of different Convoys: start both from one installation"};
@@ -276,7 +286,8 @@ Result<std::shared_ptr<AgentJob>> Agent::job_for(const Workers& workers) {
       disk_ = std::make_shared<DiskTier>(std::move(disk));
     }
   }
-  before_ = std::move(job_);
+  // A generation that died before it had a whole step leaves that of its predecessor.
+  if (job_ != nullptr && (job_->newest() || before_ == nullptr)) before_ = std::move(job_);
   job_ = std::make_shared<AgentJob>(
       workers, disk_, [this](std::function<void()> what) { post(std::move(what)); },
       [this] { retry_waiting(); });
@@ -294,6 +305,7 @@ Status Agent::reserve(Session& session, const proto::Reserve& reserve) {
 }
 
 Status Agent::acquire(Session& session, const proto::Acquire& acquire) {
+  may_die("ckpt.agent.acquire.kill");
   if (ending_) return {Code::kUnavailable, "the agent is ending"};
   const auto policy = static_cast<Overtake>(std::min<uint32_t>(acquire.overtaking(), 2));
   const uint64_t step = acquire.step();
@@ -325,22 +337,25 @@ Status Agent::acquire(Session& session, const proto::Acquire& acquire) {
 }
 
 Status Agent::staged(Session& session, const proto::Staged& staged) {
+  may_die("ckpt.agent.staged.kill");
   StagedSnapshot where;
   where.stream_bytes = staged.stream_bytes();
   where.part_offset = staged.part_offset();
   where.part_bytes = staged.part_bytes();
   std::map<std::string, std::string> notes(staged.notes().begin(), staged.notes().end());
   CONVOY_RETURN_IF_ERROR(session.job->stage(session.rank, staged.step(), where, std::move(notes)));
+  may_die("ckpt.agent.answer.kill");
   answer(session, done());
   if (session.job == job_ && job_->newest()) before_.reset();
   return ok_status();
 }
 
 Status Agent::wait(Session& session, const proto::Wait& wait) {
+  may_die("ckpt.agent.wait.kill");
   const auto tier = static_cast<Tier>(std::min<uint32_t>(wait.tier(), 1));
   const uint64_t step = wait.step();
   const auto attempt = [this, &session, step, tier] {
-    const Result<bool> reached = session.job->reached(step, tier);
+    const Result<bool> reached = session.job->reached(session.rank, step, tier);
     if (reached.ok() && !reached.value()) return false;
     reached.ok() ? answer(session, done()) : fail(session, reached.status());
     return true;

@@ -27,7 +27,7 @@ struct AgentOptions {
 // tiers, so that a trainer may die at any moment after a save.
 //
 // Serves ranks of one job, of this user only, one generation of workers after the other: the newest
-// whole step of the generation before stays until the new one has a whole step of its own. One
+// whole step of the generations before stays until the new one has a whole step of its own. One
 // thread for messages, one for the disk. Returns on SIGTERM, the end of the lifeline or
 // idleness, once the newest step that was staged is durable (a second SIGTERM: at once). Blocks
 // until then. kAlreadyExists: somebody has the name.

@@ -47,7 +47,7 @@ struct SaveOutcome {
 
 // One thread at a time. Every call has the options' timeout as its deadline. Errors are for the
 // caller to report: a save that failed must not end the training. After kUnavailable (the agent has
-// gone) the next call connects anew; an agent that died between two calls costs no call.
+// gone) the next call connects anew; a save to an agent that dies is tried once more by itself.
 class SnapshotClient {
  public:
   // kInvalidArgument (options), kUnavailable (no agent), kFailedPrecondition and kMismatch (the
@@ -77,6 +77,8 @@ class SnapshotClient {
   explicit SnapshotClient(ClientOptions options) : options_(std::move(options)) {}
   Status ensure_connected();
   Status reserve(uint64_t bytes);
+  Result<SaveOutcome> try_to_save(uint64_t step, const State& state,
+                                  const std::map<std::string, std::string>& notes);
 
   ClientOptions options_;
   UniqueFd socket_;
