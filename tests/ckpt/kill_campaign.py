@@ -38,6 +38,8 @@ AGENT_POINTS = (
 )
 # So often a point is passed before it fires, at most, when it is drawn at random.
 PASSAGES_MAX = 12
+# What an agent passes less often: once a claim, once a trainer.
+RARE = {"ckpt.local.rename.kill": 1, "ckpt.agent.hello.kill": RANKS}
 
 
 class Failure(Exception):
@@ -130,12 +132,12 @@ class Campaign:
         return [(what, int(rank), int(step)) for what, rank, step, *_ in found]
 
     def saved_by_all(self):
-        """The newest step that every trainer's save() has returned for."""
-        newest = [0] * RANKS
+        """The newest step that every trainer's save() has returned for. (One of them may have failed where another did not.)"""
+        ranks = collections.defaultdict(set)
         for what, rank, step in self.events():
             if what in ("saved", "resumed"):
-                newest[rank] = max(newest[rank], step)
-        return min(newest)
+                ranks[step].add(rank)
+        return max((step for step, who in ranks.items() if len(who) == RANKS), default=0)
 
     def fired(self, point):
         self.log.flush()
@@ -269,9 +271,10 @@ class Campaign:
                 os.kill(pid, signal.SIGKILL)
         least = 0
         if victim == "agent":  # the job goes on with a new one; then it ends
-            pathlib.Path(self.folder, "events").write_text("")
-            before = self.durable
-            self.wait_for("saves after the agent's death", lambda: self.saved_by_all() > before)
+            self.wait_for("the agent's death", lambda: agent not in self.marked())
+            # What the dead one took over is at most a step beyond what is written down here.
+            target = max(step for what, _, step in self.events() if what == "saved") + 3
+            self.wait_for("saves after the agent's death", lambda: self.saved_by_all() >= target)
             os.kill(job.pid, signal.SIGTERM)
         self.wait_for("the job's end", lambda: not alive(job))
         self.wait_for("the end of all", lambda: not self.marked())
@@ -300,7 +303,8 @@ class Campaign:
         if r < 0.25:
             return ("trainer", self.random.choice(TRAINER_POINTS), self.random.randint(1, PASSAGES_MAX))
         if r < 0.6:
-            return (self.random.choice(["agent", "node"]), self.random.choice(AGENT_POINTS), self.random.randint(1, PASSAGES_MAX))
+            point = self.random.choice(AGENT_POINTS)
+            return (self.random.choice(["agent", "node"]), point, self.random.randint(1, RARE.get(point, PASSAGES_MAX)))
         if r < 0.85:
             return (self.random.choice(["trainer", "agent", "node"]),)
         return ("run:" + self.random.choice(["trainer", "agent", "launcher", "guardian", "node"]),)
