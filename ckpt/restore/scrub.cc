@@ -44,6 +44,7 @@ class StepScrubber {
     const PartRef& ref = source_.commit().parts[index];
     Result<const Part*> part = source_.part(index);
     if (!part.ok()) {
+      CONVOY_RETURN_IF_ERROR(still_there());
       report_.found.bad_parts.push_back(part.status());
       const Status mended = mend_part(store_, ref, options_.menders);
       if (!mended.ok()) {
@@ -61,8 +62,16 @@ class StepScrubber {
     for (uint32_t s = 0; s < (*part)->streams.size(); ++s) {
       CONVOY_RETURN_IF_ERROR(scrub_stream(**part, index, s, bad));
     }
+    if (!bad.empty()) CONVOY_RETURN_IF_ERROR(still_there());
     for (auto& [file, places] : bad) CONVOY_RETURN_IF_ERROR(mend(**part, file, std::move(places)));
     return ok_status();
+  }
+
+  // A job may have removed the step while it was read: then nothing of it is damaged.
+  Status still_there() {
+    const CommitKey key{source_.commit().step, source_.commit().claim};
+    const Status found = Catalog(store_).load_commit(key).status();
+    return found.code() == Code::kNotFound ? found : ok_status();
   }
 
   bool is_left_out(const Part& part, const Chunk& chunk) const {

@@ -7,6 +7,7 @@
 #include "ckpt/service/messages.pb.h"
 #include "ckpt/service/packet.h"
 #include "ckpt/service/protocol.h"
+#include "ckpt/service/scrubber.h"
 #include <convoy/base/event_loop.h>
 #include <convoy/base/fault.h>
 #include <convoy/base/log.h>
@@ -16,6 +17,7 @@
 
 #include <csignal>
 #include <fcntl.h>
+#include <future>
 #include <list>
 #include <mutex>
 #include <sys/epoll.h>
@@ -64,6 +66,8 @@ class Agent {
   Status staged(Session& session, const proto::Staged& staged);
   Status wait(Session& session, const proto::Wait& wait);
   Status find(Session& session);
+  void start_scrubber();
+  std::optional<HeldCopy> held_copy();
 
   void answer(Session& session, const proto::Answer& answer, int fd = -1);
   void fail(Session& session, const Status& status);
@@ -84,6 +88,7 @@ class Agent {
   UniqueFd listener_, signals_, wake_;
   std::list<Session> sessions_;
   std::shared_ptr<DiskTier> disk_;
+  std::unique_ptr<Scrubber> scrubber_;
   std::string folder_;
   // Of the newest generation, and of the last one before it that has a whole step.
   std::shared_ptr<AgentJob> job_, before_;
@@ -119,6 +124,7 @@ Status Agent::run() {
   rest();
   if (options_.ready) options_.ready();
   CONVOY_RETURN_IF_ERROR(loop_->run());
+  scrubber_.reset();
   sessions_.clear();
   job_.reset();
   before_.reset();
@@ -222,6 +228,17 @@ void Agent::rest() {
 Status Agent::handle(Session& session, const proto::Ask& ask) {
   if (ask.has_hello()) return hello(session, ask.hello());
   if (ask.has_find()) return find(session);  // also for who only wants to read
+  if (ask.has_counters()) {
+    proto::Answer out;
+    out.mutable_counters();
+    if (scrubber_ != nullptr) {
+      for (const auto& [name, value] : scrubber_->counters()) {
+        (*out.mutable_counters()->mutable_values())["scrub." + name] = value;
+      }
+    }
+    answer(session, out);
+    return ok_status();
+  }
   if (ask.has_ping()) {
     answer(session, done());
     return ok_status();
@@ -274,6 +291,7 @@ Result<std::shared_ptr<AgentJob>> Agent::job_for(const Workers& workers) {
   if (disk_ == nullptr || folder_ != workers.folder) {
     folder_ = workers.folder;
     disk_.reset();
+    scrubber_.reset();
     if (!folder_.empty()) {
       DiskTierOptions disk;
       disk.folder = folder_;
@@ -284,6 +302,7 @@ Result<std::shared_ptr<AgentJob>> Agent::job_for(const Workers& workers) {
       disk.bandwidth = workers.bandwidth;
       disk.incremental = workers.incremental;
       disk_ = std::make_shared<DiskTier>(std::move(disk));
+      start_scrubber();
     }
   }
   // A generation that died before it had a whole step leaves that of its predecessor.
@@ -292,6 +311,33 @@ Result<std::shared_ptr<AgentJob>> Agent::job_for(const Workers& workers) {
       workers, disk_, [this](std::function<void()> what) { post(std::move(what)); },
       [this] { retry_waiting(); });
   return job_;
+}
+
+void Agent::start_scrubber() {
+  if (options_.scrub_every == Nanos(0)) return;
+  ScrubberOptions options;
+  options.folder = folder_;
+  options.every = options_.scrub_every;
+  options.bandwidth = options_.scrub_bandwidth;
+  options.held = [this] { return held_copy(); };
+  scrubber_ = std::make_unique<Scrubber>(std::move(options));
+}
+
+// From another thread; nothing if this one is ending.
+std::optional<HeldCopy> Agent::held_copy() {
+  constexpr auto kPatience = 1s;
+  const auto found = std::make_shared<std::promise<std::optional<HeldCopy>>>();
+  std::future<std::optional<HeldCopy>> answer = found->get_future();
+  post([this, found] {
+    std::optional<HeldCopy> held;
+    for (const auto& job : {job_, before_}) {
+      if (held || job == nullptr) continue;
+      if (auto newest = job->newest()) held = {job->workers().generation, std::move(*newest)};
+    }
+    found->set_value(std::move(held));
+  });
+  if (answer.wait_for(kPatience) != std::future_status::ready) return std::nullopt;
+  return answer.get();
 }
 
 Status Agent::reserve(Session& session, const proto::Reserve& reserve) {

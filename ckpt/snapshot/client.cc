@@ -210,6 +210,16 @@ Status SnapshotClient::wait(uint64_t step, Tier tier, Nanos timeout) {
   return answer.status();
 }
 
+Result<std::map<std::string, uint64_t>> agent_counters(const std::string& agent, Nanos timeout) {
+  CONVOY_ASSIGN_OR_RETURN(const UniqueFd socket, connect_packets(agent));
+  CONVOY_RETURN_IF_ERROR(set_timeout(socket.get(), timeout));
+  proto::Ask ask;
+  ask.set_counters(true);
+  CONVOY_ASSIGN_OR_RETURN(const auto answer, request(socket.get(), ask));
+  const auto& values = answer.first.counters().values();
+  return std::map<std::string, uint64_t>(values.begin(), values.end());
+}
+
 Result<std::optional<HeldStep>> find_in_memory(const std::string& agent, Nanos timeout) {
   CONVOY_ASSIGN_OR_RETURN(const UniqueFd socket, connect_packets(agent));
   CONVOY_RETURN_IF_ERROR(set_timeout(socket.get(), timeout));

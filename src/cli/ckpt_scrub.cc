@@ -140,7 +140,9 @@ Result<int> scrub(const Arguments& arguments) {
     if (info.status.code() == Code::kAborted) continue;  // by one who had lost the folder
     if (arguments.step && info.key.step != *arguments.step) continue;
     ++found;
-    CONVOY_ASSIGN_OR_RETURN(const Scrubbed scrubbed, scrub_step(job, info));
+    const Result<Scrubbed> result = scrub_step(job, info);
+    if (result.status().code() == Code::kNotFound) continue;  // the job has removed it meanwhile
+    CONVOY_ASSIGN_OR_RETURN(const Scrubbed scrubbed, result);
     ok = ok && scrubbed.ok();
     if (arguments.json) {
       steps.push_back(to_json(scrubbed));

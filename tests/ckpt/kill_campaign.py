@@ -273,7 +273,7 @@ class Campaign:
         if victim == "agent":  # the job goes on with a new one; then it ends
             self.wait_for("the agent's death", lambda: agent not in self.marked())
             # What the dead one took over is at most a step beyond what is written down here.
-            target = max(step for what, _, step in self.events() if what == "saved") + 3
+            target = max(step for what, _, step in self.events() if what in ("saved", "resumed")) + 3
             self.wait_for("saves after the agent's death", lambda: self.saved_by_all() >= target)
             os.kill(job.pid, signal.SIGTERM)
         self.wait_for("the job's end", lambda: not alive(job))
@@ -359,8 +359,10 @@ def main():
     campaign = Campaign(os.path.abspath(arguments.convoy), os.path.abspath(arguments.trainer), arguments.seed, folder)
     try:
         campaign.run(arguments.kills)
-    except Failure as failure:
+    except Exception as failure:
         campaign.close()
+        if not isinstance(failure, Failure):
+            raise
         print(f"FAILED: {failure}\nseed {arguments.seed}; all is left in {folder}. The log's end:", file=sys.stderr)
         print("".join(open(f"{folder}/log").readlines()[-15:]), file=sys.stderr)
         sys.exit(1)

@@ -3,6 +3,7 @@
 #include <convoy/base/clock.h>
 #include <convoy/base/status.h>
 
+#include <cstdint>
 #include <functional>
 #include <string>
 
@@ -20,6 +21,11 @@ struct AgentOptions {
   int launcher = -1;
   // Ends by itself when nobody has been connected for so long and all is durable; 0: never.
   Nanos idle_exit{0};
+  // Committed steps are read again so often, with so many bytes/s, on a thread of the lowest
+  // priority; what is damaged is named in the log, and mended from memory if that still has it. 0:
+  // never; no limit.
+  Nanos scrub_every = std::chrono::hours(6);
+  uint64_t scrub_bandwidth = uint64_t{32} << 20;
   std::function<void()> ready = {};  // called once it listens; may be empty
 };
 

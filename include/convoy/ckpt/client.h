@@ -87,6 +87,11 @@ class SnapshotClient {
   uint64_t slot_bytes_ = 0;
 };
 
+// What an agent has counted: "scrub.passes", "scrub.chunks", "scrub.bytes" (read again),
+// "scrub.bad", "scrub.healed", "scrub.left". kUnavailable: no agent.
+Result<std::map<std::string, uint64_t>> agent_counters(const std::string& agent,
+                                                       Nanos timeout = std::chrono::seconds(60));
+
 // A rank's snapshot in an agent's memory, mapped for reading. `part` has one stream, whose chunks
 // lie raw, one behind the other, in `stream`.
 struct HeldSnapshot {

@@ -59,7 +59,8 @@ struct ScrubReport {
 // Reads every chunk of the step through `source`, which decides about bandwidth and caches, and
 // replaces damaged files of `store`, the same folder: each as a whole, durably, at once. Chunks
 // that nobody has whole stay as they are. Needs no claim, may run beside the job: what it writes is
-// what was there. Holds some MiB. Blocks; one thread at a time for a folder.
+// what was there (kNotFound if the job removes the step meanwhile). Holds some MiB. Blocks; one
+// thread at a time for a folder.
 Result<ScrubReport> scrub(FileStepSource& source, Store& store, const ScrubOptions& options = {});
 
 // The damaged commit record of `info` is replaced by the mender's; kDataLoss if none has it.
