@@ -29,9 +29,15 @@ std::string job_name(const launch::Environment& environment) {
   return environment.job_id.empty() ? "convoy" : environment.job_id;
 }
 
-// Whether this job may write in the folder: found out before training, not at its first save.
+// Makes the folder, and finds out whether this job may write there: before training, not at its
+// first save.
 Status check_folder(const TrainOptions& options, const launch::Environment& environment) {
-  if (!std::filesystem::exists(options.checkpoint)) return ok_status();
+  std::error_code error;
+  std::filesystem::create_directories(options.checkpoint, error);
+  if (error) {
+    return {Code::kInvalidArgument,
+            "the checkpoint folder " + options.checkpoint + " can't be made: " + error.message()};
+  }
   CONVOY_ASSIGN_OR_RETURN(const auto store, ckpt::open_local_store(options.checkpoint));
   const Status status = ckpt::Catalog(*store).may_claim(
       {job_name(environment), static_cast<uint64_t>(environment.generation), host_name()},
@@ -95,15 +101,15 @@ ckpt::TensorState Checkpoints::add_position(ckpt::TensorState state) const {
 Result<int64_t> Checkpoints::resume(Trainer& trainer, Samples& samples) {
   if (checkpointer_ == nullptr) return 0;
   const TimePoint begin = Clock::system().now();
-  CONVOY_ASSIGN_OR_RETURN(const std::optional<ckpt::NearestStep> from,
-                          ckpt::load_nearest(places_, add_position(trainer.state_to_load()),
-                                             *exchange_));
+  CONVOY_ASSIGN_OR_RETURN(
+      const std::optional<ckpt::NearestStep> from,
+      ckpt::load_nearest(places_, add_position(trainer.state_to_load()), *exchange_));
   if (from) {
     trainer.restored();
     const auto* n = position_.const_data_ptr<int64_t>();
-    CONVOY_RETURN_IF_ERROR(samples.go_to({static_cast<uint64_t>(n[0]), static_cast<uint64_t>(n[1]),
-                                          static_cast<uint64_t>(n[2]),
-                                          static_cast<uint64_t>(n[3])}));
+    CONVOY_RETURN_IF_ERROR(
+        samples.go_to({static_cast<uint64_t>(n[0]), static_cast<uint64_t>(n[1]),
+                       static_cast<uint64_t>(n[2]), static_cast<uint64_t>(n[3])}));
     last_ = static_cast<int64_t>(from->step);
     std::ostringstream text;
     text.precision(3);
@@ -118,7 +124,9 @@ Result<int64_t> Checkpoints::resume(Trainer& trainer, Samples& samples) {
   }
   // After the load: the agent lets go of older snapshots for new ones.
   const Status prepared = checkpointer_->prepare(add_position(trainer.state_to_save()));
-  if (!prepared.ok()) CONVOY_LOG(Warn) << "checkpoints: " << prepared.message();
+  if (!prepared.ok()) {
+    CONVOY_LOG(Warn) << "no memory is reserved for checkpoints yet: " << prepared.message();
+  }
   return last_;
 }
 
@@ -164,8 +172,8 @@ Status Checkpoints::finish() {
   const auto outcome = checkpointer_->outcome();
   report(last_, outcome);
   CONVOY_RETURN_IF_ERROR(outcome.status());
-  return checkpointer_->wait(static_cast<uint64_t>(last_), ckpt::Tier::kLocalDurable,
-                             kFinishTimeout)
+  return checkpointer_
+      ->wait(static_cast<uint64_t>(last_), ckpt::Tier::kLocalDurable, kFinishTimeout)
       .with_context("the last checkpoint, step " + std::to_string(last_) + ", is not in " +
                     places_.folder);
 }

@@ -228,7 +228,7 @@ class Run {
   int dp_rank_, dp_size_;
   double one_process_ = 0;  // tokens/s
   double rate_ = 0;         // tokens/s of all steps, validation not counted
-  int64_t first_ = 0;  // steps that were done before this run
+  int64_t first_ = 0;       // steps that were done before this run
   int64_t steps_ = 0;
   StepResult last_;
 };
@@ -300,17 +300,15 @@ Status Run::validate(Trainer& trainer, int64_t step) {
 Status Run::resume(Trainer& trainer) {
   CONVOY_ASSIGN_OR_RETURN(first_, checkpoints_.resume(trainer, samples_));
   if (first_ == 0 || !speaks()) return ok_status();
-  if (!options_.json) std::printf("%s\n", checkpoints_.story().c_str());
-  if (first_ >= preset_.steps && !options_.json) {
-    std::printf("nothing left to train: --steps is %lld\n", static_cast<long long>(preset_.steps));
+  CONVOY_LOG(Info) << checkpoints_.story();
+  if (first_ >= preset_.steps) {
+    CONVOY_LOG(Info) << "nothing is left to train: --steps is " << preset_.steps;
   }
-  std::fflush(stdout);
   return folder_.resume(first_);
 }
 
 Status Run::one_step(Trainer& trainer) {
-  CONVOY_ASSIGN_OR_RETURN(const at::Tensor batch,
-                          samples_.next(preset_.batch, dp_rank_, dp_size_));
+  CONVOY_ASSIGN_OR_RETURN(const at::Tensor batch, samples_.next(preset_.batch, dp_rank_, dp_size_));
   last_ = trainer.forward_backward(batch);
   const double stalled = checkpoints_.before_update();
   if (speaks() && stalled > 0) {
@@ -391,10 +389,12 @@ void Run::report(Trainer& trainer, double validation_loss) {
   const double share = one_process_ > 0 ? rate_ / one_process_ : 1;
   if (options_.json) {
     std::printf(
-        "{\"mesh\":\"%s\",\"steps\":%lld,\"loss\":%.9g,\"grad_norm\":%.9g,\"validation_loss\":%.9g,"
+        "{\"mesh\":\"%s\",\"resumed_from\":%lld,\"steps\":%lld,\"loss\":%.9g,\"grad_norm\":%.9g,"
+        "\"validation_loss\":%.9g,"
         "\"bits_per_byte\":%.6g,\"tokens_per_s\":%.1f,\"one_process_share\":%.4f}\n",
-        runtime_.mesh().to_string().c_str(), static_cast<long long>(steps_), last_.loss,
-        last_.grad_norm, validation_loss, bits, rate_, share);
+        runtime_.mesh().to_string().c_str(), static_cast<long long>(first_),
+        static_cast<long long>(steps_), last_.loss, last_.grad_norm, validation_loss, bits, rate_,
+        share);
     return;
   }
   std::printf(

@@ -1,5 +1,6 @@
 // The command line of the trainer, and what the names of model sizes stand for.
 #include <convoy/base/config.h>
+#include <convoy/base/units.h>
 #include <convoy/runtime/train_options.h>
 
 #include <CLI/CLI.hpp>
