@@ -48,7 +48,7 @@ struct SaveOutcome {
 
 // One thread at a time. Every call has the options' timeout as its deadline. Errors are for the
 // caller to report: a save that failed must not end the training. After kUnavailable (the agent has
-// gone) the next call connects anew.
+// gone) the next call connects anew; an agent that died between two calls costs no call.
 class SnapshotClient {
  public:
   // kInvalidArgument (options), kUnavailable (no agent), kFailedPrecondition and kMismatch (the
