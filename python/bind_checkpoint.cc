@@ -11,6 +11,7 @@
 #include <convoy/ckpt/replicas.h>
 #include <convoy/ckpt/restore.h>
 #include <convoy/ckpt/store.h>
+#include <convoy/ckpt/write_state.h>
 #include <convoy/launch/environment.h>
 
 #include <torch/csrc/utils/pybind.h>
@@ -203,6 +204,45 @@ int64_t owner_generation(const std::string& folder) {
   return owner ? static_cast<int64_t>(owner->generation) : -1;
 }
 
+// Writes parts of a step and commits it, without an agent.
+class FolderWriter {
+ public:
+  FolderWriter(const std::string& folder, std::string job, uint64_t generation)
+      : claimant_{std::move(job), generation, "convoy.checkpoint.DcpWriter"},
+        store_(value_of(ckpt::open_local_store(folder))),
+        catalog_(*store_) {}
+  void take_over() { check_ok(catalog_.take_over(claimant_)); }
+  void join() { check_ok(catalog_.join(claimant_)); }
+  using Ref = std::tuple<std::string, uint64_t, uint64_t, uint32_t>;
+  Ref write(uint64_t step, uint32_t node, const State& state) {
+    const ckpt::PartRef ref =
+        value_of(ckpt::write_state(*store_, catalog_, step, node, claimant_.generation, state));
+    return {ref.path, ref.bytes, ref.checksum, ref.node};
+  }
+  void commit(uint64_t step, uint32_t world_size, const std::vector<Ref>& refs) {
+    ckpt::Commit head;
+    head.step = step;
+    head.world_size = world_size;
+    ckpt::CommitBuilder builder(std::move(head));
+    for (const auto& [path, bytes, checksum, node] : refs) {
+      const ckpt::PartRef ref{path, bytes, checksum, node};
+      check_ok(builder.add(ref, value_of(catalog_.load_part(ref))));
+    }
+    check_ok(catalog_.commit(std::move(builder).finish()));
+  }
+  void keep(uint64_t newest) {
+    ckpt::KeepPolicy policy;
+    policy.newest = newest;
+    check_ok(catalog_.collect(policy).status());
+  }
+  void release() { check_ok(catalog_.release()); }
+
+ private:
+  ckpt::Claimant claimant_;
+  std::unique_ptr<ckpt::Store> store_;
+  ckpt::Catalog catalog_;
+};
+
 // Rank `rank`'s shares: (tensor, box, begin, extent).
 std::vector<std::tuple<uint32_t, uint32_t, Sizes, Sizes>> shares_of(
     const std::vector<std::vector<PyHeld>>& all, size_t rank) {
@@ -272,6 +312,24 @@ void bind_reader(py::module_& module) {
   module.def("owner_generation", &owner_generation, no_gil);
 }
 
+void bind_folder_writer(py::module_& module) {
+  const auto no_gil = py::call_guard<py::gil_scoped_release>();
+  py::class_<FolderWriter>(module, "FolderWriter")
+      .def(py::init<const std::string&, std::string, uint64_t>(), no_gil)
+      .def("take_over", &FolderWriter::take_over, no_gil)
+      .def("join", &FolderWriter::join, no_gil)
+      .def("write",
+           [](FolderWriter& writer, uint64_t step, uint32_t node,
+              const std::vector<PyTensor>& tensors) {
+             const State state = state_of(tensors);
+             const py::gil_scoped_release release;
+             return writer.write(step, node, state);
+           })
+      .def("commit", &FolderWriter::commit, no_gil)
+      .def("keep", &FolderWriter::keep, no_gil)
+      .def("release", &FolderWriter::release, no_gil);
+}
+
 }  // namespace
 
 void bind_checkpoint(py::module_& module) {
@@ -295,6 +353,7 @@ void bind_checkpoint(py::module_& module) {
            })
       .def("wait", &Client::wait, py::call_guard<py::gil_scoped_release>());
   bind_reader(module);
+  bind_folder_writer(module);
   module.attr("TIERS") = std::map<std::string, int>{
       {"staged", static_cast<int>(ckpt::Tier::kStaged)},
       {"local", static_cast<int>(ckpt::Tier::kLocalDurable)},

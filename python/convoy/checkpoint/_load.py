@@ -139,7 +139,8 @@ class _Wanted:
         def is_other_ranks(name: str) -> bool:
             match = re.fullmatch(r"(.*)@\d+", name, re.S)
             return match is not None and match[1] in per_rank
-        return sorted(name for name in self.stored if name not in wanted and not is_other_ranks(name))
+        return sorted(name for name in self.stored
+                      if name not in wanted and not is_other_ranks(name) and name != "__dcp_planner_data__")
 
     def encode(self) -> tuple[list[tuple], dict[str, torch.Tensor], list[tuple[torch.Tensor, torch.Tensor]]]:
         """Destinations as the C++ side takes them, memory for the values, and copies to make afterwards."""
