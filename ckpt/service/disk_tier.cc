@@ -220,6 +220,9 @@ Result<Part> DiskTier::write_streams(const DiskJob& job) {
   std::vector<NewFile> files;
   for (const RankSnapshot& rank : job.ranks) {
     Stream stream = rank.part.streams.front();
+    for (const TensorInfo& info : rank.part.tensors) {  // empty ones, too, which have no piece
+      CONVOY_RETURN_IF_ERROR(builder.tensor(info).status());
+    }
     for (StoredPiece& piece : stream.pieces) {
       CONVOY_ASSIGN_OR_RETURN(piece.tensor, builder.tensor(rank.part.tensors[piece.tensor]));
     }
