@@ -25,7 +25,7 @@ ALLOWED = {
     "data": {"base", "mesh", "comm"},
     "pipeline": {"base", "mesh", "comm", "schedule"},
     "model": {"base", "mesh", "comm", "tensor", "sequence", "data", "pipeline", "schedule"},
-    "ckpt": {"base", "mesh"},
+    "ckpt": {"base", "mesh", "comm"},
     "runtime": {"base", "mesh", "dataset", "rendezvous", "launch", "comm", "schedule", "tensor", "sequence",
                 "data", "pipeline", "model", "ckpt"},
     "standin": set(),  # libraries of their own: nothing of Convoy is inside
@@ -73,6 +73,8 @@ def check(path: pathlib.Path) -> list[str]:
         target = module_of(include)
         if target is not None and target != module and target not in ALLOWED[module]:
             errors.append(f"{name}: '{module}' may not include '{target}' ({include})")
+        if module == "ckpt" and target == "comm" and name.startswith(TORCH_FREE_PATHS):
+            errors.append(f"{name}: of ckpt only torch/ may use comm ({include})")
         if TORCH.match(include) and (module in TORCH_FREE or name.startswith(TORCH_FREE_PATHS)):
             errors.append(f"{name}: torch-free code includes {include}")
     if any(TORCH.match(i) for i in includes) and any(SHADOWED.search(i) for i in includes):

@@ -2,11 +2,11 @@
 // come as addresses with their boxes (convoy/checkpoint/_layout.py), so nothing here knows torch's
 // but the process group that ranks talk through. Whatever blocks lets go of the interpreter lock.
 #include "python/bindings.h"
-#include "python/group_exchange.h"
 #include "python/status_error.h"
 #include <convoy/ckpt/agent_process.h>
 #include <convoy/ckpt/catalog.h>
 #include <convoy/ckpt/client.h>
+#include <convoy/ckpt/group_exchange.h>
 #include <convoy/ckpt/load_together.h>
 #include <convoy/ckpt/replicas.h>
 #include <convoy/ckpt/restore.h>
@@ -146,7 +146,7 @@ class Reader {
     options.staging_bytes_max = staging_bytes;
     ckpt::LoadReport report;
     if (group && group->getSize() > 1) {
-      GroupExchange exchange(group);
+      ckpt::GroupExchange exchange{comm::Group(group)};
       check_ok(ckpt::load_together(*source_, state, exchange, options, &report));
     } else {
       check_ok(ckpt::load(*source_, state, options, &report));
@@ -268,7 +268,7 @@ std::vector<py::bytes> gather_bytes(const ProcessGroup& group, const std::string
   {
     const py::gil_scoped_release release;
     const auto* data = reinterpret_cast<const std::byte*>(mine.data());
-    all = value_of(GroupExchange(group).all_gather({data, data + mine.size()}));
+    all = value_of(ckpt::GroupExchange(comm::Group(group)).all_gather({data, data + mine.size()}));
   }
   std::vector<py::bytes> out;
   for (const auto& bytes : all) {
