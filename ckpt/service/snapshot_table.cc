@@ -78,9 +78,13 @@ bool SnapshotTable::stage(const SnapshotKey& key, uint32_t rank) {
 }
 
 std::vector<SnapshotKey> SnapshotTable::lose(uint32_t rank) {
+  return pass_over(rank, {UINT64_MAX, UINT64_MAX});
+}
+
+std::vector<SnapshotKey> SnapshotTable::pass_over(uint32_t rank, const SnapshotKey& until) {
   std::vector<SnapshotKey> lost;
   for (const Entry& e : entries_) {
-    if (!e.whole && e.staged.count(rank) == 0) lost.push_back(e.key);
+    if (!e.whole && e.key < until && e.staged.count(rank) == 0) lost.push_back(e.key);
   }
   for (const SnapshotKey& key : lost) drop(key);
   return lost;

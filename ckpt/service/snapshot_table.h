@@ -47,6 +47,9 @@ class SnapshotTable {
   // A rank has gone: what it has not staged will never be whole. Returns those steps; their slots
   // are free.
   std::vector<SnapshotKey> lose(uint32_t rank);
+  // A rank has come to a step (ranks save in ascending order): the same for the steps before it. It
+  // may have failed to save one, or have saved it to an agent that has died.
+  std::vector<SnapshotKey> pass_over(uint32_t rank, const SnapshotKey& until);
 
   // A tier wants the step's bytes: first queued, when it may still be replaced, then in use.
   void queue(const SnapshotKey& key);
