@@ -36,7 +36,7 @@ ALLOWED = {
 # Folders that must not see torch. comm/host is the torch-free engine inside comm; of ckpt only ckpt/torch/ sees torch.
 TORCH_FREE = {"base", "mesh", "dataset", "schedule", "rendezvous", "launch", "cli"}
 TORCH_FREE_PATHS = ("src/comm/host/", "include/convoy/comm/host/", "src/standin/core/", "src/standin/cudart/", "src/standin/driver/",
-                    "ckpt/manifest/", "ckpt/io/", "ckpt/store/", "ckpt/snapshot/", "ckpt/service/", "ckpt/restore/", "ckpt/formats/")
+                    "ckpt/manifest/", "ckpt/io/", "ckpt/store/", "ckpt/snapshot/", "ckpt/service/", "ckpt/restore/", "ckpt/formats/", "ckpt/arrow/")
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.M)
 TORCH = re.compile(r"^(ATen|c10|torch|caffe2)/")
 SHADOWED = re.compile(r"^(spdlog|fmt)/|\.pb\.h$")
