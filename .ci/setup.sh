@@ -4,7 +4,7 @@
 set -euo pipefail
 
 packages=(g++ cmake ninja-build make git ccache mold pkg-config libspdlog-dev libfmt-dev libcli11-dev nlohmann-json3-dev
-  catch2 libxxhash-dev libprotobuf-dev protobuf-compiler liburing-dev libzstd-dev python3 python3-venv python3-dev iproute2 openmpi-bin
+  catch2 libxxhash-dev libprotobuf-dev protobuf-compiler liburing-dev libzstd-dev libgrpc++-dev libisal-dev python3 python3-venv python3-dev iproute2 openmpi-bin
   munge slurm-client slurmctld slurmd fio)
 missing=()
 for p in "${packages[@]}"; do
