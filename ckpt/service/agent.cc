@@ -7,6 +7,7 @@
 #include <convoy/base/event_loop.h>
 #include <convoy/base/log.h>
 #include <convoy/base/socket.h>
+#include <convoy/base/units.h>
 #include <convoy/ckpt/agent.h>
 
 #include <csignal>
@@ -68,6 +69,7 @@ class Agent {
 
   void post(std::function<void()> what);  // any thread
   void run_posted();
+  void rest();
   void end();
   void drain();
 
@@ -79,6 +81,7 @@ class Agent {
   std::string folder_;
   std::shared_ptr<AgentJob> job_, before_;  // of the newest generation, and of the one before
   bool ending_ = false, retrying_ = false;
+  EventLoop::TimerId idle_{};
   std::mutex mutex_;
   std::vector<std::function<void()>> posted_;  // guarded by mutex_
 };
@@ -98,6 +101,8 @@ Status Agent::run() {
   CONVOY_ASSIGN_OR_RETURN(listener_, listen_packets(options_.name));
   CONVOY_RETURN_IF_ERROR(watch_signals());
   CONVOY_RETURN_IF_ERROR(watch());
+  rest();
+  if (options_.ready) options_.ready();
   CONVOY_RETURN_IF_ERROR(loop_->run());
   sessions_.clear();
   job_.reset();
@@ -139,6 +144,7 @@ void Agent::on_connect() {
     CONVOY_LOG(Warn) << "a connection was refused";
     return;
   }
+  loop_->cancel(idle_);
   Session& session = sessions_.emplace_back();
   session.fd = std::move(fd);
   const Status watched = loop_->watch(session.fd.get(), EPOLLIN | EPOLLRDHUP,
@@ -178,11 +184,28 @@ void Agent::close(Session& session) {
 // Not within a session's own call.
 void Agent::sweep() {
   sessions_.remove_if([](const Session& s) { return s.gone; });
+  rest();
+}
+
+// Counts the time that nobody is here from now on.
+void Agent::rest() {
+  loop_->cancel(idle_);
+  if (options_.idle_exit == Nanos(0) || !sessions_.empty() || ending_) return;
+  idle_ = loop_->after(options_.idle_exit, [this] {
+    if (disk_ != nullptr && disk_->jobs() > 0) return rest();
+    CONVOY_LOG(Info) << "nobody was here for " << format_duration(options_.idle_exit)
+                     << ", and all is written: the agent ends";
+    end();
+  });
 }
 
 Status Agent::handle(Session& session, const proto::Ask& ask) {
   if (ask.has_hello()) return hello(session, ask.hello());
   if (ask.has_find()) return find(session);  // also for who only wants to read
+  if (ask.has_ping()) {
+    answer(session, done());
+    return ok_status();
+  }
   if (session.job == nullptr) return {Code::kFailedPrecondition, "Hello comes first"};
   if (ask.has_reserve()) return reserve(session, ask.reserve());
   if (ask.has_acquire()) return acquire(session, ask.acquire());
@@ -198,7 +221,7 @@ Status Agent::hello(Session& session, const proto::Hello& hello) {
   }
   Workers workers{hello.job(),        hello.generation(), hello.world_size(),  hello.local_size(),
                   hello.mesh(),       hello.folder(),     hello.keep_newest(), hello.keep_every(),
-                  hello.disk_every(), hello.bandwidth(),  hello.incremental()};
+                  hello.disk_every(), hello.bandwidth(),  hello.incremental(), hello.take_over()};
   if (workers.local_size < 1 || workers.world_size < workers.local_size ||
       hello.rank() >= workers.world_size) {
     return {Code::kInvalidArgument, "rank " + std::to_string(hello.rank()) + " of " +
@@ -239,6 +262,7 @@ Result<std::shared_ptr<AgentJob>> Agent::job_for(const Workers& workers) {
       disk.keep_every = workers.keep_every;
       disk.bandwidth = workers.bandwidth;
       disk.incremental = workers.incremental;
+      disk.take_over = workers.take_over;
       disk_ = std::make_shared<DiskTier>(std::move(disk));
     }
   }

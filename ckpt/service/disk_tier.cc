@@ -182,7 +182,7 @@ Status DiskTier::prepare(const DiskJob& job) {
   auto catalog = std::make_unique<Catalog>(*store_);
   Claimant claimant = options_.claimant;
   claimant.generation = generation_ = job.generation;
-  CONVOY_RETURN_IF_ERROR(catalog->take_over(claimant));
+  CONVOY_RETURN_IF_ERROR(catalog->take_over(claimant, options_.take_over));
   catalog_ = std::move(catalog);
   return ok_status();
 }

@@ -47,6 +47,9 @@ Result<UniqueFd> connect_packets(const std::string& name) {
   if (::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), size) != 0) {
     return Status(Code::kUnavailable, "no agent answers at @" + name + ": " + std::strerror(errno));
   }
+  if (!is_own_peer(fd.get())) {
+    return Status(Code::kFailedPrecondition, "@" + name + " belongs to another user");
+  }
   return fd;
 }
 

@@ -13,7 +13,7 @@ inline constexpr size_t kPacketBytesMax = size_t{64} << 10;
 
 // A listener at the abstract name; kAlreadyExists if somebody listens there.
 Result<UniqueFd> listen_packets(const std::string& name);
-// kUnavailable if nobody listens there.
+// kUnavailable if nobody listens there, kFailedPrecondition if it is another user.
 Result<UniqueFd> connect_packets(const std::string& name);
 // Whether the other end belongs to this user.
 bool is_own_peer(int socket);

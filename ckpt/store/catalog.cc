@@ -142,13 +142,14 @@ Result<std::optional<Owner>> Catalog::owner() {
   return newest_owner(false);
 }
 
-Status Catalog::check_may_claim(const Claimant& claimant, bool force) {
+Status Catalog::may_claim(const Claimant& claimant, bool force) {
   CONVOY_ASSIGN_OR_RETURN(const std::optional<Owner> current, newest_owner(false));
   if (!current || force) return ok_status();
-  if (current->job == claimant.job && current->generation <= claimant.generation) {
+  const bool same_job = current->job == claimant.job;
+  // An old generation that wakes up is refused even if the newer one has ended.
+  if (same_job ? current->generation <= claimant.generation : current->released) {
     return ok_status();
   }
-  const bool same_job = current->job == claimant.job;
   return {Code::kFailedPrecondition,
           "checkpoint folder " + store_.name() + " belongs to " + describe(*current) + ", " +
               (same_job ? "which is newer than generation " + std::to_string(claimant.generation) +
@@ -197,7 +198,7 @@ Status Catalog::take_over(const Claimant& claimant, bool force) {
   for (int i = 0; i < kClaimTriesMax; ++i) {
     // The list first: whoever claims after it and before our create_new() takes the number we try.
     CONVOY_ASSIGN_OR_RETURN(const std::vector<uint64_t> claims, owner_claims());
-    CONVOY_RETURN_IF_ERROR(check_may_claim(claimant, force));
+    CONVOY_RETURN_IF_ERROR(may_claim(claimant, force));
     CONVOY_ASSIGN_OR_RETURN(const bool claimed,
                             try_claim(claimant, claims.empty() ? 1 : claims.front() + 1));
     if (claimed) return ok_status();

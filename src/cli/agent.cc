@@ -1,36 +1,90 @@
 // `convoy agent`: the process of a node that keeps checkpoints for its ranks.
 #include "src/cli/commands.h"
+#include <convoy/base/fd.h>
+#include <convoy/base/units.h>
 #include <convoy/ckpt/agent.h>
 
+#include <array>
+#include <cerrno>
+#include <cstdlib>
+#include <fcntl.h>
 #include <memory>
+#include <sys/wait.h>
+#include <unistd.h>
 
 namespace convoy::cli {
 namespace {
 
+struct AgentArguments {
+  ckpt::AgentOptions options;
+  std::string idle_exit = "0";
+  bool detach = false;
+};
+
 constexpr const char* kFooter =
     R"(It outlives the trainers of a job: one that is started again finds its newest snapshot in memory.
-C++ programs talk to it with convoy/ckpt/client.h. Convoy's own trainer and `convoy run` do not use
-it yet.
+A program that nobody gave an agent starts one itself (CONVOY_AGENT in `convoy env`).
 
-  convoy agent --name my-agent &
+  convoy agent --name my-agent --detach --idle-exit 5m
 
 SIGTERM: ends once everything that was handed over is durable. A second one: at once.
 
-Exit codes: 0 ended so; 64 bad option; 69 somebody has the name.)";
+Exit codes: 0 ended so, or with --detach: it listens; 64 bad option; 69 somebody has the name.)";
+
+int run(const ckpt::AgentOptions& options) {
+  const Status status = ckpt::run_agent(options);
+  return status.ok() ? 0 : fail(status);
+}
+
+// Returns when the agent, a process in a session of its own, listens or has failed.
+int run_detached(ckpt::AgentOptions options) {
+  std::array<int, 2> ends{};
+  if (::pipe2(ends.data(), O_CLOEXEC) != 0) return fail(errno_status("making a pipe", errno));
+  UniqueFd listens(ends[0]), says(ends[1]);
+  const pid_t agent = ::fork();
+  if (agent < 0) return fail(errno_status("forking the agent", errno));
+  if (agent == 0) {
+    listens.reset();
+    ::setsid();
+    options.ready = [&says] {
+      [[maybe_unused]] const auto told = ::write(says.get(), "1", 1);
+      says.reset();
+    };
+    return run(options);
+  }
+  says.reset();
+  char word = 0;
+  if (::read(listens.get(), &word, 1) == 1) return 0;
+  int status = 0;
+  ::waitpid(agent, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
 
 }  // namespace
 
 void add_agent(CLI::App& root, Invocation& invocation) {
   CLI::App* app =
       root.add_subcommand("agent", "Keep this node's checkpoints, beyond the life of its trainers");
-  const auto options = std::make_shared<ckpt::AgentOptions>();  // shared with the callback
-  app->add_option("--name", options->name, "of its socket")->required();
-  app->add_option("--lifeline", options->lifeline,
+  const auto arguments = std::make_shared<AgentArguments>();  // shared with the callback
+  ckpt::AgentOptions& options = arguments->options;
+  app->add_option("--name", options.name, "of its socket")->required();
+  app->add_option("--lifeline", options.lifeline,
                   "a descriptor whose other end closes when the agent should end");
+  app->add_option("--idle-exit", arguments->idle_exit,
+                  "end when nobody was connected for so long and all is written; default: never")
+      ->type_name("TIME");
+  app->add_flag("--detach", arguments->detach,
+                "return once it listens, and leave it behind in a session of its own");
   app->footer(kFooter);
-  app->callback([&invocation, options] {
-    const Status status = ckpt::run_agent(*options);
-    invocation.exit_code = status.ok() ? 0 : fail(status);
+  app->callback([&invocation, arguments] {
+    const Result<Nanos> idle = parse_duration("--idle-exit", arguments->idle_exit);
+    if (!idle.ok()) {
+      invocation.exit_code = fail(idle.status());
+      return;
+    }
+    arguments->options.idle_exit = idle.value();
+    invocation.exit_code =
+        arguments->detach ? run_detached(arguments->options) : run(arguments->options);
   });
 }
 

@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cstdlib>
+#include <unistd.h>
 
 namespace convoy::launch {
 namespace {
@@ -181,6 +182,8 @@ Status read_settings(const Getenv& getenv, Environment* out) {
   out->interface = text_of(getenv, "CONVOY_INTERFACE");
   out->address = text_of(getenv, "CONVOY_ADDRESS");
   out->host_id = text_of(getenv, "CONVOY_HOST_ID");
+  out->agent = text_of(getenv, "CONVOY_AGENT");
+  out->program = text_of(getenv, "CONVOY_BIN");
   out->fault = text_of(getenv, "CONVOY_FAULT");
   CONVOY_RETURN_IF_ERROR(
       read_int(getenv, "TORCHELASTIC_RESTART_COUNT", 0, INT32_MAX, &out->generation));
@@ -246,6 +249,17 @@ Result<Environment> read_environment(const Getenv& getenv) {
   const bool in_step = family->launcher == Launcher::kSlurm && !step.empty();
   CONVOY_RETURN_IF_ERROR(read_master(getenv, *family, in_step ? job + "." + step : job, &out));
   return out;
+}
+
+std::string local_job(const Environment& e) {
+  if (e.launcher == Launcher::kNone) return "process " + std::to_string(::getpid());
+  // Ids such as torchrun's "none" say nothing; one port serves one job at a time. The first rank
+  // tells apart what plays several machines on one.
+  const std::string where = e.master_port == 0
+                                ? "process " + std::to_string(::getpid())
+                                : e.master_addr + ":" + std::to_string(e.master_port);
+  return std::string(launcher_name(e.launcher)) + " job " + e.job_id + " at " + where +
+         " from rank " + std::to_string(e.rank - e.local_rank);
 }
 
 std::string first_host(std::string_view node_list) {

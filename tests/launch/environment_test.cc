@@ -6,6 +6,7 @@
 #include <catch2/catch.hpp>
 
 #include <map>
+#include <unistd.h>
 
 namespace convoy::launch {
 namespace {
@@ -41,6 +42,27 @@ TEST_CASE("a program that nobody launched is one rank") {
   REQUIRE(e.rank == 0);
   REQUIRE(e.world_size == 1);
   REQUIRE(e.timeout == std::chrono::seconds(300));
+}
+
+TEST_CASE("what the ranks of a machine have in common") {
+  const auto job_of = [](std::string rank, std::string local, std::string port) {
+    return local_job(read({{"RANK", std::move(rank)},
+                           {"WORLD_SIZE", "4"},
+                           {"LOCAL_RANK", std::move(local)},
+                           {"LOCAL_WORLD_SIZE", "2"},
+                           {"MASTER_ADDR", "node7"},
+                           {"MASTER_PORT", std::move(port)},
+                           {"TORCHELASTIC_RUN_ID", "none"}}));
+  };
+  const std::string job = job_of("0", "0", "29500");
+  REQUIRE(job_of("1", "1", "29500") == job);
+  REQUIRE(job_of("2", "0", "29500") != job);  // the next machine's
+  REQUIRE(job_of("0", "0", "29501") != job);  // another job's
+  REQUIRE(job_of("3", "1", "29500") == job_of("2", "0", "29500"));
+  const Environment alone = read({{"CONVOY_AGENT", "name"}, {"CONVOY_BIN", "/opt/convoy"}});
+  REQUIRE(local_job(alone) == "process " + std::to_string(::getpid()));
+  REQUIRE(alone.agent == "name");
+  REQUIRE(alone.program == "/opt/convoy");
 }
 
 TEST_CASE("torchrun's variables, and convoy run's") {

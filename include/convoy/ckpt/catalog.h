@@ -130,14 +130,16 @@ class Catalog {
   // ---- who has the folder
 
   // Claims the folder: from now on nobody else's commit succeeds. kFailedPrecondition, naming who
-  // has it and since when, if another job has it or a newer generation of this one, unless `force`;
-  // and always if a newer Convoy has written there. What was committed until now stays; what an
+  // has it and since when, if another job has it and has not released it, or a newer generation of
+  // this one, unless `force`; and always if a newer Convoy has written there. What was committed until now stays; what an
   // earlier owner commits after this does not count.
   Status take_over(const Claimant& claimant, bool force = false);
   // Claims the folder in place of `owner` (as owner() gave it), as the same job and generation, so
   // that the job's next start is not kept out. For tools: a job that still runs under that claim
   // loses the folder, so look at owner.released first. kUnavailable if another has claimed since.
   Status follow(const Owner& owner, const std::string& who);
+  // What take_over() would say now; claims nothing.
+  Status may_claim(const Claimant& claimant, bool force = false);
   // For the other nodes of the job that took over: takes its claim to write parts under.
   // kFailedPrecondition if the folder is another job's or generation's, or nobody's.
   Status join(const Claimant& claimant);
@@ -208,7 +210,6 @@ class Catalog {
   Result<std::vector<uint64_t>> owner_claims();
   Result<std::optional<Owner>> newest_owner(bool sealed);
   Status check_versions();
-  Status check_may_claim(const Claimant& claimant, bool force);
   Result<bool> try_claim(const Claimant& claimant, uint64_t claim);
   Status seal(Owner record);
   Status lost(const std::string& what);

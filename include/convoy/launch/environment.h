@@ -47,6 +47,8 @@ struct Environment {
   std::string interface;                      // CONVOY_INTERFACE: network interface; "": automatic
   std::string address;                        // CONVOY_ADDRESS: address to listen on; "": automatic
   std::string host_id;  // CONVOY_HOST_ID: ranks with equal ids share memory; "": found out
+  std::string agent;    // CONVOY_AGENT: abstract socket name of this node's agent; "": none
+  std::string program;  // CONVOY_BIN: the convoy program, to start an agent; "": looked for
   std::string log_level = "info";  // CONVOY_LOG: debug|info|warn|error|off
   std::string fault;               // CONVOY_FAULT: fault points to arm, for tests
 };
@@ -79,6 +81,11 @@ Result<Environment> read_environment(const Getenv& getenv = process_getenv());
 // A sentence for each CONVOY_* variable in `environ` ("NAME=value" strings, null-terminated) that
 // is not in the contract, with the nearest known name. Misspelt settings must not pass silently.
 std::vector<std::string> unknown_variables(const char* const* environ);
+
+// What the ranks of this machine have in common, and no other job's: the same text on each of them,
+// for as long as the job goes on (through restarts by torchrun, too). For names of things that a
+// machine has once a job. A program that nobody launched is a job of its own, named by its pid.
+std::string local_job(const Environment& environment);
 
 // The contract with the values in force, one "NAME=value" per line; start-up prints it at debug
 // level.
