@@ -1,7 +1,7 @@
 // safetensors files as a step: their tensors, one behind the other, are the stream of one rank.
+#include "ckpt/formats/chunk_writer.h"
 #include "ckpt/formats/safetensors.h"
 #include "ckpt/formats/tensor_reader.h"
-#include <convoy/base/checksum.h>
 #include <convoy/base/fd.h>
 
 #include <algorithm>
@@ -17,9 +17,7 @@ namespace convoy::ckpt {
 namespace {
 
 namespace fs = std::filesystem;
-constexpr uint64_t kAlignment = 64;                      // of tensors in the stream
-constexpr uint64_t kReadBytes = uint64_t{4} << 20;       // at a time
-constexpr uint64_t kFileBytesMax = uint64_t{256} << 30;  // of one file of chunks
+constexpr uint64_t kReadBytes = uint64_t{4} << 20;  // at a time
 constexpr uint64_t kStreamBytesMax = kChunksMax * kChunkBytes;
 
 struct Input {
@@ -152,63 +150,6 @@ Result<std::vector<Input>> open_inputs(const std::string& path) {
   return inputs;
 }
 
-// Cuts a stream into chunks and those into files.
-class ChunkWriter {
- public:
-  ChunkWriter(Store& store, const Catalog& catalog, Part& part)
-      : store_(store), catalog_(catalog), part_(part) {
-    chunk_.reserve(kChunkBytes);
-  }
-
-  Status append(std::span<const std::byte> bytes) {
-    part_.streams[0].bytes += bytes.size();
-    while (!bytes.empty()) {
-      const size_t n = std::min(bytes.size(), kChunkBytes - chunk_.size());
-      chunk_.insert(chunk_.end(), bytes.begin(), bytes.begin() + static_cast<ptrdiff_t>(n));
-      bytes = bytes.subspan(n);
-      if (chunk_.size() == kChunkBytes) CONVOY_RETURN_IF_ERROR(write_chunk());
-    }
-    return ok_status();
-  }
-  Status align() {
-    const std::vector<std::byte> zeros(-part_.streams[0].bytes % kAlignment);
-    return append(zeros);
-  }
-  Status finish() {
-    if (!chunk_.empty()) CONVOY_RETURN_IF_ERROR(write_chunk());
-    return end_file();
-  }
-
- private:
-  Status write_chunk() {
-    if (writer_ == nullptr) {
-      const auto index = static_cast<uint32_t>(part_.files.size());
-      part_.files.push_back({catalog_.data_path(part_.step, part_.node, index), 0});
-      CONVOY_ASSIGN_OR_RETURN(writer_, store_.open_writer(part_.files.back().path));
-    }
-    File& file = part_.files.back();
-    CONVOY_RETURN_IF_ERROR(writer_->append(chunk_));
-    part_.streams[0].chunks.push_back({static_cast<uint32_t>(part_.files.size() - 1), file.bytes,
-                                       static_cast<uint32_t>(chunk_.size()), Codec::kRaw,
-                                       xxh3(chunk_)});
-    file.bytes += chunk_.size();
-    chunk_.clear();
-    return file.bytes < kFileBytesMax ? ok_status() : end_file();
-  }
-  Status end_file() {
-    if (writer_ == nullptr) return ok_status();
-    CONVOY_RETURN_IF_ERROR(writer_->finish());
-    writer_.reset();
-    return ok_status();
-  }
-
-  Store& store_;
-  const Catalog& catalog_;
-  Part& part_;
-  std::unique_ptr<StoreWriter> writer_;
-  std::vector<std::byte> chunk_;
-};
-
 Status copy_tensor(const Input& input, const SafetensorsTensor& tensor, ChunkWriter& writer,
                    const std::function<bool(uint64_t)>& progress) {
   std::vector<std::byte> buffer;
@@ -234,7 +175,8 @@ Status check_inputs(const std::vector<Input>& inputs, const std::string& path) {
     }
     bytes += std::min(input.header.data_bytes, kStreamBytesMax);
   }
-  if (names.size() <= kTensorsMax && bytes <= kStreamBytesMax - names.size() * kAlignment) {
+  if (names.size() <= kTensorsMax &&
+      bytes <= kStreamBytesMax - names.size() * ChunkWriter::kAlignment) {
     return ok_status();
   }
   return {Code::kInvalidArgument, path + " has too many tensors or bytes for one import: at most " +

@@ -259,7 +259,7 @@ Status Agent::hello(Session& session, const proto::Hello& hello) {
   }
   Workers workers{hello.job(),        hello.generation(), hello.world_size(),  hello.local_size(),
                   hello.mesh(),       hello.folder(),     hello.keep_newest(), hello.keep_every(),
-                  hello.disk_every(), hello.bandwidth(),  hello.incremental()};
+                  hello.disk_every(), hello.bandwidth(),  hello.incremental(), hello.take_over()};
   if (workers.local_size < 1 || workers.world_size < workers.local_size ||
       hello.rank() >= workers.world_size) {
     return {Code::kInvalidArgument, "rank " + std::to_string(hello.rank()) + " of " +
@@ -301,6 +301,7 @@ Result<std::shared_ptr<AgentJob>> Agent::job_for(const Workers& workers) {
       disk.keep_every = workers.keep_every;
       disk.bandwidth = workers.bandwidth;
       disk.incremental = workers.incremental;
+      disk.take_over = workers.take_over;
       disk_ = std::make_shared<DiskTier>(std::move(disk));
       start_scrubber();
     }

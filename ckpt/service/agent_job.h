@@ -28,6 +28,7 @@ struct Workers {
   uint64_t disk_every = 1;
   uint64_t bandwidth = 0;
   bool incremental = true;
+  bool take_over = false;
   bool operator==(const Workers&) const = default;
 };
 

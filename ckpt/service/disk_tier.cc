@@ -192,7 +192,7 @@ Status DiskTier::prepare(const DiskJob& job) {
   auto catalog = std::make_unique<Catalog>(*store);
   Claimant claimant = options_.claimant;
   claimant.generation = job.generation;
-  CONVOY_RETURN_IF_ERROR(catalog->take_over(claimant));
+  CONVOY_RETURN_IF_ERROR(catalog->take_over(claimant, options_.take_over));
   catalog_ = std::move(catalog);  // before the store that the old one used
   store_ = std::move(store);
   generation_ = job.generation;
@@ -220,6 +220,9 @@ Result<Part> DiskTier::write_streams(const DiskJob& job) {
   std::vector<NewFile> files;
   for (const RankSnapshot& rank : job.ranks) {
     Stream stream = rank.part.streams.front();
+    for (const TensorInfo& info : rank.part.tensors) {  // empty ones, too, which have no piece
+      CONVOY_RETURN_IF_ERROR(builder.tensor(info).status());
+    }
     for (StoredPiece& piece : stream.pieces) {
       CONVOY_ASSIGN_OR_RETURN(piece.tensor, builder.tensor(rank.part.tensors[piece.tensor]));
     }

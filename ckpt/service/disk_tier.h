@@ -37,6 +37,7 @@ struct DiskTierOptions {
   uint64_t keep_every = 0;
   uint64_t bandwidth = 0;   // bytes/s; 0: no limit
   bool incremental = true;  // chunks that have not changed are referred to
+  bool take_over = false;   // the folder, whoever has it
 };
 
 struct DiskJob {

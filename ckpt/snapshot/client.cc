@@ -113,6 +113,7 @@ Status SnapshotClient::ensure_connected() {
   hello.set_disk_every(options_.disk_every);
   hello.set_bandwidth(options_.bandwidth);
   hello.set_incremental(options_.incremental);
+  hello.set_take_over(options_.take_over);
   const auto answer = request(socket.get(), ask);
   if (!answer.ok()) return answer.status();
   socket_ = std::move(socket);

@@ -1,12 +1,12 @@
 """What went wrong, as a type.
 
-Collectives raise torch.distributed.DistBackendError (ValueError for arguments that can't work), as with any backend. Its
+Checkpoints raise the classes below. Collectives raise torch.distributed.DistBackendError (ValueError for arguments that can't work), as with any backend. Its
 text begins with the kind of failure; `kind()` reads it, `typed()` turns it into one of the classes below.
 """
 
 
 class ConvoyError(RuntimeError):
-    """A failure of Convoy; the text names group, ranks and what to do."""
+    """A failure of Convoy; the text names group, ranks, path and what to do."""
 
 
 class DeadlineExceeded(ConvoyError, TimeoutError):
@@ -26,7 +26,27 @@ class Unavailable(ConvoyError):
 
 
 class ResourceExhausted(ConvoyError):
-    """No memory or descriptors left."""
+    """No memory, disk space or descriptors left."""
+
+
+class InvalidArgument(ConvoyError, ValueError):
+    """What was given can't work; the text says how to mend it."""
+
+
+class FailedPrecondition(ConvoyError):
+    """The right call in the wrong state: another job has the folder, a newer Convoy has written it."""
+
+
+class NotFound(ConvoyError, LookupError):
+    """No such folder, step or tensor."""
+
+
+class AlreadyExists(ConvoyError):
+    """It is there already."""
+
+
+class DataLoss(ConvoyError):
+    """Bytes are truncated or not what was written; the text names file and offset."""
 
 
 _TYPES = {
@@ -35,15 +55,30 @@ _TYPES = {
     "mismatch": Mismatch,
     "unavailable": Unavailable,
     "resource exhausted": ResourceExhausted,
+    "invalid argument": InvalidArgument,
+    "failed precondition": FailedPrecondition,
+    "not found": NotFound,
+    "already exists": AlreadyExists,
+    "data loss": DataLoss,
 }
 
 
 def kind(error: BaseException) -> str:
     """"deadline exceeded", "aborted", "mismatch", ...; "" for an error that is not Convoy's."""
     head = str(error).split(":", 1)[0]
-    return head if head in _TYPES or head in ("invalid argument", "failed precondition", "internal") else ""
+    return head if head in _TYPES or head == "internal" else ""
 
 
 def typed(error: BaseException) -> ConvoyError:
     """The same failure as one of this module's types: `raise convoy.errors.typed(e) from e`."""
     return _TYPES.get(kind(error), ConvoyError)(str(error))
+
+
+def of_kind(kind: str, text: str) -> ConvoyError:
+    """The failure of that kind with that text."""
+    return _TYPES.get(kind, ConvoyError)(text)
+
+
+def kind_of(error: ConvoyError) -> str:
+    """The reverse: "data loss" of a DataLoss."""
+    return next((kind for kind, of in _TYPES.items() if type(error) is of), "internal")

@@ -34,6 +34,7 @@ struct ClientOptions {
   uint64_t disk_every = 1;   // of the saves; the others stay in memory
   uint64_t bandwidth = 0;    // bytes/s of the disk; 0: no limit
   bool incremental = true;   // chunks that have not changed are not written again
+  bool take_over = false;    // the folder, even if another job has it that has not released it
   Overtake overtake = Overtake::kWait;
   int threads = 2;  // that copy, the caller included
   Nanos timeout = std::chrono::seconds(60);
