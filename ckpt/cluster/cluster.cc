@@ -28,14 +28,14 @@ class ClusterImpl final : public Cluster {
     options.port = listen.port;
     options.connection = connection_;
     options.connection.token = random_hex();
-    const auto to_coordinator = [this](void (Coordinator::*method)(
-                                    const std::shared_ptr<rpc::Call>&)) {
-      return [this, method](const std::shared_ptr<rpc::Call>& call) {
-        const std::shared_ptr<Coordinator> here = coordinator();
-        if (here != nullptr) return ((*here).*method)(call);
-        call->finish(Status(Code::kUnavailable, "node 0's ranks have not come yet"));
-      };
-    };
+    const auto to_coordinator =
+        [this](void (Coordinator::*method)(const std::shared_ptr<rpc::Call>&)) {
+          return [this, method](const std::shared_ptr<rpc::Call>& call) {
+            const std::shared_ptr<Coordinator> here = coordinator();
+            if (here != nullptr) return ((*here).*method)(call);
+            call->finish(Status(Code::kUnavailable, "node 0's ranks have not come yet"));
+          };
+        };
     rpc::Handlers handlers;
     handlers["join"] = to_coordinator(&Coordinator::join);
     handlers["report"] = to_coordinator(&Coordinator::report);

@@ -97,11 +97,10 @@ Status Coordinator::check(const NodeIdentity& node) const {
                                     " has not come to the coordinator yet"};
   }
   if (node.nodes != self.nodes || node.world_size != self.world_size || node.node >= self.nodes) {
-    return {Code::kMismatch, "node " + std::to_string(node.node) + " says " +
-                                 std::to_string(node.nodes) + " nodes with " +
-                                 std::to_string(node.world_size) + " ranks, node 0 says " +
-                                 std::to_string(self.nodes) + " with " +
-                                 std::to_string(self.world_size)};
+    return {Code::kMismatch,
+            "node " + std::to_string(node.node) + " says " + std::to_string(node.nodes) +
+                " nodes with " + std::to_string(node.world_size) + " ranks, node 0 says " +
+                std::to_string(self.nodes) + " with " + std::to_string(self.world_size)};
   }
   return ok_status();
 }
@@ -122,12 +121,12 @@ void Coordinator::join(const std::shared_ptr<rpc::Call>& call) {
   proto::Join join;
   if (!parse(*call, join)) return call->finish(nonsense());
   if (join.version() != kClusterVersion) {
-    return call->finish(Status(Code::kFailedPrecondition,
-                               "the agents of node 0 and node " + std::to_string(join.node()) +
-                                   " are of different Convoys"));
+    return call->finish(Status(Code::kFailedPrecondition, "the agents of node 0 and node " +
+                                                              std::to_string(join.node()) +
+                                                              " are of different Convoys"));
   }
-  const Status fits = check({join.job(), join.generation(), join.world_size(), join.node(),
-                             join.nodes(), join.domain()});
+  const Status fits = check(
+      {join.job(), join.generation(), join.world_size(), join.node(), join.nodes(), join.domain()});
   if (!fits.ok()) return call->finish(fits);
   std::unique_lock lock(mutex_);
   if (ending_) return call->finish(Status(Code::kUnavailable, "the coordinator is ending"));

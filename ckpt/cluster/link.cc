@@ -14,9 +14,9 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr auto kCallTimeout = 10s;
-constexpr auto kPause = 200ms;    // between tries
-constexpr int kItemsMax = 64;     // of one report
-constexpr auto kPatience = 10s;   // after which a coordinator that can't be reached is reported
+constexpr auto kPause = 200ms;   // between tries
+constexpr int kItemsMax = 64;    // of one report
+constexpr auto kPatience = 10s;  // after which a coordinator that can't be reached is reported
 
 uint64_t random_number() {
   std::random_device device;
@@ -151,9 +151,10 @@ void Link::follow_events() {
     } else if (status.code() != Code::kUnavailable && status.code() != Code::kDeadlineExceeded) {
       return lose(status);  // refused
     } else if (Clock::system().now() - since > kPatience) {
-      lose(Status(Code::kUnavailable,
-                  "node " + std::to_string(self_.node) + " does not reach the coordinator, node "
-                  "0's agent: " + status.message()));
+      lose(Status(Code::kUnavailable, "node " + std::to_string(self_.node) +
+                                          " does not reach the coordinator, node "
+                                          "0's agent: " +
+                                          status.message()));
     }
   } while (pause(kPause));
 }

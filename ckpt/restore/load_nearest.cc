@@ -135,8 +135,8 @@ class Attempts {
     }
     if (status.code() != Code::kDataLoss) return status;
     if (exchange_.rank() == 0) {
-      CONVOY_LOG(Warn) << what << " can't be loaded, the next older one is tried: "
-                       << status.message();
+      CONVOY_LOG(Warn) << what
+                       << " can't be loaded, the next older one is tried: " << status.message();
     }
     tried_ += "\n  " + what + ": " + status.message();
     passed_over_.emplace_back(key, status);
@@ -157,8 +157,8 @@ class Attempts {
 }  // namespace
 
 Status agree(Exchange& exchange, const Status& mine) {
-  CONVOY_ASSIGN_OR_RETURN(const auto all, exchange.all_gather(bytes_of(
-                                              mine.ok() ? std::string() : mine.to_string())));
+  CONVOY_ASSIGN_OR_RETURN(
+      const auto all, exchange.all_gather(bytes_of(mine.ok() ? std::string() : mine.to_string())));
   for (size_t r = 0; r < all.size(); ++r) {
     if (!all[r].empty()) {
       return status_of_text(text_of(all[r])).with_context("rank " + std::to_string(r));
@@ -179,9 +179,8 @@ Result<std::optional<NearestStep>> load_nearest(const LoadPlaces& places, const 
   NearestStep out;
   if (candidates.memory) {
     CONVOY_ASSIGN_OR_RETURN(
-        const bool loaded,
-        attempts.load(memory_source(*held), {held->step, 0},
-                      "step " + std::to_string(held->step) + " in memory", out));
+        const bool loaded, attempts.load(memory_source(*held), {held->step, 0},
+                                         "step " + std::to_string(held->step) + " in memory", out));
     if (loaded) return std::optional(std::move(out));
   }
   Result<std::shared_ptr<DiskEngine>> engine = DiskEngine::create({});

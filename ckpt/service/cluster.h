@@ -85,15 +85,15 @@ struct CoordinatorOptions {
   NodeIdentity self;
   std::string mesh;
   uint64_t disk_every = 1;
-  bool replicate = false;  // whole steps also go to the peers' memory
+  bool replicate = false;                         // whole steps also go to the peers' memory
   Nanos step_timeout = std::chrono::minutes(10);  // of staging, and of writing
   Nanos peer_timeout = std::chrono::seconds(10);  // a node that is silent for so long has gone
   CoordinatorDisk disk;                           // no functions: memory only
 };
 
 struct ClusterListen {
-  std::string host;   // that other machines know this one by; empty: its name
-  uint16_t port = 0;  // 0: the kernel chooses
+  std::string host;                     // that other machines know this one by; empty: its name
+  uint16_t port = 0;                    // 0: the kernel chooses
   std::string certificate, key, roots;  // PEM files; empty: no TLS
 };
 

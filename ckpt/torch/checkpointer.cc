@@ -103,7 +103,8 @@ Result<SaveOutcome> Checkpointer::save_async(uint64_t step, TensorState state,
 
 void Checkpointer::fence() {
   if (copied_) {
-    copied_->block(c10::impl::VirtualGuardImpl(copied_->device_type()).getStream(copied_->device()));
+    copied_->block(
+        c10::impl::VirtualGuardImpl(copied_->device_type()).getStream(copied_->device()));
   } else {
     (void)outcome();
   }

@@ -44,8 +44,8 @@ Result<Dtype> dtype_of(at::ScalarType type) {
     case at::kFloat8_e5m2:
       return Dtype::kFloat8E5M2;
     default:
-      return Status(Code::kInvalidArgument, std::string("checkpoints hold no tensors of type ") +
-                                                c10::toString(type));
+      return Status(Code::kInvalidArgument,
+                    std::string("checkpoints hold no tensors of type ") + c10::toString(type));
   }
 }
 
@@ -76,9 +76,10 @@ TensorState host_copies(const TensorState& state) {
   for (const NamedTensor& tensor : state) {
     NamedTensor& entry = out.emplace_back(NamedTensor{tensor.name, tensor.shape, {}});
     for (const TensorBox& box : tensor.boxes) {
-      entry.boxes.push_back({box.begin, at::empty(box.data.sizes(),
-                                                  at::TensorOptions(box.data.scalar_type())
-                                                      .pinned_memory(!box.data.is_cpu()))});
+      entry.boxes.push_back(
+          {box.begin,
+           at::empty(box.data.sizes(),
+                     at::TensorOptions(box.data.scalar_type()).pinned_memory(!box.data.is_cpu()))});
     }
   }
   return out;

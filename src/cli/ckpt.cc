@@ -5,9 +5,11 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstdio>
 #include <ctime>
 #include <fnmatch.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 namespace convoy::cli {
@@ -20,8 +22,8 @@ constexpr const char* kFooter = R"(Examples:
   convoy ckpt verify runs/a/checkpoints --all
   convoy ckpt export runs/a/checkpoints --format safetensors -o model --dtype bfloat16
 
-FOLDER is a checkpoint folder (docs/checkpoints.md). Only gc and import change one, and
-scrub what is damaged; all but gc and import may be used while a job writes in it.)";
+FOLDER is a checkpoint folder (docs/checkpoints.md). Only gc, import and reshard (its
+--to) change one, and scrub what is damaged; all others may be used while a job writes in it.)";
 
 }  // namespace
 
@@ -58,6 +60,44 @@ Status check_version(Folder& folder) {
 Status as_held(const Status& status) {
   if (status.code() != Code::kFailedPrecondition) return status;
   return {Code::kUnavailable, status.message()};
+}
+
+namespace {
+
+Status claim(Folder& folder, const std::string& job, bool force, const std::string& command) {
+  ckpt::Catalog& catalog = *folder.catalog;
+  CONVOY_ASSIGN_OR_RETURN(const auto owner, catalog.owner());
+  const bool is_same = owner && owner->job == job;
+  if (is_same && !owner->released && !force) {
+    return {Code::kUnavailable, folder.name + " belongs to " + describe(owner) +
+                                    ", which has not said that it ended. If it was killed, say so "
+                                    "with --force."};
+  }
+  if (is_same && !force) return catalog.follow(*owner, who_am_i(command));
+  const uint64_t generation = is_same ? owner->generation : 0;
+  return catalog.take_over({job, generation, who_am_i(command)}, force);
+}
+
+Status check_step_is_free(Folder& folder, uint64_t step) {
+  const Status status = folder.catalog->load_commit(step).status();
+  if (status.code() == Code::kNotFound || status.code() == Code::kAborted) return ok_status();
+  if (!status.ok()) return status;
+  return {Code::kInvalidArgument,
+          folder.name + " has a step " + std::to_string(step) + " already; give another --step."};
+}
+
+}  // namespace
+
+Result<Folder> claim_target(const std::string& name, const std::string& job, uint64_t step,
+                            bool force, const std::string& command) {
+  if (::mkdir(name.c_str(), 0755) != 0 && errno != EEXIST) {
+    return errno_status("cannot make folder " + name, errno);
+  }
+  CONVOY_ASSIGN_OR_RETURN(Folder folder, open_folder(name));
+  CONVOY_RETURN_IF_ERROR(check_version(folder));
+  CONVOY_RETURN_IF_ERROR(check_step_is_free(folder, step));
+  CONVOY_RETURN_IF_ERROR(as_held(claim(folder, job, force, command)));
+  return folder;
 }
 
 int fail_ckpt(const Status& status) {
@@ -145,6 +185,7 @@ void add_ckpt(CLI::App& root, Invocation& invocation) {
   add_ckpt_scrub(*group, invocation);
   add_ckpt_diff(*group, invocation);
   add_ckpt_gc(*group, invocation);
+  add_ckpt_reshard(*group, invocation);
   add_ckpt_formats(*group, invocation);
 }
 

@@ -28,6 +28,7 @@ void add_ckpt_verify(CLI::App& group, Invocation& invocation);
 void add_ckpt_scrub(CLI::App& group, Invocation& invocation);
 void add_ckpt_diff(CLI::App& group, Invocation& invocation);
 void add_ckpt_gc(CLI::App& group, Invocation& invocation);
+void add_ckpt_reshard(CLI::App& group, Invocation& invocation);
 void add_ckpt_formats(CLI::App& group, Invocation& invocation);  // export, import
 
 // An open checkpoint folder.
@@ -48,6 +49,11 @@ Result<ckpt::Commit> load_record(Folder& folder, const ckpt::StepInfo& info);
 Status check_version(Folder& folder);
 // A failure to get or keep the folder's claim, so that its exit code is that of a held folder.
 Status as_held(const Status& status);
+
+// A folder in which a tool writes step `step` for `job`: made if it is missing, claimed (release it
+// afterwards). A job that may be running keeps it, unless `force`.
+Result<Folder> claim_target(const std::string& name, const std::string& job, uint64_t step,
+                            bool force, const std::string& command);
 
 // As fail(), where a record of a newer Convoy is 65 and a full disk is 71.
 int fail_ckpt(const Status& status);

@@ -8,9 +8,7 @@
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <cstdio>
-#include <sys/stat.h>
 
 namespace convoy::cli {
 namespace {
@@ -136,40 +134,12 @@ Status export_step(const ExportArguments& arguments) {
   return ok_status();
 }
 
-// Claims the folder for the import; a job that may be running keeps it.
-Status claim(Folder& folder, const ImportArguments& arguments) {
-  ckpt::Catalog& catalog = *folder.catalog;
-  CONVOY_ASSIGN_OR_RETURN(const auto owner, catalog.owner());
-  const bool is_same = owner && owner->job == arguments.job;
-  if (is_same && !owner->released && !arguments.force) {
-    return {Code::kUnavailable, folder.name + " belongs to " + describe(owner) +
-                                    ", which has not said that it ended. If it was killed, say so "
-                                    "with --force."};
-  }
-  if (is_same && !arguments.force) return catalog.follow(*owner, who_am_i("import"));
-  const uint64_t generation = is_same ? owner->generation : 0;
-  return catalog.take_over({arguments.job, generation, who_am_i("import")}, arguments.force);
-}
-
-Status check_step_is_free(Folder& folder, uint64_t step) {
-  const Status status = folder.catalog->load_commit(step).status();
-  if (status.code() == Code::kNotFound || status.code() == Code::kAborted) return ok_status();
-  if (!status.ok()) return status;
-  return {Code::kInvalidArgument,
-          folder.name + " has a step " + std::to_string(step) + " already; give another --step."};
-}
-
 Status import_step(const ImportArguments& arguments) {
   CONVOY_RETURN_IF_ERROR(check_format(arguments.format));
   // All inputs are checked before anything is made.
   CONVOY_ASSIGN_OR_RETURN(const auto source, ckpt::SafetensorsSource::open(arguments.input));
-  if (::mkdir(arguments.folder.c_str(), 0755) != 0 && errno != EEXIST) {
-    return errno_status("cannot make folder " + arguments.folder, errno);
-  }
-  CONVOY_ASSIGN_OR_RETURN(Folder folder, open_folder(arguments.folder));
-  CONVOY_RETURN_IF_ERROR(check_version(folder));
-  CONVOY_RETURN_IF_ERROR(check_step_is_free(folder, arguments.step));
-  CONVOY_RETURN_IF_ERROR(as_held(claim(folder, arguments)));
+  CONVOY_ASSIGN_OR_RETURN(Folder folder, claim_target(arguments.folder, arguments.job,
+                                                      arguments.step, arguments.force, "import"));
   Progress progress("imported");
   const Status status = ckpt::import_safetensors(
       source, *folder.store, *folder.catalog, arguments.step, [&](uint64_t done, uint64_t total) {

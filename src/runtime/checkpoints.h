@@ -43,9 +43,9 @@ class Checkpoints {
   std::unique_ptr<ckpt::GroupExchange> exchange_;
   ckpt::LoadPlaces places_;
   int64_t every_ = 0;
-  int64_t last_ = 0;       // step that was given to save
-  bool copying_ = false;   // the save of last_ goes on
-  at::Tensor position_;    // int64 [4] on the CPU: samples, seed, epoch, offset
+  int64_t last_ = 0;      // step that was given to save
+  bool copying_ = false;  // the save of last_ goes on
+  at::Tensor position_;   // int64 [4] on the CPU: samples, seed, epoch, offset
   std::string story_;
   int rank_ = 0;
 };

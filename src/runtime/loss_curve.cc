@@ -171,7 +171,8 @@ std::string loss_curve_svg(const std::string& title, const std::vector<Curve>& c
       kWidth, kHeight, kWidth, kHeight);
   out +=
       "<style>svg{background:#fff}text{font:12px sans-serif;fill:#444}.title{font-size:15px;"
-      "fill:#111}.grid{stroke:#ddd}.mark{stroke:#888;stroke-dasharray:4 3}@media(prefers-color-scheme:dark){svg{background:#16181d}"
+      "fill:#111}.grid{stroke:#ddd}.mark{stroke:#888;stroke-dasharray:4 "
+      "3}@media(prefers-color-scheme:dark){svg{background:#16181d}"
       "text{fill:#b8bcc4}.title{fill:#eee}.grid{stroke:#33363d}}</style>";
   out += format("<text class='title' x='%.0f' y='20'>", kLeft) + escaped(title) + "</text>";
   out += axes(frame);

@@ -103,9 +103,7 @@ void Trainer::build_buckets() {
   data::BucketOptions options;
   options.bucket_bytes = options_.bucket_bytes;
   options.sharded = options_.zero;
-  options.sum_partial = [all = parameters_, tp = tp_] {
-    parallel::sum_partial_gradients(all, tp);
-  };
+  options.sum_partial = [all = parameters_, tp = tp_] { parallel::sum_partial_gradients(all, tp); };
   buckets_ = std::make_unique<data::FlatBuckets>(std::move(params), groups, options);
 }
 

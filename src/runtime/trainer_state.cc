@@ -84,9 +84,9 @@ ckpt::TensorState Trainer::state_of(bool to_save) {
     const data::Bucket& bucket = buckets_->buckets()[b];
     const data::AdamW::BucketState& state = states[b];
     // A save takes from each data-parallel rank an equal part, as ZeRO cuts it, sharded or not.
-    const FlatRange range = to_save ? FlatRange{bucket.shard_begin,
-                                                bucket.shard_begin + bucket.shard_count}
-                                    : FlatRange{state.begin, state.begin + state.m.numel()};
+    const FlatRange range =
+        to_save ? FlatRange{bucket.shard_begin, bucket.shard_begin + bucket.shard_count}
+                : FlatRange{state.begin, state.begin + state.m.numel()};
     for (const data::Slot& slot : bucket.slots) {
       const parallel::Parameter& p = *parameters_[slot.param];
       if (to_save && buckets_->params()[slot.param].counted.empty()) continue;  // another rank's
@@ -95,9 +95,9 @@ ckpt::TensorState Trainer::state_of(bool to_save) {
       for (const RangeBox& box : ckpt::boxes_of_range(p.value.sizes(), begin, end)) {
         for (const Piece& piece : pieces_of(p, box, to_save)) {
           const auto add = [&](const std::string& prefix, const at::Tensor& flat) {
-            boxes.add(prefix + p.name, p.full_shape(),
-                      {piece.global,
-                       view_of(flat, piece, p.value.sizes(), state.begin - slot.offset)});
+            boxes.add(
+                prefix + p.name, p.full_shape(),
+                {piece.global, view_of(flat, piece, p.value.sizes(), state.begin - slot.offset)});
           };
           add("model.", state.weights);
           add("optimizer.m.", state.m);
@@ -121,6 +121,8 @@ ckpt::TensorState Trainer::state_to_load() {
   return state;
 }
 
-void Trainer::restored() { optimizer_->restored(steps_tensor_.item<int64_t>()); }
+void Trainer::restored() {
+  optimizer_->restored(steps_tensor_.item<int64_t>());
+}
 
 }  // namespace convoy::runtime

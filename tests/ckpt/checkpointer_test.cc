@@ -42,9 +42,9 @@ class World {
   World(int rank, const std::string& file) {
     comm::MeshGroupsOptions options;
     options.timeout = std::chrono::seconds(60);
-    groups_ = std::make_unique<comm::MeshGroups>(
-        Mesh::parse("dp=4", kRanks).value(), rank,
-        c10::make_intrusive<c10d::FileStore>(file, -1), options);
+    groups_ =
+        std::make_unique<comm::MeshGroups>(Mesh::parse("dp=4", kRanks).value(), rank,
+                                           c10::make_intrusive<c10d::FileStore>(file, -1), options);
   }
   comm::Group group() { return groups_->world(); }
   void end() { groups_->shutdown(); }
@@ -102,9 +102,8 @@ struct Tensors {
     cut = wide.narrow(1, first_column, columns);
   }
   TensorState state(bool with_count) const {
-    TensorState out = {
-        {"matrix", {kRows, kColumns}, {{{first_row, 0}, matrix}}},
-        {"wide", {kRows, kColumns - kColumns % kRanks}, {{{0, first_column}, cut}}}};
+    TensorState out = {{"matrix", {kRows, kColumns}, {{{first_row, 0}, matrix}}},
+                       {"wide", {kRows, kColumns - kColumns % kRanks}, {{{0, first_column}, cut}}}};
     if (with_count) out.push_back({"count", {}, {{{}, count}}});
     return out;
   }

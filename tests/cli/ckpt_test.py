@@ -248,6 +248,47 @@ class CkptTest(unittest.TestCase):
         (self.root / "empty").mkdir()
         self.ckpt("scrub", "empty", code=66)
 
+    # reshard
+    def test_reshard_keeps_every_byte_in_any_mesh(self):
+        self.make("compress=1", "replicas=1", 10, 20)
+        before = self.folder
+        for i, mesh in enumerate(("dp=3", "tp=2,dp=4", "dp=1", "dp=70")):
+            out = self.json("reshard", before, "--to", f"to{i}", "--mesh", mesh)
+            ranks = {"dp=3": 3, "tp=2,dp=4": 8, "dp=1": 1, "dp=70": 70}[mesh]
+            self.assertEqual((out["step"], out["ranks"]), (20, ranks))
+            self.assertTrue(self.json("verify", f"to{i}")["ok"])
+            self.assertIn("0 different", self.ckpt("diff", self.folder, f"to{i}"))
+            step = self.json("ls", f"to{i}")["steps"][0]
+            self.assertEqual((step["world_size"], step["mesh"], step["parts"]), (ranks, mesh, ranks))
+            self.assertEqual(self.json("inspect", f"to{i}")["notes"], self.json("inspect", self.folder)["notes"])
+            before = self.root / f"to{i}"  # and on from there
+        streams = [p.stat().st_size for p in (self.root / "to0").rglob("*.chunks")]
+        self.assertEqual(len(streams), 3)
+        self.assertLess(max(streams) - min(streams), 2048)  # a row of each tensor
+
+    def test_reshard_converts(self):
+        self.make(10)
+        self.ckpt("reshard", self.folder, "--to", "to", "--mesh", "dp=2", "--dtype", "bfloat16", "--job", "serve")
+        out = {t["name"]: t["dtype"] for t in self.json("inspect", "to")["tensors"]}
+        self.assertEqual((out["model.embed.weight"], out["optimizer.step"], out["rng.0"]), ("bfloat16", "int64", "bytes"))
+        for name, folder in (("a", self.folder), ("b", "to")):
+            self.ckpt("export", folder, "--format", "safetensors", "-o", name, "--dtype", "bfloat16")
+        one, two = (read_safetensors(self.root / name / "model.safetensors") for name in "ab")
+        self.assertEqual(one, two)
+        self.assertIn("job 'serve'", self.ckpt("ls", "to"))
+
+    def test_reshard_of_damage_and_wrong_words(self):
+        self.make(10)
+        for words, code in ((("--mesh", "dp=0"), 64), (("--mesh", "dp"), 64), (("--mesh", "dp=2", "--dtype", "int8"), 64),
+                            (("--mesh", "dp=2", "--step", 11), 66)):
+            self.ckpt("reshard", self.folder, "--to", "bad", *words, code=code)
+        flip(self.data_files(10)[0], 50)
+        self.assertIn("does not match its checksum", self.ckpt("reshard", self.folder, "--to", "to", "--mesh", "dp=2", code=65))
+        self.assertEqual(self.json("ls", "to")["steps"], [])
+        self.make(10, folder=self.root / "other")
+        self.ckpt("reshard", self.root / "other", "--to", "to", "--mesh", "dp=2")
+        self.ckpt("reshard", self.root / "other", "--to", "to", "--mesh", "dp=2", code=64)
+
     def test_verify_shows_a_bar_on_a_terminal(self):
         self.make("width=1500", 10)  # 0.1 s and more of work
         main, other = pty.openpty()
@@ -444,7 +485,7 @@ class CkptTest(unittest.TestCase):
         self.assertIn("has a step 5 already", text)
         self.ckpt("import", self.root / "back", "--format", "safetensors", "-o", "new", "--step", 6, "--job", "train")
         self.assertEqual(self.json("diff", "new@5", "new@6")["differences"], [])
-        self.make("job=train", 7)  # the job goes on from there
+        self.make("job=train", "release=0", 7)  # the job goes on from there
         self.assertEqual(self.steps(), [7, 6, 5])
         text = self.ckpt("import", source, "--format", "safetensors", "-o", "new", "--step", 8, code=69)
         self.assertIn("belongs to job 'train'", text)
