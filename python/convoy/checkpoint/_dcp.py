@@ -182,7 +182,8 @@ class DcpReader(StorageReader):
             items[name] = TensorStorageMetadata(TensorProperties(dtype=_TORCH[dtype]), torch.Size(shape), [chunk])
         paths = {name: (name,) for name in items}
         if items.pop(PATHS, None) is not None:
-            paths = {name: tuple(path) for name, path in decode(self._read_bytes([PATHS], None)[PATHS]).items()}
+            paths = {name: tuple(word["key"] if isinstance(word, dict) else word for word in path)
+                     for name, path in decode(self._read_bytes([PATHS], None)[PATHS]).items()}
         return Metadata(state_dict_metadata=items, planner_data=paths, storage_data={}, storage_meta=StorageMeta(self.path))
 
     def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
