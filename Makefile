@@ -23,16 +23,14 @@ test: build
 bench: build
 	@PYTHONPATH=$(BUILD)/python $(CONVOY_VENV)/bin/python tests/bench/run.py $(BENCH) --build $(BUILD) $(if $(QUICK),--quick,)
 
-# 8 ranks on this machine train a small language model on the King James text. STEPS=, SECONDS= to change its length.
+# A small language model on the King James text: 8 ranks train and checkpoint, one is killed, 4 go on. STEPS= to change its length.
 KJV := $(BUILD)/demo/kjv
 $(KJV).train.tokens: examples/kjv_text.py | build
 	@mkdir -p $(dir $@) && $(CONVOY_VENV)/bin/python examples/kjv_text.py $(KJV).txt
 	@$(BUILD)/src/cli/convoy data prepare $(KJV).txt -o $(KJV) --split train=0.95,validation=0.05
 
 demo: build $(KJV).train.tokens
-	@$(BUILD)/src/cli/convoy run -n 8 --mesh tp=2,pp=2,dp=2 --no-prefix --output runs/demo-$(shell date +%Y%m%d-%H%M%S) -- \
-	  $(BUILD)/examples/train_llama --config demo --sequence-parallel --data $(KJV).train.tokens \
-	  --validation $(KJV).validation.tokens --seconds $(or $(SECONDS),120) $(if $(STEPS),--steps $(STEPS),)
+	@python3 examples/demo.py $(BUILD)/src/cli/convoy $(BUILD)/examples/train_llama $(KJV) $(if $(STEPS),--steps $(STEPS),)
 
 lint:
 	@.ci/lint.sh

@@ -17,6 +17,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <unistd.h>
 #include <utility>
 
@@ -72,6 +73,7 @@ class Agent {
   void rest();
   void end();
   void drain();
+  void tell_launcher(const std::string& text);
 
   const AgentOptions options_;
   std::unique_ptr<EventLoop> loop_;
@@ -98,7 +100,11 @@ std::string job_text(const Workers& w) {
 
 Status Agent::run() {
   CONVOY_ASSIGN_OR_RETURN(loop_, EventLoop::create());
-  CONVOY_ASSIGN_OR_RETURN(listener_, listen_packets(options_.name));
+  if (options_.listener >= 0) {
+    listener_.reset(options_.listener);
+  } else {
+    CONVOY_ASSIGN_OR_RETURN(listener_, listen_packets(options_.name));
+  }
   CONVOY_RETURN_IF_ERROR(watch_signals());
   CONVOY_RETURN_IF_ERROR(watch());
   rest();
@@ -117,20 +123,25 @@ Status Agent::watch_signals() {
   sigaddset(&set, SIGTERM);
   sigaddset(&set, SIGINT);
   ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  ::signal(SIGPIPE, SIG_IGN);  // who read the log may have died
   signals_.reset(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
   wake_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!signals_ || !wake_) return errno_status("making the agent's signals", errno);
   CONVOY_RETURN_IF_ERROR(loop_->watch(signals_.get(), EPOLLIN, [this](uint32_t) {
     signalfd_siginfo info{};
-    while (::read(signals_.get(), &info, sizeof info) == sizeof info) end();
+    while (::read(signals_.get(), &info, sizeof info) == sizeof info) {
+      if (options_.launcher >= 0) continue;
+      ending_ ? loop_->stop() : end();  // the second time: at once
+    }
   }));
   return loop_->watch(wake_.get(), EPOLLIN, [this](uint32_t) { run_posted(); });
 }
 
 Status Agent::watch() {
-  if (options_.lifeline >= 0) {
-    CONVOY_RETURN_IF_ERROR(loop_->watch(options_.lifeline, EPOLLIN | EPOLLHUP, [this](uint32_t) {
-      loop_->unwatch(options_.lifeline);
+  for (const int line : {options_.lifeline, options_.launcher}) {
+    if (line < 0) continue;
+    CONVOY_RETURN_IF_ERROR(loop_->watch(line, EPOLLIN | EPOLLHUP, [this, line](uint32_t) {
+      loop_->unwatch(line);
       end();
     }));
   }
@@ -221,7 +232,7 @@ Status Agent::hello(Session& session, const proto::Hello& hello) {
   }
   Workers workers{hello.job(),        hello.generation(), hello.world_size(),  hello.local_size(),
                   hello.mesh(),       hello.folder(),     hello.keep_newest(), hello.keep_every(),
-                  hello.disk_every(), hello.bandwidth(),  hello.incremental()};
+                  hello.disk_every(), hello.bandwidth(),  hello.incremental(), hello.take_over()};
   if (workers.local_size < 1 || workers.world_size < workers.local_size ||
       hello.rank() >= workers.world_size) {
     return {Code::kInvalidArgument, "rank " + std::to_string(hello.rank()) + " of " +
@@ -262,6 +273,7 @@ Result<std::shared_ptr<AgentJob>> Agent::job_for(const Workers& workers) {
       disk.keep_every = workers.keep_every;
       disk.bandwidth = workers.bandwidth;
       disk.incremental = workers.incremental;
+      disk.take_over = workers.take_over;
       disk_ = std::make_shared<DiskTier>(std::move(disk));
     }
   }
@@ -436,14 +448,34 @@ void Agent::run_posted() {
 }
 
 void Agent::end() {
-  if (ending_) return loop_->stop();  // the second time: at once
+  if (ending_) return;
   ending_ = true;
+  // What was to stay in memory has to go to the disk now.
+  if (job_ != nullptr && !job_->flush() && before_ != nullptr) before_->flush();
   drain();
 }
 
 void Agent::drain() {
-  if (disk_ == nullptr || disk_->jobs() == 0) return loop_->stop();
-  loop_->after(kDrainEvery, [this] { drain(); });
+  if (disk_ == nullptr) return loop_->stop();
+  const DiskTier::Progress progress = disk_->progress();
+  const auto number = [](uint64_t value) { return " " + std::to_string(value); };
+  if (progress.jobs > 0) {
+    tell_launcher("writing" + number(progress.step) + number(progress.done) +
+                  number(progress.total) + number(progress.jobs - 1));
+    loop_->after(kDrainEvery, [this] { drain(); });
+    return;
+  }
+  if (!progress.failed.ok()) {
+    tell_launcher("lost" + number(progress.step) + " " + progress.failed.message());
+  }
+  loop_->stop();
+}
+
+void Agent::tell_launcher(const std::string& text) {
+  constexpr size_t kTextMax = 2000;
+  if (options_.launcher < 0) return;
+  [[maybe_unused]] const auto told = ::send(
+      options_.launcher, text.data(), std::min(text.size(), kTextMax), MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
 }  // namespace

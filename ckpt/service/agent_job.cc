@@ -49,6 +49,8 @@ Result<AgentJob::Slot> AgentJob::acquire(uint32_t rank, uint64_t step, Overtake 
   if (slot_bytes(rank) == 0) {
     return Status(Code::kFailedPrecondition, rank_text(rank, step) + "no memory was reserved");
   }
+  give_up(table_.pass_over(rank, key(step)),
+          "rank " + std::to_string(rank) + " went on to step " + std::to_string(step) + " before");
   Slot slot;
   slot.decision = table_.acquire(key(step), policy, [this](const SnapshotKey& waiting) {
     return disk_ == nullptr || disk_->withdraw(waiting.step);
@@ -128,6 +130,7 @@ void AgentJob::whole(uint64_t step) {
 void AgentJob::to_disk(uint64_t step) {
   Step& here = steps_[step];
   DiskJob job;
+  here.sent = true;
   job.step = step;
   job.generation = workers_.generation;
   job.world_size = workers_.world_size;
@@ -179,14 +182,38 @@ Result<bool> AgentJob::reached(uint64_t step, Tier tier) const {
 }
 
 void AgentJob::lose(uint32_t rank) {
-  for (const SnapshotKey& lost : table_.lose(rank)) {
-    steps_[lost.step].failed = {Code::kAborted, "rank " + std::to_string(rank) +
-                                                    " ended before it had saved step " +
-                                                    std::to_string(lost.step)};
+  give_up(table_.lose(rank), "rank " + std::to_string(rank) + " ended before");
+}
+
+void AgentJob::give_up(const std::vector<SnapshotKey>& keys, const std::string& why) {
+  for (const SnapshotKey& lost : keys) {
+    steps_[lost.step].failed = {Code::kAborted,
+                                why + " it had saved step " + std::to_string(lost.step)};
     steps_[lost.step].ranks.clear();
     steps_[lost.step].parts.clear();
   }
-  changed_();
+  if (!keys.empty()) changed_();
+}
+
+bool AgentJob::flush() {
+  const auto held = table_.newest();
+  if (!held) return false;
+  const uint64_t step = held->key.step;
+  Step& here = steps_[step];
+  if (disk_ == nullptr || here.sent || here.on_disk) return true;
+  for (const auto& [rank, where] : here.ranks) {
+    Result<Part> part = read_part(rank, step, where);
+    if (!part.ok()) {
+      CONVOY_LOG(Error) << "checkpoint step " << step
+                        << " stays off the disk: " << part.status().message();
+      here.parts.clear();
+      return true;
+    }
+    here.parts[rank] = std::move(part).value();
+  }
+  here.failed = {};
+  to_disk(step);
+  return true;
 }
 
 std::optional<AgentJob::Found> AgentJob::newest() const {

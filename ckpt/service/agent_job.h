@@ -28,6 +28,7 @@ struct Workers {
   uint64_t disk_every = 1;
   uint64_t bandwidth = 0;
   bool incremental = true;
+  bool take_over = false;
   bool operator==(const Workers&) const = default;
 };
 
@@ -67,6 +68,8 @@ class AgentJob {
   // Whether the step has come to the tier; a failure if it never will.
   Result<bool> reached(uint64_t step, Tier tier) const;
   void lose(uint32_t rank);
+  // Hands the newest step to the disk if it was to stay in memory. False: there is no whole step.
+  bool flush();
 
   struct Found {
     uint64_t step = 0;
@@ -84,13 +87,14 @@ class AgentJob {
     std::map<uint32_t, StagedSnapshot> ranks;
     std::map<uint32_t, Part> parts;  // until the step is handed to the disk
     std::map<std::string, std::string> notes;
-    bool whole = false, on_disk = false;
-    Status failed;  // what keeps it from coming any further
+    bool whole = false, sent = false, on_disk = false;  // sent: to the disk tier
+    Status failed;                                      // what keeps it from coming any further
   };
   SnapshotKey key(uint64_t step) const { return {workers_.generation, step}; }
   Result<Part> read_part(uint32_t rank, uint64_t step, const StagedSnapshot& where) const;
   void whole(uint64_t step);
   void to_disk(uint64_t step);
+  void give_up(const std::vector<SnapshotKey>& keys, const std::string& why);
   void forget_old_steps();
 
   const Workers workers_;

@@ -164,6 +164,10 @@ Result<int> start_agent(const std::string& program, const std::string& name, Nan
 }  // namespace
 
 Result<std::string> ensure_agent(const AgentPlace& place) {
+  if (place.agent == "none") {
+    return Status(Code::kFailedPrecondition,
+                  "a save needs the agent that `convoy run --no-agent` was told not to start");
+  }
   const Deadline deadline = Deadline::after(place.timeout);
   const std::string name = place.agent.empty() ? agent_name(place.job) : place.agent;
   Status answer;

@@ -10,6 +10,7 @@
 #include <chrono>
 #include <csignal>
 #include <filesystem>
+#include <numeric>
 #include <set>
 #include <utility>
 
@@ -132,6 +133,11 @@ size_t DiskTier::jobs() const {
   return queued_.size() + (working_ ? 1 : 0);
 }
 
+DiskTier::Progress DiskTier::progress() const {
+  const std::lock_guard lock(mutex_);
+  return {queued_.size() + (working_ ? 1 : 0), step_, done_, total_, last_status_};
+}
+
 void DiskTier::main() {
   std::unique_lock lock(mutex_);
   for (;;) {
@@ -140,6 +146,9 @@ void DiskTier::main() {
     const DiskJob job = std::move(queued_.front());
     queued_.pop_front();
     working_ = true;
+    step_ = job.step;
+    last_status_ = {};
+    done_ = total_ = 0;
     lock.unlock();
     if (job.begins) job.begins();
     Status status;
@@ -159,6 +168,7 @@ void DiskTier::main() {
     if (job.ended) job.ended(status);
     lock.lock();
     working_ = false;
+    last_status_ = status;
     changed_.notify_all();
   }
 }
@@ -178,12 +188,14 @@ Status DiskTier::prepare(const DiskJob& job) {
     disk.bandwidth = options_.bandwidth;
     CONVOY_ASSIGN_OR_RETURN(engine_, DiskEngine::create(disk));
   }
-  CONVOY_ASSIGN_OR_RETURN(store_, open_local_store(options_.folder));
-  auto catalog = std::make_unique<Catalog>(*store_);
+  CONVOY_ASSIGN_OR_RETURN(auto store, open_local_store(options_.folder));
+  auto catalog = std::make_unique<Catalog>(*store);
   Claimant claimant = options_.claimant;
-  claimant.generation = generation_ = job.generation;
-  CONVOY_RETURN_IF_ERROR(catalog->take_over(claimant));
-  catalog_ = std::move(catalog);
+  claimant.generation = job.generation;
+  CONVOY_RETURN_IF_ERROR(catalog->take_over(claimant, options_.take_over));
+  catalog_ = std::move(catalog);  // before the store that the old one used
+  store_ = std::move(store);
+  generation_ = job.generation;
   return ok_status();
 }
 
@@ -246,12 +258,20 @@ Result<Part> DiskTier::write_streams(const DiskJob& job) {
 Status DiskTier::write_files(const std::vector<NewFile>& files) {
   may_die("ckpt.tier.data.kill");
   std::vector<std::unique_ptr<DiskWriter>> writers;
+  done_ = 0;
+  total_ = std::accumulate(files.begin(), files.end(), uint64_t{0},
+                           [](uint64_t sum, const NewFile& file) { return sum + file.bytes; });
   for (const NewFile& file : files) {
     const std::filesystem::path path = std::filesystem::path(options_.folder) / file.path;
     std::error_code error;
     std::filesystem::create_directories(path.parent_path(), error);
     if (error) return errno_status("making " + path.parent_path().string(), error.value());
-    CONVOY_ASSIGN_OR_RETURN(auto writer, engine_->create_file(path.string(), file.bytes));
+    CONVOY_ASSIGN_OR_RETURN(
+        auto writer, engine_->create_file(path.string(), file.bytes,
+                                          [this, before = uint64_t{0}](uint64_t done) mutable {
+                                            done_ += done - before;
+                                            before = done;
+                                          }));
     for (const auto& span : file.spans) {
       CONVOY_RETURN_IF_ERROR(writer->append(span, file.owner));
     }

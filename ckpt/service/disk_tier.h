@@ -7,6 +7,7 @@
 #include <convoy/ckpt/records.h>
 #include <convoy/ckpt/store.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -36,6 +37,7 @@ struct DiskTierOptions {
   uint64_t keep_every = 0;
   uint64_t bandwidth = 0;   // bytes/s; 0: no limit
   bool incremental = true;  // chunks that have not changed are referred to
+  bool take_over = false;   // the folder, whoever has it
 };
 
 struct DiskJob {
@@ -69,6 +71,14 @@ class DiskTier {
   void drain();
   size_t jobs() const;  // queued and in work
 
+  struct Progress {
+    size_t jobs = 0;               // as jobs()
+    uint64_t step = 0;             // in work; if there is none, the last one
+    uint64_t done = 0, total = 0;  // bytes of its data
+    Status failed;                 // why the last one did not come to the disk, if it did not
+  };
+  Progress progress() const;
+
  private:
   void main();
   struct NewFile {
@@ -95,6 +105,9 @@ class DiskTier {
   std::deque<DiskJob> queued_;  // guarded by mutex_, as what follows
   bool working_ = false;
   bool ending_ = false;
+  uint64_t step_ = 0;
+  Status last_status_;
+  std::atomic<uint64_t> done_{0}, total_{0};
   std::thread thread_;
 };
 

@@ -47,7 +47,7 @@ SnapshotTable::Decision SnapshotTable::acquire(const SnapshotKey& key, Overtake 
   decision.slot = free_slot();
   if (decision.slot < 0 && policy == Overtake::kReplace) {
     const auto waiting = std::ranges::find_if(
-        entries_, [](const Entry& e) { return e.whole && e.queued && !e.used; });
+        entries_, [](const Entry& e) { return e.whole && e.queued && !e.used && e.pins == 0; });
     if (waiting != entries_.end() && (!withdraw || withdraw(waiting->key))) {
       decision.dropped = waiting->key;
       decision.slot = waiting->slot;
@@ -71,16 +71,45 @@ bool SnapshotTable::stage(const SnapshotKey& key, uint32_t rank) {
   Entry* entry = find(key);
   if (entry == nullptr || entry->whole || !entry->staged.insert(rank).second) return false;
   if (entry->staged.size() < ranks_) return false;
-  entry->whole = true;
-  entry->order = next_order_++;
-  drop_superseded();
+  if (alone_) complete(key);
   return true;
 }
 
+bool SnapshotTable::place(const SnapshotKey& key, int slot) {
+  if (find(key) != nullptr) return true;
+  if (slot < 0 || slot >= slots_) return false;
+  if (std::ranges::find(entries_, slot, &Entry::slot) != entries_.end()) return false;
+  Entry& entry = entries_.emplace_back();
+  entry.key = key;
+  entry.slot = slot;
+  return true;
+}
+
+void SnapshotTable::complete(const SnapshotKey& key) {
+  Entry* entry = find(key);
+  if (entry == nullptr || entry->whole) return;
+  entry->whole = true;
+  entry->order = next_order_++;
+  drop_superseded();
+}
+
+void SnapshotTable::pin(const SnapshotKey& key) {
+  if (Entry* entry = find(key)) ++entry->pins;
+}
+
+void SnapshotTable::unpin(const SnapshotKey& key) {
+  if (Entry* entry = find(key)) --entry->pins;
+  drop_superseded();
+}
+
 std::vector<SnapshotKey> SnapshotTable::lose(uint32_t rank) {
+  return pass_over(rank, {UINT64_MAX, UINT64_MAX});
+}
+
+std::vector<SnapshotKey> SnapshotTable::pass_over(uint32_t rank, const SnapshotKey& until) {
   std::vector<SnapshotKey> lost;
   for (const Entry& e : entries_) {
-    if (!e.whole && e.staged.count(rank) == 0) lost.push_back(e.key);
+    if (!e.whole && e.key < until && e.staged.count(rank) == 0) lost.push_back(e.key);
   }
   for (const SnapshotKey& key : lost) drop(key);
   return lost;
@@ -110,7 +139,7 @@ std::optional<SnapshotTable::Held> SnapshotTable::newest() const {
 void SnapshotTable::drop_superseded() {
   const auto best = newest();
   std::erase_if(entries_, [&](const Entry& e) {
-    return e.whole && best && e.key != best->key && !e.queued && !e.used;
+    return e.whole && best && e.key != best->key && !e.queued && !e.used && e.pins == 0;
   });
 }
 

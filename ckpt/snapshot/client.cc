@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <utility>
@@ -68,6 +69,12 @@ Part staged_part(const StreamLayout& layout, uint64_t step, const ClientOptions&
   return part;
 }
 
+// Whether the agent that we were connected with has died since.
+bool has_hung_up(int socket) {
+  pollfd events{socket, POLLRDHUP, 0};
+  return ::poll(&events, 1, 0) == 1;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<SnapshotClient>> SnapshotClient::connect(ClientOptions options) {
@@ -78,7 +85,8 @@ Result<std::unique_ptr<SnapshotClient>> SnapshotClient::connect(ClientOptions op
 }
 
 Status SnapshotClient::ensure_connected() {
-  if (socket_) return ok_status();
+  if (socket_ && !has_hung_up(socket_.get())) return ok_status();
+  socket_.reset();
   CONVOY_ASSIGN_OR_RETURN(UniqueFd socket, connect_packets(options_.agent));
   CONVOY_RETURN_IF_ERROR(set_timeout(socket.get(), options_.timeout));
   proto::Ask ask;
@@ -96,6 +104,7 @@ Status SnapshotClient::ensure_connected() {
   hello.set_disk_every(options_.disk_every);
   hello.set_bandwidth(options_.bandwidth);
   hello.set_incremental(options_.incremental);
+  hello.set_take_over(options_.take_over);
   const auto answer = request(socket.get(), ask);
   if (!answer.ok()) return answer.status();
   socket_ = std::move(socket);

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <utility>
 
 namespace convoy::data {
 namespace {
@@ -79,6 +80,7 @@ AdamW::AdamW(FlatBuckets& buckets, const AdamWOptions& options)
 }
 
 void AdamW::take_masters() {
+  if (std::exchange(has_masters_, true)) return;
   for (size_t b = 0; b < moments_.size(); ++b) {
     const Bucket& bucket = buckets_.buckets()[b];
     if (bucket.params.scalar_type() == bucket.grads.scalar_type()) continue;
@@ -88,8 +90,44 @@ void AdamW::take_masters() {
   }
 }
 
+comm::Pending AdamW::start_gather(const Bucket& bucket) const {
+  return buckets_.groups().dp.start_all_gather_into(
+      bucket.params, bucket.params.narrow(0, bucket.shard_begin, bucket.shard_count));
+}
+
+std::vector<AdamW::BucketState> AdamW::state() {
+  take_masters();
+  std::vector<BucketState> out;
+  for (size_t b = 0; b < moments_.size(); ++b) {
+    const Moments& state = moments_[b];
+    const Bucket& bucket = buckets_.buckets()[b];
+    const Range range = owned(buckets_, bucket);
+    out.push_back({range.begin,
+                   state.master.defined()
+                       ? state.master
+                       : bucket.params.narrow(0, range.begin, range.end - range.begin),
+                   state.m, state.v});
+  }
+  return out;
+}
+
+void AdamW::restored(int64_t steps) {
+  steps_ = steps;
+  std::vector<comm::Pending> gathers;
+  const std::vector<BucketState> states = state();
+  for (size_t b = 0; b < states.size(); ++b) {
+    const BucketState& state = states[b];
+    const Bucket& bucket = buckets_.buckets()[b];
+    if (state.weights.scalar_type() != bucket.params.scalar_type()) {
+      bucket.params.narrow(0, state.begin, state.weights.numel()).copy_(state.weights);
+    }
+    if (buckets_.sharded()) gathers.push_back(start_gather(bucket));
+  }
+  for (comm::Pending& gather : gathers) gather.wait();
+}
+
 void AdamW::step(double lr, double grad_scale) {
-  if (steps_ == 0) take_masters();
+  take_masters();
   ++steps_;
   AdamWStep step{.lr = lr,
                  .beta1 = options_.beta1,
@@ -126,10 +164,7 @@ void AdamW::step(double lr, double grad_scale) {
         update_on_device(operands, step, steps_);
       }
     }
-    if (buckets_.sharded()) {
-      gathers.push_back(buckets_.groups().dp.start_all_gather_into(
-          bucket.params, bucket.params.narrow(0, bucket.shard_begin, bucket.shard_count)));
-    }
+    if (buckets_.sharded()) gathers.push_back(start_gather(bucket));
   }
   for (comm::Pending& gather : gathers) gather.wait();
 }

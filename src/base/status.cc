@@ -1,12 +1,23 @@
 // Codes, their names, and how errno values map to them.
 #include <convoy/base/status.h>
 
+#include <array>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
 namespace convoy {
+namespace {
+
+constexpr std::array kFailures = {
+    Code::kInvalidArgument, Code::kFailedPrecondition, Code::kNotFound,
+    Code::kAlreadyExists,   Code::kDeadlineExceeded,   Code::kAborted,
+    Code::kMismatch,        Code::kResourceExhausted,  Code::kDataLoss,
+    Code::kUnavailable,     Code::kInternal,
+};
+
+}  // namespace
 
 void check_failed(const char* file, int line, const char* condition, std::string_view message) {
   std::fprintf(stderr, "%s:%d: CONVOY_CHECK(%s) failed%s%.*s\n", file, line, condition,
@@ -53,6 +64,15 @@ std::string Status::to_string() const {
 Status Status::with_context(std::string_view context) const {
   if (ok()) return *this;
   return {code_, std::string(context) + ": " + message_};
+}
+
+// A context that was added on the way (stage, micro-batch) stands before or after the code.
+Status status_of_text(const std::string& text) {
+  for (const Code code : kFailures) {
+    const std::string prefix = std::string(code_name(code)) + ": ";
+    if (text.find(prefix) != std::string::npos) return {code, text};
+  }
+  return {Code::kInternal, text};
 }
 
 Status errno_status(std::string_view what, int error) {

@@ -70,6 +70,8 @@ void add_agent(CLI::App& root, Invocation& invocation) {
   app->add_option("--name", options.name, "of its socket")->required();
   app->add_option("--lifeline", options.lifeline,
                   "a descriptor whose other end closes when the agent should end");
+  app->add_option("--listener", options.listener, "")->group("");  // of `convoy run`
+  app->add_option("--launcher", options.launcher, "")->group("");
   app->add_option("--idle-exit", arguments->idle_exit,
                   "end when nobody was connected for so long and all is written; default: never")
       ->type_name("TIME");

@@ -6,8 +6,10 @@
 #include <convoy/mesh/mesh.h>
 
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <string>
+#include <unistd.h>
 #include <vector>
 
 namespace convoy::cli {
@@ -17,6 +19,8 @@ struct RunArguments {
   launch::LaunchOptions options;
   std::string rendezvous;
   std::string grace = "10s";
+  std::string drain_timeout = "2m";
+  bool no_agent = false;
   std::vector<std::string> environment;
   int port = 0;
   bool no_prefix = false;
@@ -41,6 +45,7 @@ constexpr const char* kFooter = R"(Examples:
 
 Ctrl-C asks all ranks to end and kills them after the grace time; a second one kills at once.
 When a rank dies, the others are ended within 1 s and its last lines are shown.
+However the job ends, what ranks have saved is written before `convoy run` returns; Ctrl-C twice gives that up.
 
 Exit codes:
   0    every rank ended with 0
@@ -48,6 +53,7 @@ Exit codes:
   64   bad option or input; nothing was started
   69   the port is in use
   70   the launcher itself failed
+  74   every rank ended with 0, and a checkpoint that they had saved could not be written
   76   every rank ended with 0, and the rehearsal found mistakes
   126  PROGRAM is not executable       127  there is no such PROGRAM
   130  ended by Ctrl-C (143: SIGTERM, 129: SIGHUP)
@@ -59,6 +65,13 @@ class RunFormatter final : public CLI::Formatter {
     return "Usage: convoy run -n N [OPTIONS] -- PROGRAM ARGS...\n";
   }
 };
+
+// This program, also when it was replaced by a newer one meanwhile.
+std::string own_program() {
+  std::error_code error;
+  const std::filesystem::path path = std::filesystem::read_symlink("/proc/self/exe", error);
+  return ::access(path.c_str(), X_OK) == 0 ? path.string() : "/proc/self/exe";
+}
 
 Status read_rendezvous(const std::string& text, launch::LaunchOptions* options) {
   const size_t colon = text.rfind(':');
@@ -79,6 +92,9 @@ Status complete(const Invocation& invocation, RunArguments* arguments) {
   options.prefix = !arguments->no_prefix;
   options.port = static_cast<uint16_t>(arguments->port);
   CONVOY_ASSIGN_OR_RETURN(options.grace, parse_duration("--grace", arguments->grace));
+  CONVOY_ASSIGN_OR_RETURN(options.drain_timeout,
+                          parse_duration("--drain-timeout", arguments->drain_timeout));
+  if (!arguments->no_agent) options.agent_program = own_program();
   if (!arguments->rendezvous.empty()) {
     CONVOY_RETURN_IF_ERROR(read_rendezvous(arguments->rendezvous, &options));
   }
@@ -138,6 +154,12 @@ void add_run(CLI::App& root, Invocation& invocation) {
       ->type_name("NAME=VALUE");
   app->add_option("--grace", arguments->grace, "from Ctrl-C to SIGKILL; default: 10s")
       ->type_name("TIME");
+  app->add_option(
+         "--drain-timeout", arguments->drain_timeout,
+         "the job's end waits for checkpoints to be written, unless nothing is written for "
+         "so long; default: 2m")
+      ->type_name("TIME");
+  app->add_flag("--no-agent", arguments->no_agent, "no agent: ranks that save are refused");
   app->add_flag("--no-prefix", arguments->no_prefix, "show lines as they are, without \"[3] \"");
   app->add_flag("--json", o.json, "events as JSON lines on stdout, the ranks' output on stderr");
   CLI::Option* port = app->add_option("--port", arguments->port, "MASTER_PORT; default: a free one")

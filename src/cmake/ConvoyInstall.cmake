@@ -1,7 +1,7 @@
 # cmake --install, and find_package(convoy) for programs outside of this tree.
 include(CMakePackageConfigHelpers)
 set(_package ${CMAKE_INSTALL_LIBDIR}/cmake/convoy)
-set(_targets convoy_core)
+set(_targets convoy_core convoy_cluster)
 if(CONVOY_TORCH)
   list(APPEND _targets convoy)
 endif()
@@ -10,6 +10,14 @@ set_target_properties(${_targets} PROPERTIES INSTALL_RPATH "$ORIGIN;$ORIGIN/../.
 if(TARGET convoy_nccl)
   set_target_properties(convoy_nccl PROPERTIES INSTALL_RPATH "$ORIGIN;$ORIGIN/../../torch/lib")
   install(TARGETS convoy_nccl LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+endif()
+if(TARGET convoy_arrow)  # loaded from the folder of convoy_core, after Arrow's own libraries (open_store.cc)
+  set_target_properties(convoy_arrow PROPERTIES INSTALL_RPATH "$ORIGIN")
+  install(TARGETS convoy_arrow LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+  if(SKBUILD)
+    add_dependencies(convoy_python convoy_arrow)
+    install(TARGETS convoy_arrow LIBRARY DESTINATION convoy/lib COMPONENT python)
+  endif()
 endif()
 # What stands in for CUDA in rehearsals: each library finds the others by their sonames, all are loaded before torch.
 get_property(_folders DIRECTORY src/standin PROPERTY SUBDIRECTORIES)

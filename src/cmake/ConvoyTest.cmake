@@ -1,7 +1,7 @@
-# convoy_test(NAME SOURCES a.cc… [LIBS …] [LABELS …] [TIMEOUT seconds]): a Catch2 program that CTest runs.
+# convoy_test(NAME SOURCES a.cc… [LIBS …] [LABELS …] [TIMEOUT seconds] [RUN_WITH command …]): a Catch2 program that CTest runs.
 # LIBS defaults to convoy_core. Catch2's main comes from tests/main.cc, compiled once.
 function(convoy_test name)
-  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;LIBS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;LIBS;LABELS;RUN_WITH" ${ARGN})
   if(NOT ARG_LIBS)
     set(ARG_LIBS convoy_core)
   endif()
@@ -11,6 +11,6 @@ function(convoy_test name)
   add_executable(${name} ${ARG_SOURCES})
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
   target_link_libraries(${name} PRIVATE ${ARG_LIBS} convoy_test_main convoy_warnings)
-  add_test(NAME ${name} COMMAND ${name})
+  add_test(NAME ${name} COMMAND ${ARG_RUN_WITH} $<TARGET_FILE:${name}>)
   set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "cpu;${ARG_LABELS}")
 endfunction()

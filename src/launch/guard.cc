@@ -26,22 +26,47 @@ sigset_t handled_signals() {
   return set;
 }
 
-int finish(int wait_status) {
-  end_descendants(Nanos(0));
-  if (WIFEXITED(wait_status)) return WEXITSTATUS(wait_status);
+// The launcher has died: what ranks have saved must not die with it.
+void drain_alone(AgentLine& agent) {
+  const sigset_t handled = handled_signals();
+  int signals = 0;
+  bool told = false;
+  const Status drained = drain_agent(agent, [&](const DrainNews& news) {
+    if (!told && !news.what().empty()) {
+      std::fprintf(stderr, "convoy: waiting until it is written: %s\n", news.what().c_str());
+      told = true;
+    }
+    const timespec at_once{};
+    const int signal = ::sigtimedwait(&handled, nullptr, &at_once);
+    if (signal > 0 && signal != SIGCHLD) ++signals;
+    return signals > 0;
+  });
+  if (!drained.ok()) std::fprintf(stderr, "convoy: %s\n", drained.message().c_str());
+}
+
+int finish(int wait_status, AgentLine& agent) {
+  if (WIFEXITED(wait_status)) {
+    end_descendants(Nanos(0));
+    return WEXITSTATUS(wait_status);
+  }
+  end_descendants(Nanos(0), agent.pid->load());
   std::fprintf(stderr, "convoy: the launcher was killed by %s; all ranks were ended.\n",
                signal_name(WTERMSIG(wait_status)).c_str());
+  drain_alone(agent);
+  end_descendants(Nanos(0));
   return kExitSignalBase + WTERMSIG(wait_status);
 }
 
-int watch_over(pid_t launcher) {
+int watch_over(pid_t launcher, AgentLine& agent) {
   const sigset_t handled = handled_signals();
   int signals = 0;
   while (true) {
     siginfo_t info{};
     const int signal = ::sigwaitinfo(&handled, &info);
     int wait_status = 0;
-    if (::waitpid(launcher, &wait_status, WNOHANG) == launcher) return finish(wait_status);
+    if (::waitpid(launcher, &wait_status, WNOHANG) == launcher) {
+      return finish(wait_status, agent);
+    }
     if (signal < 0) continue;
     if (signal == SIGCHLD) {
       reap_adopted([launcher](pid_t pid) { return pid == launcher; });
@@ -56,7 +81,7 @@ int watch_over(pid_t launcher) {
 
 }  // namespace
 
-Result<int> guard(const std::function<int(UniqueFd lifeline)>& body) {
+Result<int> guard(AgentLine& agent, const std::function<int(UniqueFd lifeline)>& body) {
   const sigset_t handled = handled_signals();
   sigset_t before;
   ::sigprocmask(SIG_BLOCK, &handled, &before);
@@ -78,7 +103,8 @@ Result<int> guard(const std::function<int(UniqueFd lifeline)>& body) {
     ::_exit(code);
   }
   lifeline.reset();
-  const int code = watch_over(launcher);
+  agent.theirs.reset();
+  const int code = watch_over(launcher, agent);
   ::sigprocmask(SIG_SETMASK, &before, nullptr);
   return code;
 }

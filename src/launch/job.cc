@@ -27,48 +27,18 @@ constexpr size_t kReadBytes = 65536;
 // Reads of one rank's output after its end: a process that it left behind may write for ever.
 constexpr int kFinalReadsMax = 64;
 
+// For CONVOY_AGENT, so that a rank that saves is told of --no-agent.
+constexpr const char* kNoAgent = "none";
+
 std::string number(int64_t value) {
   return std::to_string(value);
 }
 
-// The caller's environment, what the contract says, and the user's own, in rising order.
-std::vector<std::string> rank_environment(const Plan& plan, int local) {
-  const LaunchOptions& o = plan.options;
-  std::map<std::string, std::string> values;
-  for (const std::string& entry : plan.inherited) {
-    const size_t equals = entry.find('=');
-    // What torchrun says of its own agent would be wrong here: there is none.
-    if (equals == std::string::npos || entry.starts_with("TORCHELASTIC_")) continue;
-    values[entry.substr(0, equals)] = entry.substr(equals + 1);
-  }
-  const int global = o.node_rank * o.ranks + local;
-  values["RANK"] = number(global);
-  values["WORLD_SIZE"] = number(o.nodes * o.ranks);
-  values["LOCAL_RANK"] = number(local);
-  values["LOCAL_WORLD_SIZE"] = number(o.ranks);
-  values["MASTER_ADDR"] = o.master_addr;
-  values["MASTER_PORT"] = number(plan.port);
-  values["OMP_NUM_THREADS"] = number(plan.threads);
-  values["CONVOY_JOB_ID"] = plan.job_id;
-  values["CONVOY_RUN_DIR"] = plan.run_dir;
-  values["CONVOY_MESH"] = o.mesh;
-  values.emplace("CONVOY_GENERATION", "0");
-  values.emplace("PYTHONUNBUFFERED", "1");  // else Python's last words are lost in a buffer
-  // When rank 0 fails early, torch's store would warn with a page of addresses on all other ranks.
-  values.emplace("TORCH_CPP_LOG_LEVEL", "ERROR");
-  for (const auto& [name, value] : o.environment) values[name] = value;
-  if (o.rehearsal) {
-    add_rehearsal(*o.rehearsal, plan.preloaded, report_folder(plan.run_dir, global), &values);
-  }
-  std::vector<std::string> result;
-  for (const auto& [name, value] : values) result.push_back(name + "=" + value);
-  return result;
-}
-
 }  // namespace
 
-Job::Job(const Plan& plan)
+Job::Job(const Plan& plan, AgentLine& agent_line)
     : plan_(plan),
+      agent_line_(agent_line),
       terminal_({.prefix = plan.options.prefix, .all_to_stderr = plan.options.json}),
       started_at_(Clock::system().now()) {}
 
@@ -83,9 +53,12 @@ Result<int> Job::run(const UniqueFd& lifeline) {
   Status status = start();
   if (status.ok()) status = loop_->run();
   if (guardian_died_ || !status.ok()) {
+    end_descendants(Nanos(0), agent_line_.pid->load());
+    int code = kExitInternal;
+    drain_agent(&code);
     end_descendants(Nanos(0));
     if (!status.ok()) return status;
-    return kExitInternal;  // nobody is left to read it
+    return code;  // nobody is left to read it
   }
   return report();
 }
@@ -106,8 +79,20 @@ Status Job::watch_signals() {
   });
 }
 
+Status Job::listen_for_agent() {
+  const LaunchOptions& o = plan_.options;
+  if (o.agent_program.empty()) return ok_status();
+  Agent::Options options{o.agent_program, plan_.inherited,
+                         plan_.run_dir + "/logs/agent_" + number(o.node_rank) + ".log"};
+  CONVOY_ASSIGN_OR_RETURN(agent_,
+                          Agent::create(std::move(options), *loop_, terminal_, agent_line_,
+                                        [this](const AgentExit& exit) { on_agent_exit(exit); }));
+  return ok_status();
+}
+
 Status Job::start() {
   if (plan_.options.rehearsal) terminal_.say(rehearsal_banner(*plan_.options.rehearsal));
+  CONVOY_RETURN_IF_ERROR(listen_for_agent());
   for (int local = 0; local < plan_.options.ranks; ++local) {
     CONVOY_RETURN_IF_ERROR(start_rank(local).with_context(
         "rank " + number(plan_.options.node_rank * plan_.options.ranks + local)));
@@ -129,6 +114,42 @@ Status Job::start() {
   return ok_status();
 }
 
+// The caller's environment, what the contract says, and the user's own, in rising order.
+std::vector<std::string> Job::rank_environment(int local) const {
+  const Plan& plan = plan_;
+  const LaunchOptions& o = plan.options;
+  std::map<std::string, std::string> values;
+  for (const std::string& entry : plan.inherited) {
+    const size_t equals = entry.find('=');
+    // What torchrun says of its own agent would be wrong here: there is none.
+    if (equals == std::string::npos || entry.starts_with("TORCHELASTIC_")) continue;
+    values[entry.substr(0, equals)] = entry.substr(equals + 1);
+  }
+  const int global = o.node_rank * o.ranks + local;
+  values["RANK"] = number(global);
+  values["WORLD_SIZE"] = number(o.nodes * o.ranks);
+  values["LOCAL_RANK"] = number(local);
+  values["LOCAL_WORLD_SIZE"] = number(o.ranks);
+  values["MASTER_ADDR"] = o.master_addr;
+  values["MASTER_PORT"] = number(plan.port);
+  values["OMP_NUM_THREADS"] = number(plan.threads);
+  values["CONVOY_JOB_ID"] = plan.job_id;
+  values["CONVOY_RUN_DIR"] = plan.run_dir;
+  values["CONVOY_MESH"] = o.mesh;
+  values["CONVOY_AGENT"] = agent_ != nullptr ? agent_->name() : kNoAgent;
+  values.emplace("CONVOY_GENERATION", "0");
+  values.emplace("PYTHONUNBUFFERED", "1");  // else Python's last words are lost in a buffer
+  // When rank 0 fails early, torch's store would warn with a page of addresses on all other ranks.
+  values.emplace("TORCH_CPP_LOG_LEVEL", "ERROR");
+  for (const auto& [name, value] : o.environment) values[name] = value;
+  if (o.rehearsal) {
+    add_rehearsal(*o.rehearsal, plan.preloaded, report_folder(plan.run_dir, global), &values);
+  }
+  std::vector<std::string> result;
+  for (const auto& [name, value] : values) result.push_back(name + "=" + value);
+  return result;
+}
+
 Status Job::start_rank(int local) {
   const int global = plan_.options.node_rank * plan_.options.ranks + local;
   CONVOY_ASSIGN_OR_RETURN(RankLog log,
@@ -137,7 +158,7 @@ Status Job::start_rank(int local) {
     CONVOY_RETURN_IF_ERROR(make_report_folder(plan_.run_dir, global));
   }
   CONVOY_ASSIGN_OR_RETURN(Child child,
-                          spawn(plan_.path, plan_.options.program, rank_environment(plan_, local)));
+                          spawn(plan_.path, plan_.options.program, rank_environment(local)));
   ranks_.push_back(std::make_unique<Rank>(
       Rank{global, std::move(child), std::move(log), LineSplitter(), LineSplitter(), {}, false}));
   ++running_;
@@ -231,8 +252,17 @@ void Job::on_signal(int signal) {
       for (const auto& rank : ranks_) {
         if (rank->child.pid == pid) return true;
       }
-      return false;
+      return agent_ != nullptr && agent_->pid() == pid;
     });
+    return;
+  }
+  if (draining_) {
+    give_up_ = stopped_by_.has_value();
+    if (!give_up_) {
+      terminal_.say("convoy: " + signal_name(signal) +
+                    ": a checkpoint is still being written; a second one gives it up.");
+    }
+    stopped_by_ = signal;
     return;
   }
   if (stopped_by_) {
@@ -274,7 +304,7 @@ void Job::signal_ranks(int signal) {
 
 int Job::report() {
   terminal_.end_progress();
-  const size_t leftovers = end_descendants(kLeftoverGrace);
+  const size_t leftovers = end_descendants(kLeftoverGrace, agent_line_.pid->load());
   const Nanos elapsed = Clock::system().now() - started_at_;
   int code = kExitOk;
   if (cause_) {
@@ -292,6 +322,8 @@ int Job::report() {
     terminal_.say("convoy: ended " + number(static_cast<int64_t>(leftovers)) +
                   " processes that the ranks had left behind.");
   }
+  drain_agent(&code);
+  if (give_up_) code = kExitSignalBase + *stopped_by_;
   if (plan_.options.rehearsal) report_rehearsal(&code);
   if (plan_.options.json) {
     const auto rank =
@@ -299,6 +331,44 @@ int Job::report() {
     terminal_.event(end_event(code, rank, elapsed));
   }
   return code;
+}
+
+void Job::on_agent_exit(const AgentExit& exit) {
+  const RankExit how_it_ended{.rank = kNoRank,
+                              .pid = exit.pid,
+                              .wait_status = exit.wait_status,
+                              .at = Clock::system().now() - started_at_,
+                              .log = agent_->log_path()};
+  terminal_.say("convoy: the agent, which keeps checkpoints, died: " + how(how_it_ended) +
+                ", pid " + number(exit.pid) +
+                ". The job goes on. Saves that were not written yet are lost; the next one starts "
+                "a new agent. Its log: " +
+                agent_->log_path());
+  if (plan_.options.json) terminal_.event(agent_event(how_it_ended));
+}
+
+void Job::drain_agent(int* code) {
+  if (agent_ == nullptr) return;
+  draining_ = true;
+  const Status drained = agent_->drain([this](const DrainNews& news) {
+    if (!news.what().empty()) terminal_.say_progress(drain_text(news.what(), news.part()));
+    return wants_to_give_up();
+  });
+  terminal_.end_progress();
+  if (drained.ok()) return;
+  terminal_.say("convoy: a checkpoint is lost: " + drained.message() +
+                " The steps committed before are whole.");
+  if (*code == kExitOk) *code = kExitNotWritten;
+}
+
+// Signals, while the loop does not run.
+bool Job::wants_to_give_up() {
+  signalfd_siginfo info{};
+  while (::read(signals_.get(), &info, sizeof(info)) == sizeof(info)) {
+    const int signal = static_cast<int>(info.ssi_signo);
+    if (signal != SIGCHLD) on_signal(signal);
+  }
+  return give_up_;
 }
 
 void Job::report_rehearsal(int* code) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "src/launch/agent.h"
 #include "src/launch/output.h"
 #include "src/launch/process.h"
 #include "src/launch/report.h"
@@ -31,7 +32,7 @@ struct Plan {
 // The ranks of one machine while they run. One thread, one event loop; use once.
 class Job {
  public:
-  explicit Job(const Plan& plan);
+  Job(const Plan& plan, AgentLine& agent_line);
   // Starts the ranks, serves them until all have ended, and returns the exit code.
   Result<int> run(const UniqueFd& lifeline);
 
@@ -47,6 +48,8 @@ class Job {
   };
 
   Status start();
+  Status listen_for_agent();
+  std::vector<std::string> rank_environment(int local) const;
   Status start_rank(int local);
   Status watch_signals();
   void on_output(Rank& rank, bool is_error);
@@ -59,18 +62,26 @@ class Job {
   void note_halted();
   void finish_output(Rank& rank);
   int report();
+  void on_agent_exit(const AgentExit& exit);
+  // Waits until what ranks saved is written, and tells how far it is.
+  void drain_agent(int* code);
+  bool wants_to_give_up();
   // Tells what the ranks' reports say; the job's exit code becomes kExitFindings if that is all.
   void report_rehearsal(int* code);
 
   const Plan& plan_;
+  AgentLine& agent_line_;
   std::unique_ptr<EventLoop> loop_;
   Terminal terminal_;
   UniqueFd signals_;
+  std::unique_ptr<Agent> agent_;  // null: none
   std::vector<std::unique_ptr<Rank>> ranks_;
   size_t running_ = 0;
   std::optional<int> cause_;       // index into ranks_ of the first that died on its own
   std::optional<int> stopped_by_;  // the signal that the user sent
   bool ending_ = false;
+  bool draining_ = false;
+  bool give_up_ = false;
   bool guardian_died_ = false;
   TimePoint started_at_;
 };

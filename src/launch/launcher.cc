@@ -131,8 +131,9 @@ void warn_of_unknown(const LaunchOptions& options) {
 Result<int> launch(const LaunchOptions& options) {
   CONVOY_ASSIGN_OR_RETURN(const Plan plan, plan_launch(options));
   warn_of_unknown(options);
-  return guard([&plan](const UniqueFd& lifeline) {
-    const Result<int> code = Job(plan).run(lifeline);
+  CONVOY_ASSIGN_OR_RETURN(AgentLine agent, make_agent_line(options.drain_timeout));
+  return guard(agent, [&](const UniqueFd& lifeline) {
+    const Result<int> code = Job(plan, agent).run(lifeline);
     if (code.ok()) return code.value();
     std::fprintf(stderr, "convoy: %s\n", code.status().message().c_str());
     return kExitInternal;

@@ -106,7 +106,7 @@ Terminal::Terminal(const Options& options) : options_(options) {
 }
 
 std::string Terminal::prefix(const Stream& stream, int rank) const {
-  if (!options_.prefix) return "";
+  if (!options_.prefix || rank == kNoRank) return "";
   const std::string name = "[" + std::to_string(rank) + "]";
   if (!stream.colour) return name + " ";
   const std::string_view colour = kColours[static_cast<size_t>(rank) % kColours.size()];
@@ -118,19 +118,28 @@ void Terminal::add(int rank, std::string_view line, bool is_error) {
   to.batch.append(prefix(to, rank)).append(line).append("\n");
 }
 
-void Terminal::progress(int rank, std::string_view text) {
+// True: there is nothing more to do, on a terminal or because the last one was shown just now.
+bool Terminal::show_live(std::string_view text) {
   Stream& to = stream(false);
   if (to.is_terminal) {
     const size_t columns = columns_of(to.fd);
     progress_ = clipped(text, columns);
     flush();
     if (!to.broken) to.broken = !write_all(to.fd, std::string(kClearLine) + progress_);
-    return;
+    return true;
   }
   const TimePoint now = Clock::system().now();
-  if (progress_shown_ != TimePoint{} && now - progress_shown_ < kProgressPause) return;
+  if (progress_shown_ != TimePoint{} && now - progress_shown_ < kProgressPause) return true;
   progress_shown_ = now;
-  add(rank, text, false);
+  return false;
+}
+
+void Terminal::progress(int rank, std::string_view text) {
+  if (!show_live(text)) add(rank, text, false);
+}
+
+void Terminal::say_progress(std::string_view text) {
+  if (!show_live(text)) say(text);
 }
 
 void Terminal::write_batch(Stream& to) {
@@ -164,6 +173,7 @@ void Terminal::end_progress() {
   Stream& to = stream(false);
   if (to.is_terminal && !progress_.empty() && !to.broken) write_all(to.fd, "\n");
   progress_.clear();
+  progress_shown_ = {};
 }
 
 }  // namespace convoy::launch

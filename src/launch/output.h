@@ -48,6 +48,8 @@ class RankLog {
   Status error_;
 };
 
+inline constexpr int kNoRank = -1;
+
 // Where people look. Whole lines only, each batch in one write; on a terminal one live progress
 // line stays at the bottom.
 class Terminal {
@@ -58,13 +60,15 @@ class Terminal {
   };
   explicit Terminal(const Options& options);
 
-  // Adds a rank's line to the batch for stdout or stderr.
+  // Adds a rank's line to the batch for stdout or stderr; kNoRank: one that says whose it is.
   void add(int rank, std::string_view line, bool is_error);
   // Replaces the live line. Without a terminal it becomes an ordinary line now and then.
   void progress(int rank, std::string_view text);
   void flush();
   // The launcher's own words, on stderr.
   void say(std::string_view text);
+  // The same as progress: replaces the live line, or is said now and then.
+  void say_progress(std::string_view text);
   // A line on stdout that is not a rank's.
   void event(std::string_view line);
   // Keeps the live line as it stands and ends it.
@@ -81,6 +85,7 @@ class Terminal {
   Stream& stream(bool is_error) { return is_error || options_.all_to_stderr ? err_ : out_; }
   std::string prefix(const Stream& stream, int rank) const;
   void write_batch(Stream& stream);
+  bool show_live(std::string_view text);
 
   Options options_;
   Stream out_;

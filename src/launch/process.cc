@@ -47,10 +47,14 @@ std::vector<char*> pointers(const std::vector<std::string>& texts) {
 
 // Runs in the new process: only async-signal-safe calls. An errno that stops it goes up `report`.
 [[noreturn]] void become_program(const char* path, char* const* arguments, char* const* environment,
-                                 int out, int err, int report, pid_t parent) {
+                                 const SpawnOptions& how, int out, int err, int report,
+                                 pid_t parent) {
   ::setpgid(0, 0);
-  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-  if (::getppid() != parent) ::_exit(125);  // it died before prctl
+  if (!how.outlives_us) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (::getppid() != parent) ::_exit(125);  // it died before prctl
+  }
+  for (const int fd : how.kept) ::fcntl(fd, F_SETFD, 0);
   sigset_t none;
   ::sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
@@ -139,7 +143,7 @@ Result<std::string> find_program(const std::string& program) {
 }
 
 Result<Child> spawn(const std::string& path, const std::vector<std::string>& arguments,
-                    const std::vector<std::string>& environment) {
+                    const std::vector<std::string>& environment, const SpawnOptions& how) {
   if (fault::strikes("launch.spawn")) return errno_status("forking", EAGAIN);
   CONVOY_ASSIGN_OR_RETURN(Pipe out, make_pipe());
   CONVOY_ASSIGN_OR_RETURN(Pipe err, make_pipe());
@@ -150,7 +154,7 @@ Result<Child> spawn(const std::string& path, const std::vector<std::string>& arg
   const pid_t pid = ::fork();
   if (pid < 0) return errno_status("forking", errno);
   if (pid == 0) {
-    become_program(path.c_str(), argv.data(), envp.data(), out.write.get(), err.write.get(),
+    become_program(path.c_str(), argv.data(), envp.data(), how, out.write.get(), err.write.get(),
                    report.write.get(), parent);
   }
   ::setpgid(pid, pid);  // both sides do it, so that it holds before either goes on
@@ -190,15 +194,25 @@ void reap_adopted(const std::function<bool(pid_t)>& kept) {
   }
 }
 
-size_t end_descendants(Nanos patience) {
-  if (reap_all()) return 0;
-  const std::vector<pid_t> found = descendants();
+size_t end_descendants(Nanos patience, pid_t spared) {
+  const auto others = [spared] {
+    std::vector<pid_t> found = descendants();
+    std::erase(found, spared);
+    return found;
+  };
+  const auto all_gone = [&] {
+    if (spared == 0) return reap_all();
+    reap_adopted([spared](pid_t pid) { return pid == spared; });
+    return others().empty();
+  };
+  if (all_gone()) return 0;
+  const std::vector<pid_t> found = others();
   signal_all(found, SIGTERM);
   signal_all(found, SIGCONT);  // a stopped process would not see it
   const Deadline kill_at = Deadline::after(patience);
   const Deadline give_up_at = Deadline::after(patience + kGiveUpAfter);
-  while (!reap_all() && !give_up_at.passed()) {
-    if (kill_at.passed()) signal_all(descendants(), SIGKILL);
+  while (!all_gone() && !give_up_at.passed()) {
+    if (kill_at.passed()) signal_all(others(), SIGKILL);
     Clock::system().sleep_for(kReapPause);
   }
   return found.size();

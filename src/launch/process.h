@@ -1,5 +1,6 @@
 #pragma once
 
+#include "src/launch/agent_line.h"
 #include <convoy/base/clock.h>
 #include <convoy/base/fd.h>
 #include <convoy/base/status.h>
@@ -23,10 +24,13 @@ struct Child {
 // The file that execvp would run for `program`, or kNotFound / kFailedPrecondition.
 Result<std::string> find_program(const std::string& program);
 
-// Starts `path` in its own process group, with stdin /dev/null, default signals, and SIGKILL when
-// the calling process dies.
+struct SpawnOptions {
+  bool outlives_us = false;  // else SIGKILL when the calling process dies
+  std::vector<int> kept;     // descriptors that the program gets, under the same numbers
+};
+// Starts `path` in its own process group, with stdin /dev/null and default signals.
 Result<Child> spawn(const std::string& path, const std::vector<std::string>& arguments,
-                    const std::vector<std::string>& environment);
+                    const std::vector<std::string>& environment, const SpawnOptions& how = {});
 
 // Makes this process the parent of descendants whose own parent ends.
 Status become_subreaper();
@@ -34,16 +38,18 @@ Status become_subreaper();
 std::vector<pid_t> descendants();
 // Reaps what has ended among this process's children, except `kept`.
 void reap_adopted(const std::function<bool(pid_t)>& kept);
-// Ends everything below this process: SIGTERM, SIGKILL after `patience`. Returns how many were
-// there. Blocks until all are gone (a process stuck in the kernel is given up after some seconds).
-size_t end_descendants(Nanos patience);
+// Ends everything below this process but `spared` (0: nobody): SIGTERM, SIGKILL after `patience`.
+// Returns how many were there. Blocks until all are gone (a process stuck in the kernel is given up
+// after some seconds).
+size_t end_descendants(Nanos patience, pid_t spared = 0);
 
 // "SIGSEGV" for 11.
 std::string signal_name(int signal);
 
 // Forks; the child runs `body` with the reading end of a pipe that reaches its end when this
 // process is gone, and exits with the body's code. This process forwards SIGINT, SIGTERM and SIGHUP
-// to it, ends whatever it leaves behind, and returns its code.
-Result<int> guard(const std::function<int(UniqueFd lifeline)>& body);
+// to it, ends whatever it leaves behind, and returns its code. If the child is killed, it drains
+// the agent in its place.
+Result<int> guard(AgentLine& agent, const std::function<int(UniqueFd lifeline)>& body);
 
 }  // namespace convoy::launch

@@ -6,6 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <csignal>
 #include <cstring>
 #include <sys/wait.h>
@@ -14,6 +15,8 @@ namespace convoy::launch {
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+constexpr size_t kBarColumns = 20;
 
 double seconds(Nanos duration) {
   // Milliseconds are enough for reading.
@@ -25,6 +28,14 @@ double seconds(Nanos duration) {
 // Names may hold any bytes; a JSON line must not fail because of them.
 std::string line_of(const Json& json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+void add_end(const RankExit& exit, Json* json) {
+  if (WIFSIGNALED(exit.wait_status)) {
+    (*json)["signal"] = signal_name(WTERMSIG(exit.wait_status));
+  } else {
+    (*json)["code"] = WEXITSTATUS(exit.wait_status);
+  }
 }
 
 std::string fate_of_others(const RankExit& cause, const std::vector<RankExit>& all) {
@@ -128,16 +139,28 @@ std::string start_event(const StartFacts& facts) {
 
 std::string exit_event(const RankExit& exit, bool is_cause) {
   Json json{{"event", "exit"}, {"rank", exit.rank}, {"pid", exit.pid}};
-  if (WIFSIGNALED(exit.wait_status)) {
-    json["signal"] = signal_name(WTERMSIG(exit.wait_status));
-  } else {
-    json["code"] = WEXITSTATUS(exit.wait_status);
-  }
+  add_end(exit, &json);
   json["cause"] = is_cause;
   json["asked"] = exit.was_asked;
   json["elapsed_s"] = seconds(exit.at);
   json["log"] = exit.log;
   return line_of(json);
+}
+
+std::string agent_event(const RankExit& exit) {
+  Json json{{"event", "agent_exit"}, {"pid", exit.pid}};
+  add_end(exit, &json);
+  json["elapsed_s"] = seconds(exit.at);
+  json["log"] = exit.log;
+  return line_of(json);
+}
+
+std::string drain_text(const std::string& what, double part) {
+  const double whole = std::clamp(part, 0.0, 1.0);
+  std::string bar(kBarColumns, '.');
+  std::fill_n(bar.begin(), static_cast<size_t>(whole * kBarColumns), '#');
+  return "convoy: [" + bar + "] " + std::to_string(static_cast<int>(whole * 100)) +
+         " %, waiting until it is written: " + what;
 }
 
 std::string end_event(int code, std::optional<int> cause, Nanos elapsed) {

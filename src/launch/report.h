@@ -46,6 +46,10 @@ struct StartFacts {
 };
 std::string start_event(const StartFacts& facts);
 std::string exit_event(const RankExit& exit, bool is_cause);
+// Of an agent that nobody had asked to end.
+std::string agent_event(const RankExit& exit);
+// How far the last checkpoint is: `part` 0 to 1.
+std::string drain_text(const std::string& what, double part);
 std::string end_event(int code, std::optional<int> cause, Nanos elapsed);
 
 }  // namespace convoy::launch

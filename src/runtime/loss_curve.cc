@@ -58,7 +58,7 @@ double tick_step(double range) {
 }
 
 Curve finite(const Curve& curve) {
-  Curve out{curve.label, {}};
+  Curve out{curve.label, {}, curve.behind};
   for (const auto& point : curve.points) {
     if (std::isfinite(point.second)) out.points.push_back(point);
   }
@@ -107,6 +107,13 @@ std::string axes(const Frame& frame) {
   return out;
 }
 
+std::string mark(const Frame& frame, int64_t step, const std::string& label) {
+  const double x = frame.x(static_cast<double>(step));
+  return format("<line class='mark' x1='%.1f' x2='%.1f' y1='%.1f' y2='%.1f'/>", x, x, kTop,
+                kHeight - kBottom) +
+         format("<text x='%.1f' y='%.1f'>", x + 6, kTop + 14) + escaped(label) + "</text>";
+}
+
 std::string line(const Frame& frame, const Curve& curve, const char* colour, double width,
                  double opacity) {
   std::string out = format(
@@ -121,7 +128,7 @@ std::string line(const Frame& frame, const Curve& curve, const char* colour, dou
 
 // A centred moving mean over about 2 % of the points, so that the line doesn't lag behind them.
 Curve smoothed(const Curve& curve) {
-  Curve out{curve.label, {}};
+  Curve out{curve.label, {}, curve.behind};
   const auto& points = curve.points;
   const size_t reach = std::max<size_t>(1, points.size() / 100);
   for (size_t i = 0; i < points.size(); ++i) {
@@ -137,7 +144,9 @@ std::string drawn(const Frame& frame, const Curve& curve, size_t index) {
   if (curve.points.empty()) return "";
   const char* colour = kColours[index % kColours.size()];
   std::string out;
-  if (curve.points.size() > kSmoothFrom) {
+  if (curve.behind) {
+    out = line(frame, curve, colour, 6.0, 0.35);
+  } else if (curve.points.size() > kSmoothFrom) {
     out = line(frame, curve, colour, 1.0, 0.3) + line(frame, smoothed(curve), colour, 2.0, 1.0);
   } else {
     out = line(frame, curve, colour, 2.0, 1.0);
@@ -151,7 +160,8 @@ std::string drawn(const Frame& frame, const Curve& curve, size_t index) {
 
 }  // namespace
 
-std::string loss_curve_svg(const std::string& title, const std::vector<Curve>& curves) {
+std::string loss_curve_svg(const std::string& title, const std::vector<Curve>& curves,
+                           const std::vector<std::pair<int64_t, std::string>>& marks) {
   std::vector<Curve> shown;
   for (const Curve& curve : curves) shown.push_back(finite(curve));
   const Frame frame = frame_of(shown);
@@ -161,11 +171,16 @@ std::string loss_curve_svg(const std::string& title, const std::vector<Curve>& c
       kWidth, kHeight, kWidth, kHeight);
   out +=
       "<style>svg{background:#fff}text{font:12px sans-serif;fill:#444}.title{font-size:15px;"
-      "fill:#111}.grid{stroke:#ddd}@media(prefers-color-scheme:dark){svg{background:#16181d}"
+      "fill:#111}.grid{stroke:#ddd}.mark{stroke:#888;stroke-dasharray:4 3}@media(prefers-color-scheme:dark){svg{background:#16181d}"
       "text{fill:#b8bcc4}.title{fill:#eee}.grid{stroke:#33363d}}</style>";
   out += format("<text class='title' x='%.0f' y='20'>", kLeft) + escaped(title) + "</text>";
   out += axes(frame);
-  for (size_t i = 0; i < shown.size(); ++i) out += drawn(frame, shown[i], i);
+  for (const auto& [step, label] : marks) out += mark(frame, step, label);
+  for (const bool behind : {true, false}) {
+    for (size_t i = 0; i < shown.size(); ++i) {
+      if (shown[i].behind == behind) out += drawn(frame, shown[i], i);
+    }
+  }
   return out + "</svg>\n";
 }
 

@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <cmath>
+#include <fstream>
 
 namespace convoy::runtime {
 
@@ -30,6 +31,19 @@ Status MetricsWriter::write(const std::vector<std::pair<std::string, double>>& f
     return errno_status("can't write metrics to '" + path_ + "'", errno);
   }
   return ok_status();
+}
+
+Result<std::map<int64_t, double>> read_metric(const std::string& path, const std::string& name) {
+  std::ifstream file(path);
+  if (!file) return errno_status("can't read metrics from '" + path + "'", errno);
+  std::map<int64_t, double> out;
+  for (std::string text; std::getline(file, text);) {
+    const auto line = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+    if (!line.is_object() || !line.contains("step") || !line["step"].is_number_integer()) continue;
+    const auto value = line.find(name);
+    if (value != line.end() && value->is_number()) out[line["step"]] = *value;
+  }
+  return out;
 }
 
 }  // namespace convoy::runtime

@@ -5,7 +5,6 @@
 
 #include <c10/util/Exception.h>
 
-#include <array>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -21,13 +20,6 @@ constexpr std::chrono::seconds kSilence(5);
 // How long a rank that fails because another one did leaves it to that one to end first, so that
 // the launcher reports the cause and its exit code.
 constexpr std::chrono::milliseconds kPrecedence(500);
-
-constexpr std::array kFailures = {
-    Code::kInvalidArgument, Code::kFailedPrecondition, Code::kNotFound,
-    Code::kAlreadyExists,   Code::kDeadlineExceeded,   Code::kAborted,
-    Code::kMismatch,        Code::kResourceExhausted,  Code::kDataLoss,
-    Code::kUnavailable,     Code::kInternal,
-};
 
 std::string version_text(uint64_t version) {
   return std::to_string(version >> 56) + "." + std::to_string((version >> 48) & 0xff) + "." +
@@ -98,15 +90,6 @@ int run_program(const std::function<Status()>& body) {
   std::fprintf(stderr, "error: %s\n", status.message().c_str());
   if (status.code() == Code::kAborted) std::this_thread::sleep_for(kPrecedence);
   return exit_code_of(status);
-}
-
-Status status_of_text(const std::string& text) {
-  // A context that was added on the way (stage, micro-batch) stands before or after it.
-  for (const Code code : kFailures) {
-    const std::string prefix = std::string(code_name(code)) + ": ";
-    if (text.find(prefix) != std::string::npos) return {code, text};
-  }
-  return {Code::kInternal, text};
 }
 
 Status check_torch_version(uint64_t compiled, uint64_t loaded) {

@@ -79,6 +79,19 @@ Result<at::Tensor> Samples::next(int64_t batch, int dp_rank, int dp_size) {
   return read(train_, indices);
 }
 
+Status Samples::go_to(const dataset::SamplerState& position) {
+  const uint64_t seed = sampler_.state().seed;
+  if (position.seed != seed) {
+    return {Code::kMismatch, "the checkpoint was made with --seed " +
+                                 std::to_string(position.seed) + ", not " + std::to_string(seed) +
+                                 ": the order of the samples would change"};
+  }
+  const auto restored = dataset::Sampler::restore(sampler_.state().samples, position);
+  if (!restored.ok()) return restored.status();
+  sampler_ = *restored;
+  return ok_status();
+}
+
 at::Tensor Samples::validation(int64_t rows, int64_t multiple, int dp_rank, int dp_size) const {
   rows = std::min(rows, static_cast<int64_t>(validation_samples_) / dp_size);
   rows -= rows % multiple;

@@ -26,6 +26,11 @@ class Samples {
   // those.
   at::Tensor validation(int64_t rows, int64_t multiple, int dp_rank, int dp_size) const;
 
+  // Which training samples come next; a checkpoint goes on from there. kMismatch: of other data, or
+  // of another --seed, which would change the order.
+  const dataset::SamplerState& position() const { return sampler_.state(); }
+  Status go_to(const dataset::SamplerState& position);
+
   const dataset::TokenFileInfo& info() const { return train_.info(); }
 
  private:

@@ -1,5 +1,6 @@
 // A training run from the options to the run folder, in the order in which it happens. Only rank 0
 // speaks; what decides how long the run goes on is rank 0's clock, which it tells the others.
+#include "src/runtime/checkpoints.h"
 #include "src/runtime/samples.h"
 #include <convoy/base/atomic_file.h>
 #include <convoy/base/clock.h>
@@ -143,14 +144,36 @@ class RunFolder {
   Status result(int64_t step, double loss) {
     return write_validation("final_validation_loss", step, loss);
   }
-  Status finish(const std::string& title) {
+  // Training stood still for a checkpoint.
+  Status stalled(int64_t step, double seconds) {
+    if (!metrics_) return ok_status();
+    return metrics_->write({{"step", step}, {"checkpoint_stall_s", seconds}});
+  }
+  // Goes on after `step`: what the folder has up to there belongs to the curve.
+  Status resume(int64_t step) {
     if (path_.empty()) return ok_status();
-    return write_text(path_ + "/loss.svg", loss_curve_svg(title, {{"training", training_},
-                                                                  {"validation", validation_}}));
+    CONVOY_ASSIGN_OR_RETURN(training_, points("loss", step));
+    CONVOY_ASSIGN_OR_RETURN(validation_, points("validation_loss", step));
+    marks_.emplace_back(step, "resumed");
+    return ok_status();
+  }
+  // `reference`: metrics of another run to draw beside it; empty: none.
+  Status finish(const std::string& title, const std::string& reference) {
+    if (path_.empty()) return ok_status();
+    std::vector<Curve> curves = {{"training", training_}, {"validation", validation_}};
+    if (!reference.empty()) {
+      CONVOY_ASSIGN_OR_RETURN(const auto values, read_metric(reference, "loss"));
+      curves.push_back({"reference", {values.begin(), values.end()}, /*behind=*/true});
+    }
+    return write_text(path_ + "/loss.svg", loss_curve_svg(title, curves, marks_));
   }
 
  private:
   using Points = std::vector<std::pair<int64_t, double>>;
+  Result<Points> points(const std::string& name, int64_t last) const {
+    CONVOY_ASSIGN_OR_RETURN(const auto values, read_metric(path_ + "/metrics.jsonl", name));
+    return Points(values.begin(), values.upper_bound(last));
+  }
   Status write_validation(const char* name, int64_t step, double loss) {
     if (!metrics_) return ok_status();
     return metrics_->write(
@@ -161,18 +184,20 @@ class RunFolder {
   std::optional<MetricsWriter> metrics_;
   Points training_;
   Points validation_;
+  std::vector<std::pair<int64_t, std::string>> marks_;
 };
 
 // One run; the parts of train() share it.
 class Run {
  public:
   Run(Runtime& runtime, const TrainOptions& options, const ModelPreset& preset, Samples samples,
-      RunFolder folder, const TrainerOptions& trainer)
+      RunFolder folder, Checkpoints checkpoints, const TrainerOptions& trainer)
       : runtime_(runtime),
         options_(options),
         preset_(preset),
         samples_(std::move(samples)),
         folder_(std::move(folder)),
+        checkpoints_(std::move(checkpoints)),
         trainer_options_(trainer),
         dp_rank_(runtime.mesh().coordinate(runtime.rank(), "dp")),
         dp_size_(runtime.mesh().size("dp")) {}
@@ -182,7 +207,10 @@ class Run {
  private:
   void measure_one_process();
   double one_process_rate(int threads);
+  Status resume(Trainer& trainer);
   Status train_steps(Trainer& trainer);
+  Status one_step(Trainer& trainer);
+  Status save(Trainer& trainer, int64_t step, bool is_last);
   double validation_loss(Trainer& trainer, int64_t batches);
   Status validate(Trainer& trainer, int64_t step);
   void report(Trainer& trainer, double validation_loss);
@@ -195,10 +223,12 @@ class Run {
   const ModelPreset& preset_;
   Samples samples_;
   RunFolder folder_;
+  Checkpoints checkpoints_;
   TrainerOptions trainer_options_;
   int dp_rank_, dp_size_;
   double one_process_ = 0;  // tokens/s
   double rate_ = 0;         // tokens/s of all steps, validation not counted
+  int64_t first_ = 0;       // steps that were done before this run
   int64_t steps_ = 0;
   StepResult last_;
 };
@@ -244,7 +274,8 @@ int64_t Run::agreed_steps(int64_t done, double seconds) {
   if (options_.seconds <= 0 || done % kClockSteps != 0) return preset_.steps;
   int64_t steps = 0;
   if (speaks()) {
-    const auto fit = static_cast<int64_t>(static_cast<double>(done) * options_.seconds / seconds);
+    const auto fit = first_ + static_cast<int64_t>(static_cast<double>(done - first_) *
+                                                   options_.seconds / seconds);
     steps = std::clamp(fit, done, preset_.steps);
   }
   runtime_.groups().world().broadcast_numbers({&steps, 1}, 0);
@@ -266,21 +297,46 @@ Status Run::validate(Trainer& trainer, int64_t step) {
   return speaks() ? folder_.validation(step, loss) : ok_status();
 }
 
+Status Run::resume(Trainer& trainer) {
+  CONVOY_ASSIGN_OR_RETURN(first_, checkpoints_.resume(trainer, samples_));
+  if (first_ == 0 || !speaks()) return ok_status();
+  CONVOY_LOG(Info) << checkpoints_.story();
+  if (first_ >= preset_.steps) {
+    CONVOY_LOG(Info) << "nothing is left to train: --steps is " << preset_.steps;
+  }
+  return folder_.resume(first_);
+}
+
+Status Run::one_step(Trainer& trainer) {
+  CONVOY_ASSIGN_OR_RETURN(const at::Tensor batch, samples_.next(preset_.batch, dp_rank_, dp_size_));
+  last_ = trainer.forward_backward(batch);
+  const double stalled = checkpoints_.before_update();
+  if (speaks() && stalled > 0) {
+    CONVOY_RETURN_IF_ERROR(folder_.stalled(trainer.steps_done(), stalled));
+  }
+  trainer.update(last_);
+  return ok_status();
+}
+
+Status Run::save(Trainer& trainer, int64_t step, bool is_last) {
+  const double stalled = checkpoints_.after_step(step, is_last, trainer, samples_);
+  return speaks() && stalled > 0 ? folder_.stalled(step, stalled) : ok_status();
+}
+
 Status Run::train_steps(Trainer& trainer) {
   const int64_t step_tokens = preset_.batch * preset_.sequence;
   const bool live =
       ::isatty(STDOUT_FILENO) == 1 || runtime_.environment().launcher == launch::Launcher::kConvoy;
   std::optional<Progress> progress;
   if (speaks() && !options_.json) progress.emplace(preset_.steps, live);
+  steps_ = first_;
   const TimePoint begin = Clock::system().now();
   double recent = 0;
   double training = 0;  // seconds without validation
   int64_t total = preset_.steps;
-  for (int64_t step = 1; step <= total; ++step) {
-    CONVOY_ASSIGN_OR_RETURN(const at::Tensor batch,
-                            samples_.next(preset_.batch, dp_rank_, dp_size_));
+  for (int64_t step = first_ + 1; step <= total; ++step) {
     const TimePoint step_begin = Clock::system().now();
-    last_ = trainer.step(batch);
+    CONVOY_RETURN_IF_ERROR(one_step(trainer));
     const double took = seconds_since(step_begin), passed = seconds_since(begin);
     const double rate = static_cast<double>(step_tokens) / took;
     recent = recent == 0 ? rate : 0.9 * recent + 0.1 * rate;
@@ -308,9 +364,10 @@ Status Run::train_steps(Trainer& trainer) {
     if (step == total || step % std::max<int64_t>(1, total / kValidations) == 0) {
       CONVOY_RETURN_IF_ERROR(validate(trainer, step));
     }
+    CONVOY_RETURN_IF_ERROR(save(trainer, step, step == total));
     steps_ = step;
     training += took;
-    rate_ = static_cast<double>(step * step_tokens) / training;
+    rate_ = static_cast<double>((step - first_) * step_tokens) / training;
   }
   return ok_status();
 }
@@ -332,10 +389,12 @@ void Run::report(Trainer& trainer, double validation_loss) {
   const double share = one_process_ > 0 ? rate_ / one_process_ : 1;
   if (options_.json) {
     std::printf(
-        "{\"mesh\":\"%s\",\"steps\":%lld,\"loss\":%.9g,\"grad_norm\":%.9g,\"validation_loss\":%.9g,"
+        "{\"mesh\":\"%s\",\"resumed_from\":%lld,\"steps\":%lld,\"loss\":%.9g,\"grad_norm\":%.9g,"
+        "\"validation_loss\":%.9g,"
         "\"bits_per_byte\":%.6g,\"tokens_per_s\":%.1f,\"one_process_share\":%.4f}\n",
-        runtime_.mesh().to_string().c_str(), static_cast<long long>(steps_), last_.loss,
-        last_.grad_norm, validation_loss, bits, rate_, share);
+        runtime_.mesh().to_string().c_str(), static_cast<long long>(first_),
+        static_cast<long long>(steps_), last_.loss, last_.grad_norm, validation_loss, bits, rate_,
+        share);
     return;
   }
   std::printf(
@@ -355,13 +414,17 @@ Status Run::run() {
   // The others wait, so that rank 0 has the machine to itself.
   measure_one_process();
   Trainer trainer(trainer_options_, runtime_.groups());
+  CONVOY_RETURN_IF_ERROR(resume(trainer));
   CONVOY_RETURN_IF_ERROR(train_steps(trainer));
   const double result = validation_loss(trainer, kFinalValidationBatches);
   if (speaks()) CONVOY_RETURN_IF_ERROR(folder_.result(steps_, result));
   report(trainer, result);
-  return speaks() ? folder_.finish("Loss of model " + options_.config + " on mesh " +
-                                   runtime_.mesh().to_string())
-                  : ok_status();
+  if (speaks()) {
+    CONVOY_RETURN_IF_ERROR(folder_.finish(
+        "Loss of model " + options_.config + " on mesh " + runtime_.mesh().to_string(),
+        options_.reference));
+  }
+  return checkpoints_.finish();
 }
 
 }  // namespace
@@ -379,8 +442,10 @@ Status train(Runtime& runtime, const TrainOptions& options) {
                           RunFolder::open(runtime.rank() == 0 ? path : "",
                                           describe_json(options, preset, runtime.mesh().to_string(),
                                                         trainer.model.parameter_count())));
-  const Status status =
-      Run(runtime, options, preset, std::move(samples), std::move(folder), trainer).run();
+  CONVOY_ASSIGN_OR_RETURN(Checkpoints checkpoints, Checkpoints::open(options, runtime));
+  const Status status = Run(runtime, options, preset, std::move(samples), std::move(folder),
+                            std::move(checkpoints), trainer)
+                            .run();
   if (status.ok()) runtime.groups().shutdown();
   if (status.ok() && runtime.rank() == 0 && !path.empty() && !options.json) {
     std::printf("run folder: %s (config.json, metrics.jsonl, loss.svg)\n", path.c_str());

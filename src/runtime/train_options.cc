@@ -1,5 +1,6 @@
 // The command line of the trainer, and what the names of model sizes stand for.
 #include <convoy/base/config.h>
+#include <convoy/base/units.h>
 #include <convoy/runtime/train_options.h>
 
 #include <CLI/CLI.hpp>
@@ -47,6 +48,8 @@ void describe_run(CLI::App& app, TrainOptions& o) {
   app.add_option("--steps", o.steps, "optimizer steps")->check(kPositive);
   app.add_option("--seconds", o.seconds, "stop training after this time")->check(kPositive);
   app.add_option("--seed", o.seed, "of initial weights, sampling and dropout");
+  app.add_option("--reference", o.reference,
+                 "metrics.jsonl of another run: its curve is drawn into loss.svg too");
   app.add_option("--run-dir", o.run_dir, "folder for config.json, metrics.jsonl, loss.svg");
   app.add_option("--sample", o.sample, "bytes of text generated at the end")
       ->check(CLI::Range(0, 100000));
@@ -55,6 +58,19 @@ void describe_run(CLI::App& app, TrainOptions& o) {
   app.add_option("--prompt", o.prompt, "how the generated text begins");
   app.add_flag("--json", o.json, "print the result as one JSON line, and no progress");
   app.add_flag("!--no-baseline", o.measure_one, "don't measure the rate of one process first");
+}
+
+void describe_checkpoints(CLI::App& app, TrainOptions& o, std::string& bandwidth) {
+  app.add_option("--checkpoint", o.checkpoint,
+                 "folder to save to, and to resume from if it has a step; any mesh will do");
+  app.add_option("--checkpoint-every", o.checkpoint_every, "steps between saves")->check(kPositive);
+  app.add_option("--checkpoint-keep", o.checkpoint_keep, "newest checkpoints that stay")
+      ->check(kPositive);
+  app.add_option("--checkpoint-bandwidth", bandwidth, "of the writes, e.g. 200MiB (a second)");
+  app.add_flag("--checkpoint-spread", o.checkpoint_spread,
+               "copy beside the next step's compute, not before it");
+  app.add_flag("--take-over", o.take_over,
+               "take the folder from another job that was killed before it could give it back");
 }
 
 void describe_model(CLI::App& app, TrainOptions& o) {
@@ -125,7 +141,9 @@ Result<TrainOptions> parse_train_options(int argc, const char* const* argv, std:
   CLI::App app("Trains a Llama-family language model on a token file, over the mesh of the job.");
   // A script's usual options can be followed by others: the last one counts.
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  std::string bandwidth;
   describe_run(app, options);
+  describe_checkpoints(app, options, bandwidth);
   describe_model(app, options);
   describe_parallel(app, options);
   try {
@@ -138,6 +156,10 @@ Result<TrainOptions> parse_train_options(int argc, const char* const* argv, std:
     if (!app.remaining().empty()) return unknown_word(app);
     return Status(Code::kInvalidArgument,
                   one_line(error.what()) + ". `--help` lists the options of this program.");
+  }
+  if (!bandwidth.empty()) {
+    CONVOY_ASSIGN_OR_RETURN(options.checkpoint_bandwidth,
+                            parse_bytes("--checkpoint-bandwidth", bandwidth));
   }
   return options;
 }
@@ -171,6 +193,8 @@ std::string describe_json(const TrainOptions& options, const ModelPreset& preset
       {"weight_decay", options.weight_decay},
       {"clip", options.clip},
       {"seed", options.seed},
+      {"checkpoint", options.checkpoint},
+      {"checkpoint_every", options.checkpoint_every},
   };
   return json.dump(2) + "\n";
 }

@@ -63,6 +63,7 @@ Trainer::Trainer(const TrainerOptions& options, comm::MeshGroups& groups)
   build_models(groups.mesh());
   build_buckets();
   optimizer_ = std::make_unique<data::AdamW>(*buckets_, options.adamw);
+  steps_tensor_ = at::zeros({}, at::kLong);
   std::vector<pipeline::StageFunction> stages;
   for (size_t c = 0; c < models_.size(); ++c) {
     stages.push_back([this, c](const at::Tensor& hidden, int m) { return compute(c, hidden, m); });
@@ -85,14 +86,13 @@ void Trainer::build_models(const Mesh& mesh) {
 }
 
 void Trainer::build_buckets() {
-  std::vector<parallel::ParameterPtr> all;
   std::vector<data::Param> params;
   for (size_t c = 0; c < models_.size(); ++c) {
     for (const parallel::ParameterPtr& p : models_[c]->parameters()) {
       const bool second_copy = p->shared_embedding && pp_.size() > 1 && pp_.rank() > 0;
       params.push_back(describe(
           p, {.chunk = static_cast<int>(c), .split = pp_.size() > 1, .second_copy = second_copy}));
-      all.push_back(p);
+      parameters_.push_back(p);
     }
   }
   data::ReductionGroups groups{.dp = dp_, .world = world_, .pp = pp_};
@@ -103,7 +103,9 @@ void Trainer::build_buckets() {
   data::BucketOptions options;
   options.bucket_bytes = options_.bucket_bytes;
   options.sharded = options_.zero;
-  options.sum_partial = [all, tp = tp_] { parallel::sum_partial_gradients(all, tp); };
+  options.sum_partial = [all = parameters_, tp = tp_] {
+    parallel::sum_partial_gradients(all, tp);
+  };
   buckets_ = std::make_unique<data::FlatBuckets>(std::move(params), groups, options);
 }
 

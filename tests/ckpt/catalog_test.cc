@@ -1,7 +1,9 @@
-// The catalog's rules one by one, on a store in memory: who may commit, what a commit demands, what
-// counts, what collection removes and leaves, what verify finds. Crashes are crash_test.cc's.
+// The catalog's rules one by one, on a store in memory or, run a second time, in S3: who may
+// commit, what a commit demands, what counts, what collection removes and leaves, what verify
+// finds. Crashes are crash_test.cc's.
 #include "ckpt/manifest/frame.h"
 #include "ckpt/store/names.h"
+#include "tests/ckpt/any_store.h"
 #include "tests/ckpt/bytes.h"
 #include "tests/ckpt/training.h"
 
@@ -55,7 +57,7 @@ TEST_CASE("names are understood only as they are written") {
 }
 
 TEST_CASE("a folder belongs to one job and its newest generation") {
-  MemoryStore store;
+  AnyStore store;
   Catalog first = owned(store, 5);
   REQUIRE(first.claim() == 1);
   Catalog other(store);
@@ -87,7 +89,7 @@ TEST_CASE("a folder belongs to one job and its newest generation") {
 }
 
 TEST_CASE("an owner that has ended says so, and tools follow it as the same job") {
-  MemoryStore store;
+  AnyStore store;
   Catalog job = owned(store, 3);
   REQUIRE(save(job, store, 10).ok());
   REQUIRE_FALSE((*job.owner())->released);
@@ -113,7 +115,7 @@ TEST_CASE("an owner that has ended says so, and tools follow it as the same job"
 }
 
 TEST_CASE("a preview tells what collection will do, and changes nothing") {
-  MemoryStore store;
+  AnyStore store;
   Catalog job = owned(store, 1);
   for (uint64_t step = 10; step <= 60; step += 10) REQUIRE(save(job, store, step).ok());
   REQUIRE(write_data(job, store, 70).ok());  // never committed
@@ -140,7 +142,7 @@ TEST_CASE("a preview tells what collection will do, and changes nothing") {
 }
 
 TEST_CASE("a commit by an owner that slept does not count") {
-  MemoryStore store;
+  AnyStore store;
   Catalog first = owned(store, 1);
   REQUIRE(save(first, store, 10).ok());
   const auto asleep = write_data(first, store, 20);
@@ -165,7 +167,7 @@ TEST_CASE("a commit by an owner that slept does not count") {
 }
 
 TEST_CASE("nodes join the claim of their generation") {
-  MemoryStore store;
+  AnyStore store;
   Catalog node(store);
   REQUIRE(node.join({"job", 1, "n"}).code() == Code::kFailedPrecondition);
   Catalog head = owned(store, 1);
@@ -176,7 +178,7 @@ TEST_CASE("nodes join the claim of their generation") {
 }
 
 TEST_CASE("a commit demands every part and file, and may be repeated") {
-  MemoryStore store;
+  AnyStore store;
   Catalog catalog = owned(store, 1);
   const Commit commit = *write_data(catalog, store, 20);
   const auto failure = [&](const std::string& path, const std::function<void()>& damage) {
@@ -210,7 +212,7 @@ TEST_CASE("a commit demands every part and file, and may be repeated") {
 }
 
 TEST_CASE("the clock decides nothing") {
-  MemoryStore store;
+  AnyStore store;
   int64_t now = kNow;
   Catalog catalog(store, [&] { return now; });
   REQUIRE(catalog.take_over({"job", 1, "n"}).ok());
@@ -237,7 +239,7 @@ TEST_CASE("parts that disagree on a tensor are not committed") {
 }
 
 TEST_CASE("collection keeps what its rules and later steps need") {
-  MemoryStore store;
+  AnyStore store;
   Catalog catalog = owned(store, 1);
   for (uint64_t step = 10; step <= 90; step += 10) REQUIRE(save(catalog, store, step).ok());
   REQUIRE(store.put("data/s000000000010/notes.txt", bytes_of("mine")).ok());
@@ -272,7 +274,7 @@ TEST_CASE("collection keeps what its rules and later steps need") {
 }
 
 TEST_CASE("damaged records do not count, are told of, and are left") {
-  MemoryStore store;
+  AnyStore store;
   Catalog catalog = owned(store, 1);
   for (const uint64_t step : {20, 40, 60}) REQUIRE(save(catalog, store, step).ok());
   flip(store, commit_name({60, 1}), 50);
@@ -289,12 +291,12 @@ TEST_CASE("damaged records do not count, are told of, and are left") {
   // Committing the step again mends it.
   REQUIRE(save(catalog, store, 60).ok());
   REQUIRE(catalog.latest()->step == 60);
-  MemoryStore empty;
+  AnyStore empty;
   REQUIRE(Catalog(empty).latest().status().code() == Code::kNotFound);
 }
 
 TEST_CASE("a folder of a newer format is not touched") {
-  MemoryStore store;
+  AnyStore store;
   Catalog catalog = owned(store, 1);
   REQUIRE(save(catalog, store, 20).ok());
   REQUIRE(store.put(commit_name({40, 1}), wrap(RecordKind::kCommit, kFormatVersion + 1, {})).ok());
@@ -311,7 +313,7 @@ TEST_CASE("a folder of a newer format is not touched") {
 }
 
 TEST_CASE("verify names each bad chunk and its tensors") {
-  MemoryStore store;
+  AnyStore store;
   Catalog catalog = owned(store, 1);
   REQUIRE(save(catalog, store, 20).ok());
   uint64_t calls = 0;

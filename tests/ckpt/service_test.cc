@@ -431,6 +431,7 @@ TEST_CASE("slots: one decision for all ranks, and none is taken from a tier that
   const auto replaced = table.acquire(key(4), Overtake::kReplace, [](auto&) { return true; });
   CHECK((replaced.slot == 1 && replaced.dropped == key(2)));
   CHECK(table.newest()->key == key(1));
+  CHECK(table.pass_over(1, key(4)).empty());
   CHECK(table.lose(0) == std::vector<SnapshotKey>{key(4)});
   table.done(key(1));
   CHECK(table.newest()->key == key(1));  // stays until a newer one is whole
@@ -439,6 +440,13 @@ TEST_CASE("slots: one decision for all ranks, and none is taken from a tier that
   CHECK(table.stage(key(5), 1));
   CHECK(!table.is_known(key(1)));
   CHECK(table.acquire(key(5), Overtake::kWait).verdict == Verdict::kSkipped);
+  // Rank 0 has saved step 6, rank 1 never will: it is at step 7.
+  CHECK(table.acquire(key(6), Overtake::kWait).slot == 0);
+  table.stage(key(6), 0);
+  CHECK(table.pass_over(0, key(7)).empty());
+  CHECK(table.pass_over(1, key(6)).empty());
+  CHECK(table.pass_over(1, key(7)) == std::vector<SnapshotKey>{key(6)});
+  CHECK(table.acquire(key(7), Overtake::kWait).slot == 0);
 }
 
 }  // namespace convoy::ckpt

@@ -54,6 +54,9 @@ inline Status ok_status() {
 }
 // The failure described by errno value `error`: "<what>: <strerror>", with the matching code.
 Status errno_status(std::string_view what, int error);
+// The Status of a text that began as Status::to_string() (c10d's exceptions carry such texts, with
+// more before or behind), else of kind kInternal.
+Status status_of_text(const std::string& text);
 
 // A T, or the Status that says why there is none. Reading the value of a failed Result is a broken
 // invariant and aborts with the status's text.

@@ -12,6 +12,12 @@ struct AgentOptions {
   std::string name = {};  // of its abstract unix socket
   // Readable, or closed by the other end, when whoever started the agent has gone; -1: nobody.
   int lifeline = -1;
+  // Of an agent that `convoy run` starts. `listener` listens at `name` already; -1: none does.
+  // `launcher`, a SOCK_SEQPACKET pair's end, is a lifeline whose other end is told what is still to
+  // be written (src/launch/agent_line.h); SIGTERM, which schedulers send to all processes of a job,
+  // then ends nothing: ranks may still want to save.
+  int listener = -1;
+  int launcher = -1;
   // Ends by itself when nobody has been connected for so long and all is durable; 0: never.
   Nanos idle_exit{0};
   std::function<void()> ready = {};  // called once it listens; may be empty
@@ -23,8 +29,8 @@ struct AgentOptions {
 // Serves ranks of one job, of this user only, one generation of workers after the other: the newest
 // whole step of the generation before stays until the new one has a whole step of its own. One
 // thread for messages, one for the disk. Returns on SIGTERM, the end of the lifeline or
-// idleness, once what was staged is durable (a second SIGTERM: at once). Blocks until then.
-// kAlreadyExists: somebody has the name.
+// idleness, once the newest step that was staged is durable (a second SIGTERM: at once). Blocks
+// until then. kAlreadyExists: somebody has the name.
 Status run_agent(const AgentOptions& options);
 
 }  // namespace convoy::ckpt

@@ -76,6 +76,21 @@ struct VerifyReport {
   bool ok() const { return bad.empty() && bad_parts.empty(); }
 };
 
+// What the commit record needs to know of a node's part: some 100 bytes a tensor, whatever the
+// number of chunks and pieces.
+struct PartSummary {
+  uint64_t step = 0;
+  PartRef ref;
+  std::vector<TensorInfo> tensors;
+  std::vector<bool> held;        // by tensor: whether the part has pieces of it
+  std::vector<File> files;       // of the step's own folder
+  std::vector<uint64_t> steps;   // ascending: in whose folders its files lie
+
+  bool operator==(const PartSummary&) const = default;
+};
+// kInvalidArgument if a file of the part lies in no step's folder.
+Result<PartSummary> summarise(const PartRef& ref, const Part& part);
+
 // Builds the commit record from the parts of all nodes, one at a time, in any order; what it makes
 // depends on the set only. Plain data, one thread at a time.
 class CommitBuilder {
@@ -85,6 +100,7 @@ class CommitBuilder {
   // kInvalidArgument if the part is of another step or a file of it lies in no step's folder;
   // kMismatch, naming both nodes, if a tensor has another dtype or shape than an earlier part said.
   Status add(const PartRef& ref, const Part& part);
+  Status add(const PartSummary& part);
   Commit finish() &&;
 
  private:
@@ -114,14 +130,16 @@ class Catalog {
   // ---- who has the folder
 
   // Claims the folder: from now on nobody else's commit succeeds. kFailedPrecondition, naming who
-  // has it and since when, if another job has it or a newer generation of this one, unless `force`;
-  // and always if a newer Convoy has written there. What was committed until now stays; what an
+  // has it and since when, if another job has it and has not released it, or a newer generation of
+  // this one, unless `force`; and always if a newer Convoy has written there. What was committed until now stays; what an
   // earlier owner commits after this does not count.
   Status take_over(const Claimant& claimant, bool force = false);
   // Claims the folder in place of `owner` (as owner() gave it), as the same job and generation, so
   // that the job's next start is not kept out. For tools: a job that still runs under that claim
   // loses the folder, so look at owner.released first. kUnavailable if another has claimed since.
   Status follow(const Owner& owner, const std::string& who);
+  // What take_over() would say now; claims nothing.
+  Status may_claim(const Claimant& claimant, bool force = false);
   // For the other nodes of the job that took over: takes its claim to write parts under.
   // kFailedPrecondition if the folder is another job's or generation's, or nobody's.
   Status join(const Claimant& claimant);
@@ -149,6 +167,10 @@ class Catalog {
   // if with other content. After any other failure the step may exist or not; steps() tells.
   // Reads every part: cost grows with their bytes.
   Status commit(Commit commit);
+  // The same for parts that their nodes vouch for: none is read. One list of the step's folder
+  // shows whether all parts and `files` (of that folder) are there with their sizes (kDataLoss);
+  // files of older steps belong to committed ones and are not looked at.
+  Status commit_vouched(Commit commit, std::span<const File> files);
 
   // ---- reading
 
@@ -188,12 +210,13 @@ class Catalog {
   Result<std::vector<uint64_t>> owner_claims();
   Result<std::optional<Owner>> newest_owner(bool sealed);
   Status check_versions();
-  Status check_may_claim(const Claimant& claimant, bool force);
   Result<bool> try_claim(const Claimant& claimant, uint64_t claim);
   Status seal(Owner record);
   Status lost(const std::string& what);
 
   Status check_complete(const Commit& commit);
+  Status check_listed(const Commit& commit, std::span<const File> files);
+  Status commit_after(Commit commit, const std::function<Status(const Commit&)>& check);
   Status write_commit(const Commit& commit);
 
   Result<std::vector<StepInfo>> list_steps();

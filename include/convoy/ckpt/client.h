@@ -34,6 +34,7 @@ struct ClientOptions {
   uint64_t disk_every = 1;   // of the saves; the others stay in memory
   uint64_t bandwidth = 0;    // bytes/s of the disk; 0: no limit
   bool incremental = true;   // chunks that have not changed are not written again
+  bool take_over = false;    // the folder, even if another job has it that has not released it
   Overtake overtake = Overtake::kWait;
   int threads = 2;  // that copy, the caller included
   Nanos timeout = std::chrono::seconds(60);
@@ -47,7 +48,7 @@ struct SaveOutcome {
 
 // One thread at a time. Every call has the options' timeout as its deadline. Errors are for the
 // caller to report: a save that failed must not end the training. After kUnavailable (the agent has
-// gone) the next call connects anew.
+// gone) the next call connects anew; an agent that died between two calls costs no call.
 class SnapshotClient {
  public:
   // kInvalidArgument (options), kUnavailable (no agent), kFailedPrecondition and kMismatch (the

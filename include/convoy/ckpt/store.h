@@ -1,14 +1,18 @@
 #pragma once
 
+#include <convoy/base/clock.h>
 #include <convoy/base/status.h>
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 // A folder of a checkpoint's files: on a disk, in memory, in an object store.
@@ -69,6 +73,15 @@ class Store {
   // the removed files back.
   virtual Status remove(const std::string& path) = 0;
   virtual Status sync() = 0;
+
+  // Drops what writers that were cut off (killed) have left of files which `which` names, where the
+  // store keeps such things and bills for them: unfinished multi-part uploads. Returns how many. A
+  // writer of such a file that still runs can't finish.
+  virtual Result<uint64_t> drop_unfinished(
+      const std::function<bool(const std::string& path)>& which) {
+    (void)which;
+    return uint64_t{0};
+  }
 };
 
 // A folder of this machine (or a mounted one). Files are written without a name (O_TMPFILE; where
@@ -77,6 +90,37 @@ class Store {
 // kNotFound if the folder is not there, kInvalidArgument if it is none. Hidden files (names that
 // begin with a dot) are neither listed nor touched.
 Result<std::unique_ptr<Store>> open_local_store(const std::string& folder);
+
+struct StoreOptions {
+  Nanos timeout = std::chrono::minutes(2);       // for one call, with all its tries
+  Nanos stall_limit = std::chrono::seconds(20);  // for a request to move a byte; whole seconds
+  int tries_max = 8;                             // of a request, where a failure may be transient
+  uint64_t bandwidth = 0;                        // bytes/s that are written; 0: no limit
+  // How long a store that can't create on condition waits to see who was the last: longer than any
+  // single request of another claimant takes. docs/checkpoints.md says which stores these are.
+  Nanos settle = std::chrono::seconds(5);
+};
+
+// Whether the text is a URI, "scheme://…", and not a path.
+bool is_store_uri(std::string_view where);
+
+// A folder by its path or URI. A path and "file:///…" give open_local_store(); the others are
+// Arrow's file systems: "s3://bucket/prefix", "gs://…", "abfs://…", "hdfs://…", with Arrow's
+// options behind a question mark ("?region=…", "?endpoint_override=host:port&scheme=http").
+// Credentials come from the environment as the store's own tools find them; if they stand in the
+// URI, they are left out of name() and of messages.
+//
+// Their libraries are loaded when the first one is opened: kFailedPrecondition, with what to
+// install and where it was looked for, if they are not there. kInvalidArgument: a URI that can't
+// be, credentials that don't work. kNotFound: there is no such bucket or folder. A failure that may
+// be transient (throttling, a server's error, a connection that is cut) is tried again
+// with growing, random pauses; the last one is kUnavailable, with the store's words.
+// kDeadlineExceeded: no answer within options.timeout.
+//
+// Memory: some 60 MiB for all writers of a store together, 10 MiB for each of them, and what reads
+// ask for once more.
+Result<std::unique_ptr<Store>> open_store(const std::string& where,
+                                          const StoreOptions& options = StoreOptions());
 
 // Files in this process's memory; for tests, and as the model of what a store does.
 class MemoryStore final : public Store {

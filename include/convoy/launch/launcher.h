@@ -19,6 +19,7 @@ inline constexpr int kExitOk = 0;             // every rank ended with 0
 inline constexpr int kExitUsage = 64;         // bad option or input; nothing was started
 inline constexpr int kExitUnavailable = 69;   // port in use
 inline constexpr int kExitInternal = 70;      // the launcher itself failed
+inline constexpr int kExitNotWritten = 74;    // every rank ended with 0; a checkpoint was lost
 inline constexpr int kExitFindings = 76;      // a rehearsal found mistakes; every rank ended with 0
 inline constexpr int kExitCantExecute = 126;  // PROGRAM is no executable file
 inline constexpr int kExitNotFound = 127;     // no such PROGRAM
@@ -47,6 +48,10 @@ struct LaunchOptions {
   bool json = false;  // events as JSON lines on stdout, ranks' output on stderr
   Nanos grace = std::chrono::seconds(10);  // between Ctrl-C's forwarding and SIGKILL
   std::optional<Rehearsal> rehearsal;
+  // The program `convoy`, which is the machine's agent too; "": no agent, and ranks can't save.
+  std::string agent_program;
+  // The job's end waits for checkpoints to be written, unless nothing is written for so long.
+  Nanos drain_timeout = std::chrono::minutes(2);
 };
 
 // Runs the job and blocks until every process that it started is gone; returns the exit code.
@@ -56,8 +61,12 @@ struct LaunchOptions {
 // one ends every rank and what ranks started. Each rank has its own process group, and stdin
 // /dev/null. Call it from a process with one thread.
 //
-// Files: <run folder>/logs/rank_N.log, appended to; of a rehearsal <run folder>/rehearsal/rank_N/,
-// in place of an earlier one's; nothing anywhere else.
+// The agent, which keeps what ranks save, is started when the first of them connects to
+// CONVOY_AGENT, and again if it dies. It is ended last: once ranks have gone it gets the time to
+// write what they saved, also when either of the two processes was killed.
+//
+// Files: <run folder>/logs/rank_N.log and agent_N.log (N: node_rank), appended to; of a rehearsal
+// <run folder>/rehearsal/rank_N/, in place of an earlier one's; nothing anywhere else.
 //
 // A rehearsal ends with a summary of what this machine's ranks found, however the job ended.
 //

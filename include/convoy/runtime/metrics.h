@@ -2,7 +2,9 @@
 
 #include <convoy/base/status.h>
 
+#include <cstdint>
 #include <cstdio>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -26,5 +28,10 @@ class MetricsWriter {
   std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_;
   std::string path_;
 };
+
+// The value of `name` by step, of all lines of a metrics file that have it; a later line of a step
+// replaces an earlier one, as a resumed run leaves them. Lines that are no JSON (the last one of a
+// killed run) are passed over. kNotFound.
+Result<std::map<int64_t, double>> read_metric(const std::string& path, const std::string& name);
 
 }  // namespace convoy::runtime

@@ -30,10 +30,6 @@ int exit_code_of(const Status& status);
 // only: the others wait up to 5 s for the launcher to end them, then speak too.
 int run_program(const std::function<Status()>& body);
 
-// The Status of a text that began as Status::to_string() (c10d's exceptions carry such texts), else
-// of kind kInternal.
-Status status_of_text(const std::string& text);
-
 // Whether a library whose aoti_torch_abi_version() is `loaded` may stand in for the one that Convoy
 // was compiled with: major and minor version must agree, since c10d's classes are not a stable
 // interface. kFailedPrecondition names both versions.

@@ -30,6 +30,13 @@ struct TrainOptions {
   int64_t steps = 0;   // 0: the preset's
   double seconds = 0;  // stop training after so much time; 0: no limit
   uint64_t seed = 1;
+  std::string checkpoint;          // folder to resume from and to save to; "": none
+  int64_t checkpoint_every = 100;  // steps, and after the last one
+  int64_t checkpoint_keep = 2;     // newest ones that stay
+  uint64_t checkpoint_bandwidth = 0;  // bytes/s of a node's writes; 0: no limit
+  bool checkpoint_spread = false;     // copy beside the next step's compute
+  bool take_over = false;             // the folder from a job that has not released it
+  std::string reference;  // metrics.jsonl of another run, whose curve is drawn too
   std::string run_dir;  // where config.json, metrics.jsonl and loss.svg go; "": CONVOY_RUN_DIR
   int sample = 240;     // bytes of text generated at the end
   double temperature = 0.8;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <convoy/base/status.h>
+#include <convoy/ckpt/tensor_state.h>
 #include <convoy/comm/mesh_groups.h>
 #include <convoy/model/llama.h>
 #include <convoy/parallel/data/adamw.h>
@@ -59,10 +60,13 @@ class Trainer {
   // One optimizer step. `samples`: this data-parallel rank's consecutive share of the global batch,
   // int64 [batch / dp, seq + 1]; inputs are all tokens but the last, targets all but the first.
   StepResult step(const at::Tensor& samples);
-  // The two halves of step(): the gradients, which it leaves whole in the parameters (step() leaves
-  // a sharded optimizer's in parts); then the update from them.
-  StepResult gradients(const at::Tensor& samples);
+  // The two halves of step(): until the gradients are there, which changes no parameter; then the
+  // update from them.
+  StepResult forward_backward(const at::Tensor& samples);
   void update(StepResult& result);
+  // forward_backward(), and the gradients are whole in the parameters afterwards (else a sharded
+  // optimizer's are in parts).
+  StepResult gradients(const at::Tensor& samples);
   // The loss of such samples without dropout or gradients; any number of rows that is a multiple of
   // the micro-batch's. The mean over all data-parallel ranks.
   double evaluate(const at::Tensor& samples);
@@ -71,6 +75,15 @@ class Trainer {
   // window.
   std::vector<int64_t> generate(std::vector<int64_t> tokens, int count, double temperature,
                                 uint64_t seed);
+
+  // This rank's part of a checkpoint, as views of what it trains on: each element of the model and
+  // of the optimizer on exactly one rank of the mesh, data-parallel copies spread evenly. 16-bit
+  // parameters are saved as their float32 masters.
+  ckpt::TensorState state_to_save();
+  // What this rank needs of a checkpoint, as views to load into; then restored(), which makes the
+  // rest follow. A checkpoint of any mesh will do.
+  ckpt::TensorState state_to_load();
+  void restored();
 
   // The learning rate's schedule ends at this step from now on.
   void set_total_steps(int64_t steps) { options_.lr.total_steps = steps; }
@@ -101,12 +114,15 @@ class Trainer {
   pipeline::HiddenState hidden_state() const;
   void load(Purpose purpose, const at::Tensor& samples, double tokens);
   double local_loss(const std::vector<at::Tensor>& losses) const;
-  StepResult forward_backward(const at::Tensor& samples);
+  ckpt::TensorState state_of(bool to_save);
+  void add_steps(ckpt::TensorState& state);
 
   TrainerOptions options_;
   comm::Group tp_, pp_, dp_, world_;
   schedule::Schedule schedule_;
   std::vector<std::unique_ptr<model::Llama>> models_;  // by chunk
+  std::vector<parallel::ParameterPtr> parameters_;     // as buckets_->params()
+  at::Tensor steps_tensor_;                            // int64, on the CPU: for checkpoints
   std::unique_ptr<data::FlatBuckets> buckets_;
   std::unique_ptr<data::AdamW> optimizer_;
   std::unique_ptr<pipeline::Executor> executor_;

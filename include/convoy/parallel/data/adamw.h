@@ -22,11 +22,26 @@ struct AdamWOptions {
 // step. Holds a reference to the buckets, which must outlive it.
 class AdamW {
  public:
+  // What a checkpoint holds of a bucket: elements [begin, begin + m.numel()) of its flat memory, as
+  // views of the state itself.
+  struct BucketState {
+    int64_t begin = 0;
+    at::Tensor weights;  // the master weights, where there are any; else the parameters
+    at::Tensor m;
+    at::Tensor v;
+  };
+
   AdamW(FlatBuckets& buckets, const AdamWOptions& options);
 
   // One update from the gradients of FlatBuckets::finish(), multiplied by `grad_scale`. Sharded: a
   // collective over dp. Blocks until the parameters may be used.
   void step(double lr, double grad_scale = 1);
+
+  // By bucket. What this rank updates: all of it, or its part of sharded buckets.
+  std::vector<BucketState> state();
+  // Goes on after `steps` updates whose state() has been written in place: brings the parameters
+  // up to it. Sharded: a collective over dp.
+  void restored(int64_t steps);
 
   int64_t steps_done() const { return steps_; }
   // Bytes of optimizer state on this rank (moments and master weights).
@@ -40,10 +55,12 @@ class AdamW {
     at::Tensor master;  // undefined unless parameters are 16 bits wide
   };
   void take_masters();
+  comm::Pending start_gather(const Bucket& bucket) const;
 
   FlatBuckets& buckets_;
   AdamWOptions options_;
   std::vector<Moments> moments_;
+  bool has_masters_ = false;
   int64_t steps_ = 0;
 };
 

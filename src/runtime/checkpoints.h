@@ -1,0 +1,53 @@
+#pragma once
+
+#include "src/runtime/samples.h"
+#include <convoy/ckpt/checkpointer.h>
+#include <convoy/ckpt/group_exchange.h>
+#include <convoy/runtime/runtime.h>
+#include <convoy/runtime/train_options.h>
+#include <convoy/runtime/trainer.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+namespace convoy::runtime {
+
+// The checkpoints of a training run: what it resumes from, and what it leaves behind. Without
+// --checkpoint all of it does nothing.
+class Checkpoints {
+ public:
+  // Collective. kFailedPrecondition if another job has the folder; kUnavailable without an agent.
+  static Result<Checkpoints> open(const TrainOptions& options, Runtime& runtime);
+
+  // Goes on from the newest step that memory or folder have; the number of steps that are done
+  // then, 0 if there are none. Collective. kMismatch: made from other data or with another seed.
+  Result<int64_t> resume(Trainer& trainer, Samples& samples);
+  // How the run began, for people: "resumed from step 120 of ...". Empty: from the start.
+  const std::string& story() const { return story_; }
+
+  // After a step: saves if it is one of --checkpoint-every, or the last. Never fails: what goes
+  // wrong is logged. Returns the seconds that training stood still, 0 if there was nothing to do.
+  double after_step(int64_t step, bool is_last, Trainer& trainer, const Samples& samples);
+  // Before an update of what is being saved; seconds that it took.
+  double before_update();
+  // Waits until the last step is durable in the folder; its failure is the run's.
+  Status finish();
+
+ private:
+  ckpt::TensorState add_position(ckpt::TensorState state) const;
+  void report(int64_t step, const Result<ckpt::SaveOutcome>& outcome) const;
+
+  std::unique_ptr<ckpt::Checkpointer> checkpointer_;  // null: no --checkpoint
+  std::unique_ptr<ckpt::GroupExchange> exchange_;
+  ckpt::LoadPlaces places_;
+  int64_t every_ = 0;
+  int64_t last_ = 0;       // step that was given to save
+  bool copying_ = false;   // the save of last_ goes on
+  at::Tensor position_;    // int64 [4] on the CPU: samples, seed, epoch, offset
+  std::string story_;
+  int rank_ = 0;
+};
+
+}  // namespace convoy::runtime
