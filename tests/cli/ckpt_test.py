@@ -69,7 +69,7 @@ class CkptTest(unittest.TestCase):
         if done.returncode in (64, 66, 69, 70):
             self.assertRegex(done.stderr, r"^convoy: [^\n]+\n$")
         for line in done.stdout.splitlines():
-            sentence = line.startswith(("damaged: ", "does not count: ", "the folder belongs", "kept: ", "{", "  tensors: "))
+            sentence = line.startswith(("damaged: ", "does not count: ", "the folder belongs", "kept: ", "{", "  tensors: ", "incomplete: "))
             self.assertTrue(sentence or "--help" in words or len(line) <= WIDTH, line)
         return done.stdout + done.stderr
 
@@ -170,6 +170,18 @@ class CkptTest(unittest.TestCase):
         bad = out["steps"][0]["bad_chunks"][0]
         self.assertEqual((bad["rank"], bad["chunk"], bad["tensors"]), (2, 0, ["model.embed.weight"]))
         self.assertEqual(self.folder / bad["file"], self.data_files(20)[1])
+
+    def test_verify_finds_what_no_rank_gave(self):
+        self.make("forgets=2", 10)
+        text = self.ckpt("verify", self.folder, code=65)
+        self.assertIn("incomplete: no rank gave [32:48, 0:64] of tensor model.embed.weight", text)
+        self.assertIn("all right but INCOMPLETE", text)
+        out = self.json("verify", self.folder, code=65)["steps"][0]
+        self.assertIn({"tensor": "model.embed.weight", "box": "[32:48, 0:64]"}, out["missing"])
+        self.assertFalse(out["ok"])
+        # Each replica alone would do.
+        self.make("forgets=2", "replicas=1", "force=1", 20)
+        self.assertEqual(self.json("verify", self.folder, "--step", 20)["steps"][0]["missing"], [])
 
     def test_verify_of_cut_and_missing_files(self):
         self.make(10)
