@@ -135,7 +135,7 @@ size_t DiskTier::jobs() const {
 
 DiskTier::Progress DiskTier::progress() const {
   const std::lock_guard lock(mutex_);
-  return {queued_.size() + (working_ ? 1 : 0), step_, done_, total_, last_status_};
+  return {queued_.size() + (working_ ? 1 : 0), step_, *done_, total_, last_status_};
 }
 
 void DiskTier::main() {
@@ -148,7 +148,7 @@ void DiskTier::main() {
     working_ = true;
     step_ = job.step;
     last_status_ = {};
-    done_ = total_ = 0;
+    *done_ = total_ = 0;
     lock.unlock();
     if (job.begins) job.begins();
     Status status;
@@ -258,7 +258,7 @@ Result<Part> DiskTier::write_streams(const DiskJob& job) {
 Status DiskTier::write_files(const std::vector<NewFile>& files) {
   may_die("ckpt.tier.data.kill");
   std::vector<std::unique_ptr<DiskWriter>> writers;
-  done_ = 0;
+  *done_ = 0;
   total_ = std::accumulate(files.begin(), files.end(), uint64_t{0},
                            [](uint64_t sum, const NewFile& file) { return sum + file.bytes; });
   for (const NewFile& file : files) {
@@ -267,11 +267,12 @@ Status DiskTier::write_files(const std::vector<NewFile>& files) {
     std::filesystem::create_directories(path.parent_path(), error);
     if (error) return errno_status("making " + path.parent_path().string(), error.value());
     CONVOY_ASSIGN_OR_RETURN(
-        auto writer, engine_->create_file(path.string(), file.bytes,
-                                          [this, before = uint64_t{0}](uint64_t done) mutable {
-                                            done_ += done - before;
-                                            before = done;
-                                          }));
+        auto writer,
+        engine_->create_file(path.string(), file.bytes,
+                             [sum = done_, before = uint64_t{0}](uint64_t done) mutable {
+                               *sum += done - before;
+                               before = done;
+                             }));
     for (const auto& span : file.spans) {
       CONVOY_RETURN_IF_ERROR(writer->append(span, file.owner));
     }

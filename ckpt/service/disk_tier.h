@@ -107,7 +107,9 @@ class DiskTier {
   bool ending_ = false;
   uint64_t step_ = 0;
   Status last_status_;
-  std::atomic<uint64_t> done_{0}, total_{0};
+  std::atomic<uint64_t> total_{0};
+  // Shared with the engine, which may answer for a block that was given up after this has gone.
+  const std::shared_ptr<std::atomic<uint64_t>> done_ = std::make_shared<std::atomic<uint64_t>>(0);
   std::thread thread_;
 };
 
