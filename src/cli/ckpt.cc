@@ -20,15 +20,16 @@ constexpr const char* kFooter = R"(Examples:
   convoy ckpt verify runs/a/checkpoints --all
   convoy ckpt export runs/a/checkpoints --format safetensors -o model --dtype bfloat16
 
-FOLDER is a checkpoint folder (docs/checkpoints.md). Only gc and import change one; all other
+FOLDER is a checkpoint folder (docs/checkpoints.md): a path, or a URI such as s3://bucket/run. Only gc and import change one; all other
 commands may be used while a job writes in it.)";
 
 }  // namespace
 
 Result<Folder> open_folder(const std::string& name) {
   Folder folder;
-  folder.name = name;
-  CONVOY_ASSIGN_OR_RETURN(folder.store, ckpt::open_local_store(name));
+  CONVOY_ASSIGN_OR_RETURN(folder.store, ckpt::open_store(name));
+  // Without what a URI says of options and credentials.
+  folder.name = ckpt::is_store_uri(name) ? folder.store->name() : name;
   folder.catalog = std::make_unique<ckpt::Catalog>(*folder.store);
   return folder;
 }

@@ -163,7 +163,8 @@ Status import_step(const ImportArguments& arguments) {
   CONVOY_RETURN_IF_ERROR(check_format(arguments.format));
   // All inputs are checked before anything is made.
   CONVOY_ASSIGN_OR_RETURN(const auto source, ckpt::SafetensorsSource::open(arguments.input));
-  if (::mkdir(arguments.folder.c_str(), 0755) != 0 && errno != EEXIST) {
+  if (!ckpt::is_store_uri(arguments.folder) && ::mkdir(arguments.folder.c_str(), 0755) != 0 &&
+      errno != EEXIST) {
     return errno_status("cannot make folder " + arguments.folder, errno);
   }
   CONVOY_ASSIGN_OR_RETURN(Folder folder, open_folder(arguments.folder));
