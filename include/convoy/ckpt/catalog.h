@@ -115,8 +115,8 @@ class Catalog {
 
   // Claims the folder: from now on nobody else's commit succeeds. kFailedPrecondition, naming who
   // has it and since when, if another job has it and has not released it, or a newer generation of
-  // this one, unless `force`; and always if a newer Convoy has written there. What was committed until now stays; what an
-  // earlier owner commits after this does not count.
+  // this one, unless `force`; and always if a newer Convoy has written there. What was committed
+  // until now stays; what an earlier owner commits after this does not count.
   Status take_over(const Claimant& claimant, bool force = false);
   // Claims the folder in place of `owner` (as owner() gave it), as the same job and generation, so
   // that the job's next start is not kept out. For tools: a job that still runs under that claim
@@ -167,7 +167,7 @@ class Catalog {
   // kNotFound, or kDataLoss if it is not what the commit record saw.
   Result<Part> load_part(const PartRef& ref);
   // Reads every chunk of the step. `progress`, if given, is called after each one and may stop the
-  // reading by returning false (kAborted).
+  // reading by returning false (kAborted). A store that does not answer is an error, no damage.
   Result<VerifyReport> verify(uint64_t step,
                               const std::function<bool(const VerifyProgress&)>& progress = {});
 
