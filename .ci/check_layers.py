@@ -17,6 +17,7 @@ ALLOWED = {
     "mesh": {"base"},
     "dataset": {"base"},
     "schedule": {"base"},
+    "rpc": {"base"},
     "rendezvous": {"base"},
     "launch": {"base", "rendezvous"},
     "comm": {"base", "mesh", "rendezvous"},
@@ -25,7 +26,7 @@ ALLOWED = {
     "data": {"base", "mesh", "comm"},
     "pipeline": {"base", "mesh", "comm", "schedule"},
     "model": {"base", "mesh", "comm", "tensor", "sequence", "data", "pipeline", "schedule"},
-    "ckpt": {"base", "mesh"},
+    "ckpt": {"base", "mesh", "rpc", "comm"},
     "runtime": {"base", "mesh", "dataset", "rendezvous", "launch", "comm", "schedule", "tensor", "sequence",
                 "data", "pipeline", "model", "ckpt"},
     "standin": set(),  # libraries of their own: nothing of Convoy is inside
@@ -34,9 +35,10 @@ ALLOWED = {
                "data", "pipeline", "model", "runtime", "ckpt"},
 }
 # Folders that must not see torch. comm/host is the torch-free engine inside comm; of ckpt only ckpt/torch/ sees torch.
-TORCH_FREE = {"base", "mesh", "dataset", "schedule", "rendezvous", "launch", "cli"}
+TORCH_FREE = {"base", "mesh", "dataset", "rpc", "schedule", "rendezvous", "launch", "cli"}
 TORCH_FREE_PATHS = ("src/comm/host/", "include/convoy/comm/host/", "src/standin/core/", "src/standin/cudart/", "src/standin/driver/",
-                    "ckpt/manifest/", "ckpt/io/", "ckpt/store/", "ckpt/snapshot/", "ckpt/service/", "ckpt/restore/", "ckpt/formats/", "ckpt/arrow/")
+                    "ckpt/manifest/", "ckpt/io/", "ckpt/store/", "ckpt/snapshot/", "ckpt/service/", "ckpt/restore/", "ckpt/formats/",
+                    "ckpt/arrow/", "ckpt/cluster/", "ckpt/replica/")
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.M)
 TORCH = re.compile(r"^(ATen|c10|torch|caffe2)/")
 SHADOWED = re.compile(r"^(spdlog|fmt)/|\.pb\.h$")
@@ -73,6 +75,8 @@ def check(path: pathlib.Path) -> list[str]:
         target = module_of(include)
         if target is not None and target != module and target not in ALLOWED[module]:
             errors.append(f"{name}: '{module}' may not include '{target}' ({include})")
+        if module == "ckpt" and target == "comm" and name.startswith(TORCH_FREE_PATHS):
+            errors.append(f"{name}: of ckpt only torch/ may use comm ({include})")
         if TORCH.match(include) and (module in TORCH_FREE or name.startswith(TORCH_FREE_PATHS)):
             errors.append(f"{name}: torch-free code includes {include}")
     if any(TORCH.match(i) for i in includes) and any(SHADOWED.search(i) for i in includes):

@@ -57,7 +57,7 @@ SnapshotTable::Decision SnapshotTable::acquire(const SnapshotKey& key, Overtake 
   decision.slot = free_slot();
   if (decision.slot < 0 && policy == Overtake::kReplace) {
     const auto waiting = std::ranges::find_if(
-        entries_, [](const Entry& e) { return e.whole && e.queued && !e.used; });
+        entries_, [](const Entry& e) { return e.whole && e.queued && !e.used && e.pins == 0; });
     if (waiting != entries_.end() && (!withdraw || withdraw(waiting->key))) {
       decision.dropped = waiting->key;
       decision.slot = waiting->slot;
@@ -81,10 +81,35 @@ bool SnapshotTable::stage(const SnapshotKey& key, uint32_t rank) {
   Entry* entry = find(key);
   if (entry == nullptr || entry->whole || !entry->staged.insert(rank).second) return false;
   if (entry->staged.size() < ranks_) return false;
+  if (alone_) complete(key);
+  return true;
+}
+
+bool SnapshotTable::place(const SnapshotKey& key, int slot) {
+  if (find(key) != nullptr) return true;
+  if (slot < 0 || slot >= slots_) return false;
+  if (std::ranges::find(entries_, slot, &Entry::slot) != entries_.end()) return false;
+  Entry& entry = entries_.emplace_back();
+  entry.key = key;
+  entry.slot = slot;
+  return true;
+}
+
+void SnapshotTable::complete(const SnapshotKey& key) {
+  Entry* entry = find(key);
+  if (entry == nullptr || entry->whole) return;
   entry->whole = true;
   entry->order = next_order_++;
   drop_superseded();
-  return true;
+}
+
+void SnapshotTable::pin(const SnapshotKey& key) {
+  if (Entry* entry = find(key)) ++entry->pins;
+}
+
+void SnapshotTable::unpin(const SnapshotKey& key) {
+  if (Entry* entry = find(key)) --entry->pins;
+  drop_superseded();
 }
 
 std::vector<SnapshotKey> SnapshotTable::lose(uint32_t rank) {
@@ -124,7 +149,7 @@ std::optional<SnapshotTable::Held> SnapshotTable::newest() const {
 void SnapshotTable::drop_superseded() {
   const auto best = newest();
   std::erase_if(entries_, [&](const Entry& e) {
-    return e.whole && best && e.key != best->key && !e.queued && !e.used;
+    return e.whole && best && e.key != best->key && !e.queued && !e.used && e.pins == 0;
   });
 }
 

@@ -24,7 +24,9 @@ struct SnapshotKey {
 // in all of them: so one decision serves all ranks, and none saves a step that another skips.
 class SnapshotTable {
  public:
-  SnapshotTable(int slots, uint32_t ranks) : slots_(slots), ranks_(ranks) {}
+  // `alone`: a step is whole when all ranks have staged it; else complete() says when it is.
+  SnapshotTable(int slots, uint32_t ranks, bool alone = true)
+      : slots_(slots), ranks_(ranks), alone_(alone) {}
 
   enum class Verdict : uint8_t { kGranted, kBusy, kSkipped };
   struct Decision {
@@ -37,6 +39,12 @@ class SnapshotTable {
   using Withdraw = std::function<bool(const SnapshotKey&)>;
   // A rank wants to write its snapshot of the step. The first rank's decision is that of all.
   Decision acquire(const SnapshotKey& key, Overtake policy, const Withdraw& withdraw = {});
+
+  // Of a node among several: the coordinator has decided. False: the slot is not free.
+  bool place(const SnapshotKey& key, int slot);
+  void complete(const SnapshotKey& key);
+  // Forgets the step; its slot is free.
+  void drop(const SnapshotKey& key);
 
   // A rank's snapshot lies in the slot. True if the step is whole by that: it is the newest then,
   // and the older ones that no tier needs have been dropped. False too for a rank that says it
@@ -56,6 +64,10 @@ class SnapshotTable {
   void use(const SnapshotKey& key);
   void done(const SnapshotKey& key);
 
+  // Keeps the step, whatever tiers and newer steps do. Counted.
+  void pin(const SnapshotKey& key);
+  void unpin(const SnapshotKey& key);
+
   struct Held {
     SnapshotKey key;
     int slot;
@@ -68,16 +80,17 @@ class SnapshotTable {
     int slot = 0;
     std::set<uint32_t> staged;
     bool whole = false, queued = false, used = false;
+    int pins = 0;
     uint64_t order = 0;  // in which they became whole
   };
   const Entry* find(const SnapshotKey& key) const;
   Entry* find(const SnapshotKey& key);
   int free_slot() const;
-  void drop(const SnapshotKey& key);
   void drop_superseded();
 
   const int slots_;
   const uint32_t ranks_;
+  const bool alone_;
   std::vector<Entry> entries_;
   std::deque<SnapshotKey> skipped_;  // the last kSkippedMax
   uint64_t next_order_ = 1;

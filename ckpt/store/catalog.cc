@@ -15,6 +15,7 @@
 #include <chrono>
 #include <ctime>
 #include <tuple>
+#include <unordered_map>
 
 namespace convoy::ckpt {
 namespace {
@@ -363,18 +364,60 @@ Status Catalog::write_commit(const Commit& commit) {
                                     " with other content: a step can be committed only once."};
 }
 
-Status Catalog::commit(Commit commit) {
+// What the nodes have told lies in the folder.
+Status Catalog::check_listed(const Commit& commit, std::span<const File> files) {
+  if (commit.parts.empty()) return missing("it has no parts", commit.step);
+  CONVOY_ASSIGN_OR_RETURN(const auto entries, store_.list(step_folder(commit.step)));
+  std::unordered_map<std::string_view, uint64_t> sizes;
+  for (const StoreEntry& entry : entries) sizes.emplace(entry.path, entry.bytes);
+  const auto check = [&](const std::string& path, uint64_t bytes, uint32_t node) {
+    const auto found = sizes.find(path);
+    if (found != sizes.end() && found->second == bytes) return ok_status();
+    return missing(path + ", which node " + std::to_string(node) + " says that it wrote, " +
+                       (found == sizes.end() ? "is not there"
+                                             : "has " + std::to_string(found->second) +
+                                                   " bytes in place of " + std::to_string(bytes)),
+                   commit.step);
+  };
+  for (const PartRef& ref : commit.parts) {
+    const auto key = parse_data(ref.path);
+    if (!key || *key != CommitKey{commit.step, claim_}) {
+      return missing("part " + ref.path + " does not lie in its folder", commit.step);
+    }
+    CONVOY_RETURN_IF_ERROR(check(ref.path, ref.bytes, ref.node));
+  }
+  for (const File& file : files) {
+    if (const auto found = sizes.find(file.path);
+        found == sizes.end() || found->second != file.bytes) {
+      return missing("file " + file.path + " is not there with its " + std::to_string(file.bytes) +
+                         " bytes",
+                     commit.step);
+    }
+  }
+  return ok_status();
+}
+
+Status Catalog::commit_after(Commit commit, const std::function<Status(const Commit&)>& check) {
   CONVOY_RETURN_IF_ERROR(require_owner());
   commit.claim = claim_;
   commit.job = claimant_.job;
   commit.generation = claimant_.generation;
   if (commit.wall_ns == 0) commit.wall_ns = wall_clock_();
-  CONVOY_RETURN_IF_ERROR(check_complete(commit));
+  CONVOY_RETURN_IF_ERROR(check(commit));
   CONVOY_RETURN_IF_ERROR(require_owner());
   CONVOY_RETURN_IF_ERROR(write_commit(commit));
   // After the record is there: see the top of this file.
   return require_owner().with_context("the commit of step " + std::to_string(commit.step) +
                                       " may not count");
+}
+
+Status Catalog::commit(Commit commit) {
+  return commit_after(std::move(commit), [this](const Commit& c) { return check_complete(c); });
+}
+
+Status Catalog::commit_vouched(Commit commit, std::span<const File> files) {
+  return commit_after(std::move(commit),
+                      [&](const Commit& c) { return check_listed(c, files); });
 }
 
 // ---- reading

@@ -3,43 +3,58 @@
 #include <convoy/ckpt/catalog.h>
 
 #include <algorithm>
+#include <set>
 
 namespace convoy::ckpt {
 
-Status CommitBuilder::add(const PartRef& ref, const Part& part) {
-  if (part.step != commit_.step) {
-    return {Code::kInvalidArgument, "part " + ref.path + " is of step " +
-                                        std::to_string(part.step) + ", not of step " +
-                                        std::to_string(commit_.step) + "."};
-  }
+Result<PartSummary> summarise(const PartRef& ref, const Part& part) {
+  PartSummary out{part.step, ref, part.tensors, std::vector<bool>(part.tensors.size()), {}, {}};
+  std::set<uint64_t> steps;
   for (const File& file : part.files) {
     const auto key = parse_data(file.path);
     if (!key) {
-      return {Code::kInvalidArgument, "part " + ref.path + " names file " + file.path +
-                                          ", which lies in no step's folder. Name data files by "
-                                          "Catalog::data_path()."};
+      return Status(Code::kInvalidArgument, "part " + ref.path + " names file " + file.path +
+                                                ", which lies in no step's folder. Name data "
+                                                "files by Catalog::data_path().");
     }
-    steps_.insert(key->step);
+    steps.insert(key->step);
+    if (key->step == part.step) out.files.push_back(file);
   }
-  std::vector<bool> held(part.tensors.size());
+  out.steps.assign(steps.begin(), steps.end());
   for (const Stream& stream : part.streams) {
     for (const StoredPiece& piece : stream.pieces) {
-      CONVOY_CHECK(piece.tensor < held.size(), "a part whose piece names no tensor");
-      held[piece.tensor] = true;
+      CONVOY_CHECK(piece.tensor < out.held.size(), "a part whose piece names no tensor");
+      out.held[piece.tensor] = true;
     }
   }
+  return out;
+}
+
+Status CommitBuilder::add(const PartRef& ref, const Part& part) {
+  CONVOY_ASSIGN_OR_RETURN(const PartSummary summary, summarise(ref, part));
+  return add(summary);
+}
+
+Status CommitBuilder::add(const PartSummary& part) {
+  if (part.step != commit_.step) {
+    return {Code::kInvalidArgument, "part " + part.ref.path + " is of step " +
+                                        std::to_string(part.step) + ", not of step " +
+                                        std::to_string(commit_.step) + "."};
+  }
+  steps_.insert(part.steps.begin(), part.steps.end());
   for (size_t i = 0; i < part.tensors.size(); ++i) {
     const TensorInfo& tensor = part.tensors[i];
-    Known& known = tensors_.try_emplace(tensor.name, Known{tensor, part.node, {}}).first->second;
+    Known& known =
+        tensors_.try_emplace(tensor.name, Known{tensor, part.ref.node, {}}).first->second;
     if (!(known.info == tensor)) {
       return {Code::kMismatch, "nodes " + std::to_string(known.node) + " and " +
-                                   std::to_string(part.node) + " disagree on tensor " +
+                                   std::to_string(part.ref.node) + " disagree on tensor " +
                                    tensor.name + " of step " + std::to_string(part.step) +
                                    ": its dtype or global shape differs."};
     }
-    if (held[i]) known.parts.push_back(static_cast<uint32_t>(commit_.parts.size()));
+    if (part.held[i]) known.parts.push_back(static_cast<uint32_t>(commit_.parts.size()));
   }
-  commit_.parts.push_back(ref);
+  commit_.parts.push_back(part.ref);
   return ok_status();
 }
 

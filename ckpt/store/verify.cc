@@ -31,9 +31,11 @@ Status read_zstd(Store& store, const File& file, const Chunk& chunk, const std::
   return decompress(name, stored, out);
 }
 
-// Names of the tensors with bytes in [begin, end) of the stream.
-std::vector<std::string> tensors_in(const Part& part, const Stream& stream, uint64_t begin,
-                                    uint64_t end) {
+}  // namespace
+
+std::vector<std::string> tensors_in(const Part& part, const Stream& stream, uint64_t i) {
+  const uint64_t begin = i * stream.chunk_bytes;
+  const uint64_t end = begin + stream.chunk_size(i);
   std::vector<std::string> names;
   for (const StoredPiece& piece : stream.pieces) {
     uint64_t bytes = dtype_bytes(part.tensors[piece.tensor].dtype);
@@ -44,8 +46,6 @@ std::vector<std::string> tensors_in(const Part& part, const Stream& stream, uint
   }
   return names;
 }
-
-}  // namespace
 
 Status read_chunk_into(Store& store, const Part& part, const Stream& stream, uint64_t i,
                        std::span<std::byte> out) {
@@ -147,10 +147,9 @@ Status Catalog::verify_part(const Part& part, const PartRef& ref, const Progress
       }
       if (is_unknown(status)) return status;
       const uint64_t size = stream.chunk_size(i);
-      const uint64_t begin = i * stream.chunk_bytes;
       if (!status.ok()) {
         report.bad.push_back({ref.path, stream.rank, i, part.files[chunk.file].path, chunk.offset,
-                              status, tensors_in(part, stream, begin, begin + size)});
+                              status, tensors_in(part, stream, i)});
       }
       ++report.done.chunks;
       report.done.bytes += size;

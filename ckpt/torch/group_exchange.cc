@@ -35,6 +35,8 @@ Result<std::vector<Bytes>> guarded(const std::function<std::vector<Bytes>()>& bo
     return Status(Code::kUnavailable, status.message());
   } catch (const c10::Error& error) {
     return status_of_text(error.what_without_backtrace());
+  } catch (const std::exception& error) {  // Gloo's
+    return Status(Code::kUnavailable, error.what());
   }
 }
 

@@ -1,7 +1,7 @@
 # cmake --install, and find_package(convoy) for programs outside of this tree.
 include(CMakePackageConfigHelpers)
 set(_package ${CMAKE_INSTALL_LIBDIR}/cmake/convoy)
-set(_targets convoy_core)
+set(_targets convoy_core convoy_cluster)
 if(CONVOY_TORCH)
   list(APPEND _targets convoy)
 endif()

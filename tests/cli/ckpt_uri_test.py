@@ -105,6 +105,17 @@ class UriTest(unittest.TestCase):
         client.delete_object(**there)
         self.assertIn("DAMAGED", self.ckpt("verify", self.uri, code=65))
 
+    def test_scrub_mends_both_ways(self):
+        file = next(f for f in self.json("inspect", self.disk)["files"] if f["step"] == 300)["path"]
+        whole = (self.disk / file).read_bytes()
+        (self.disk / file).write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
+        self.ckpt("scrub", self.disk, "--from", self.uri)
+        self.assertEqual((self.disk / file).read_bytes(), whole)
+        client = boto3.client("s3", endpoint_url=f"http://{DIRECT}")
+        client.put_object(Bucket="convoy", Key=f"{self.name}/{file}", Body=whole[:-1] + bytes([whole[-1] ^ 1]))
+        self.ckpt("scrub", self.uri, "--from", self.disk)
+        self.ckpt("verify", self.uri)
+
     def test_a_server_that_refuses_is_no_damage(self):
         proxy("/__rule?id=no&match=chunks&action=status&arg=503&times=1000")
         text = self.ckpt("verify", self.uri, code=69)

@@ -76,6 +76,21 @@ struct VerifyReport {
   bool ok() const { return bad.empty() && bad_parts.empty(); }
 };
 
+// What the commit record needs to know of a node's part: some 100 bytes a tensor, whatever the
+// number of chunks and pieces.
+struct PartSummary {
+  uint64_t step = 0;
+  PartRef ref;
+  std::vector<TensorInfo> tensors;
+  std::vector<bool> held;        // by tensor: whether the part has pieces of it
+  std::vector<File> files;       // of the step's own folder
+  std::vector<uint64_t> steps;   // ascending: in whose folders its files lie
+
+  bool operator==(const PartSummary&) const = default;
+};
+// kInvalidArgument if a file of the part lies in no step's folder.
+Result<PartSummary> summarise(const PartRef& ref, const Part& part);
+
 // Builds the commit record from the parts of all nodes, one at a time, in any order; what it makes
 // depends on the set only. Plain data, one thread at a time.
 class CommitBuilder {
@@ -85,6 +100,7 @@ class CommitBuilder {
   // kInvalidArgument if the part is of another step or a file of it lies in no step's folder;
   // kMismatch, naming both nodes, if a tensor has another dtype or shape than an earlier part said.
   Status add(const PartRef& ref, const Part& part);
+  Status add(const PartSummary& part);
   Commit finish() &&;
 
  private:
@@ -151,6 +167,10 @@ class Catalog {
   // if with other content. After any other failure the step may exist or not; steps() tells.
   // Reads every part: cost grows with their bytes.
   Status commit(Commit commit);
+  // The same for parts that their nodes vouch for: none is read. One list of the step's folder
+  // shows whether all parts and `files` (of that folder) are there with their sizes (kDataLoss);
+  // files of older steps belong to committed ones and are not looked at.
+  Status commit_vouched(Commit commit, std::span<const File> files);
 
   // ---- reading
 
@@ -195,6 +215,8 @@ class Catalog {
   Status lost(const std::string& what);
 
   Status check_complete(const Commit& commit);
+  Status check_listed(const Commit& commit, std::span<const File> files);
+  Status commit_after(Commit commit, const std::function<Status(const Commit&)>& check);
   Status write_commit(const Commit& commit);
 
   Result<std::vector<StepInfo>> list_steps();
@@ -230,6 +252,9 @@ Result<std::vector<std::byte>> read_chunk(Store& store, const Part& part, const 
 // The same into `out`, which has stream.chunk_size(i) bytes; its content is undefined on failure.
 Status read_chunk_into(Store& store, const Part& part, const Stream& stream, uint64_t i,
                        std::span<std::byte> out);
+
+// Names of the tensors with bytes in chunk `i` of a stream of `part`.
+std::vector<std::string> tensors_in(const Part& part, const Stream& stream, uint64_t i);
 
 // One zstd frame that holds `raw`, or nothing if it would not be shorter: store it raw then.
 std::optional<std::vector<std::byte>> compress_chunk(std::span<const std::byte> raw, int level = 1);

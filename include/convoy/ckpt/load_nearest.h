@@ -16,7 +16,7 @@ Status agree(Exchange& exchange, const Status& mine);
 struct LoadPlaces {
   std::string agent;   // the node's, whose memory may hold a step
   std::string folder;  // may not exist yet
-  std::string remote;  // URI of the object store; the step's last resort
+  std::string remote = {};  // URI of the object store: the last resort
 };
 
 struct NearestStep {

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <convoy/rpc/message.h>
+
+#include <functional>
+
+namespace convoy::rpc {
+
+// A connection to a server, made with the first call and made again when it breaks. Thread-safe.
+class Channel {
+ public:
+  using Done = std::function<void(Result<Received>)>;
+
+  // `address` is HOST:PORT. Does not block and does not connect yet. kInvalidArgument: TLS files.
+  static Result<std::unique_ptr<Channel>> create(const std::string& address,
+                                                 const ConnectionOptions& options);
+  // Ends, see close().
+  ~Channel();
+  const std::string& address() const;
+
+  // `done` is called exactly once, on a thread of gRPC's or (after close()) the caller's; it must
+  // not block. Failures of the server's handler keep code and text. kUnavailable: nobody there;
+  // kDeadlineExceeded after `timeout`. Both name method and address.
+  void call(const std::string& method, Message request, Nanos timeout, Done done);
+  // The same, blocking. Not on gRPC's threads.
+  Result<Received> call(const std::string& method, Message request, Nanos timeout);
+
+  // Cancels what is under way, and returns when all `done` have been called. Later calls fail with
+  // kAborted.
+  void close();
+
+ private:
+  struct Impl;
+  explicit Channel(std::shared_ptr<Impl> impl);
+  std::shared_ptr<Impl> impl_;  // shared with the calls under way
+};
+
+}  // namespace convoy::rpc

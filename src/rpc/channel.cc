@@ -1,0 +1,127 @@
+#include "src/rpc/wire.h"
+#include <convoy/rpc/channel.h>
+
+#include <condition_variable>
+#include <grpcpp/generic/generic_stub.h>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <utility>
+
+namespace convoy::rpc {
+namespace {
+
+constexpr int kReconnectMsMin = 100, kReconnectMsMax = 2000;
+
+Result<std::shared_ptr<grpc::ChannelCredentials>> credentials(const TlsFiles& tls) {
+  if (tls.empty()) return grpc::InsecureChannelCredentials();
+  grpc::SslCredentialsOptions options;
+  CONVOY_ASSIGN_OR_RETURN(options.pem_root_certs, read_pem(tls.roots));
+  CONVOY_ASSIGN_OR_RETURN(options.pem_private_key, read_pem(tls.key));
+  CONVOY_ASSIGN_OR_RETURN(options.pem_cert_chain, read_pem(tls.certificate));
+  return grpc::SslCredentials(options);
+}
+
+struct Outgoing {
+  grpc::ClientContext context;
+  grpc::ByteBuffer request, answer;
+  std::string what;
+  Channel::Done done;
+};
+
+}  // namespace
+
+struct Channel::Impl {
+  std::string address, token;
+  std::shared_ptr<grpc::Channel> channel;
+  std::unique_ptr<grpc::GenericStub> stub;
+  std::mutex mutex;
+  std::condition_variable idle;
+  std::set<Outgoing*> calls;  // guarded by mutex; each is deleted when it has ended
+  bool closed = false;        // guarded by mutex
+};
+
+Result<std::unique_ptr<Channel>> Channel::create(const std::string& address,
+                                                 const ConnectionOptions& options) {
+  auto impl = std::make_shared<Impl>();
+  impl->address = address;
+  impl->token = options.token;
+  CONVOY_ASSIGN_OR_RETURN(const auto creds, credentials(options.tls));
+  grpc::ChannelArguments args;
+  set_limits(options, [&](const char* name, int value) { args.SetInt(name, value); });
+  args.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kReconnectMsMin);
+  args.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kReconnectMsMin);
+  args.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kReconnectMsMax);
+  args.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);          // nodes of one cluster
+  args.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // a connection for each channel
+  impl->channel = grpc::CreateCustomChannel(address, creds, args);
+  impl->stub = std::make_unique<grpc::GenericStub>(impl->channel);
+  return std::unique_ptr<Channel>(new Channel(std::move(impl)));
+}
+
+Channel::Channel(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+Channel::~Channel() {
+  close();
+}
+
+const std::string& Channel::address() const {
+  return impl_->address;
+}
+
+void Channel::call(const std::string& method, Message request, Nanos timeout, Done done) {
+  auto call = std::make_unique<Outgoing>();
+  call->what = method + " at " + impl_->address;
+  call->done = std::move(done);
+  call->context.set_deadline(std::chrono::system_clock::now() +
+                             std::chrono::duration_cast<std::chrono::microseconds>(timeout));
+  if (!impl_->token.empty()) call->context.AddMetadata(kTokenKey, impl_->token);
+  call->request = to_wire(std::move(request));
+  Outgoing* const raw = call.get();
+  {
+    std::unique_lock lock(impl_->mutex);
+    if (impl_->closed) {
+      lock.unlock();
+      return call->done(Status(Code::kAborted, call->what + ": the channel was closed"));
+    }
+    impl_->calls.insert(call.release());
+  }
+  impl_->stub->UnaryCall(&raw->context, kMethodPrefix + method, grpc::StubOptions(), &raw->request,
+                         &raw->answer, [impl = impl_, raw](const grpc::Status& status) {
+                           const std::unique_ptr<Outgoing> mine(raw);
+                           if (status.ok()) {
+                             mine->done(from_wire(mine->answer));
+                           } else {
+                             mine->done(from_grpc(status, mine->what));
+                           }
+                           const std::lock_guard lock(impl->mutex);
+                           impl->calls.erase(raw);
+                           impl->idle.notify_all();
+                         });
+}
+
+Result<Received> Channel::call(const std::string& method, Message request, Nanos timeout) {
+  struct Answer {
+    std::mutex mutex;
+    std::condition_variable came;
+    std::optional<Result<Received>> value;
+  };
+  const auto answer = std::make_shared<Answer>();  // shared with `done`, which may outlast the wait
+  call(method, std::move(request), timeout, [answer](Result<Received> value) {
+    const std::lock_guard lock(answer->mutex);
+    answer->value.emplace(std::move(value));
+    answer->came.notify_all();
+  });
+  std::unique_lock lock(answer->mutex);
+  answer->came.wait(lock, [&] { return answer->value.has_value(); });
+  return std::move(*answer->value);
+}
+
+void Channel::close() {
+  std::unique_lock lock(impl_->mutex);
+  impl_->closed = true;
+  for (Outgoing* call : impl_->calls) call->context.TryCancel();
+  impl_->idle.wait(lock, [&] { return impl_->calls.empty(); });
+}
+
+}  // namespace convoy::rpc
