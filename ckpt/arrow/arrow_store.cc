@@ -15,6 +15,7 @@ namespace convoy::ckpt {
 namespace {
 
 using Bytes = std::vector<std::byte>;
+constexpr std::chrono::milliseconds kIdleMax(2000);  // of a store that ends
 
 // Of a file system other than S3 (S3Requests).
 arrow::Result<Bytes> read_range(arrow::fs::FileSystem& fs, const std::string& path, uint64_t offset,
@@ -35,13 +36,18 @@ arrow::Result<Bytes> read_range(arrow::fs::FileSystem& fs, const std::string& pa
 
 ArrowStore::ArrowStore(std::shared_ptr<arrow::fs::FileSystem> fs, std::string root,
                        std::string name, FileSystemTraits traits, StoreOptions options,
-                       std::unique_ptr<S3Requests> s3)
+                       std::unique_ptr<S3Requests> s3, std::shared_ptr<BoundedExecutor> executor)
     : fs_(std::move(fs)),
       root_(std::move(root)),
       name_(std::move(name)),
       traits_(traits),
       options_(options),
-      s3_(std::move(s3)) {}
+      s3_(std::move(s3)),
+      executor_(std::move(executor)) {}
+
+ArrowStore::~ArrowStore() {
+  executor_->wait_idle(kIdleMax);
+}
 
 // In the bucket.
 std::string ArrowStore::key(const std::string& path) const {

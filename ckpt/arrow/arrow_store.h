@@ -1,5 +1,6 @@
 #pragma once
 
+#include "ckpt/arrow/bounded_executor.h"
 #include "ckpt/arrow/s3_requests.h"
 #include "ckpt/io/token_bucket.h"
 #include <convoy/ckpt/store.h>
@@ -27,7 +28,11 @@ class ArrowStore final : public Store {
   // `root`: the folder, as the file system names it. `s3`: for what Arrow can't do there; null on
   // other file systems.
   ArrowStore(std::shared_ptr<arrow::fs::FileSystem> fs, std::string root, std::string name,
-             FileSystemTraits traits, StoreOptions options, std::unique_ptr<S3Requests> s3);
+             FileSystemTraits traits, StoreOptions options, std::unique_ptr<S3Requests> s3,
+             std::shared_ptr<BoundedExecutor> executor);
+  ~ArrowStore() override;
+  ArrowStore(const ArrowStore&) = delete;
+  ArrowStore& operator=(const ArrowStore&) = delete;
 
   std::string name() const override { return name_; }
   Status put(const std::string& path, std::span<const std::byte> bytes) override;
@@ -77,6 +82,7 @@ class ArrowStore final : public Store {
   const FileSystemTraits traits_;
   const StoreOptions options_;
   const std::unique_ptr<S3Requests> s3_;
+  const std::shared_ptr<BoundedExecutor> executor_;  // kept for ever by open_arrow.cc
   enum class Conditions { kUnknown, kKept, kIgnored };
   std::mutex conditions_mutex_;
   Conditions conditions_ = Conditions::kUnknown;  // guarded by conditions_mutex_

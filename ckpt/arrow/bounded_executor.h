@@ -2,9 +2,11 @@
 
 #include <arrow/result.h>
 #include <arrow/util/thread_pool.h>
+#include <chrono>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <thread>
 
 namespace convoy::ckpt {
 
@@ -15,6 +17,13 @@ class BoundedExecutor final : public arrow::internal::Executor {
   static arrow::Result<std::shared_ptr<BoundedExecutor>> make(int threads, int most) {
     ARROW_ASSIGN_OR_RAISE(auto pool, arrow::internal::ThreadPool::MakeEternal(threads));
     return std::shared_ptr<BoundedExecutor>(new BoundedExecutor(std::move(pool), most));
+  }
+  // Waits until no task is left, at most `timeout`. A task has ends that run after its result is
+  // known, and must not meet the end of the process.
+  void wait_idle(std::chrono::milliseconds timeout) {
+    for (auto left = timeout; pool_->GetNumTasks() > 0 && left.count() > 0; --left) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
   }
   int GetCapacity() override { return pool_->GetCapacity(); }
   bool OwnsThisThread() override { return pool_->OwnsThisThread(); }

@@ -30,6 +30,7 @@ struct Opened {
   std::string root;
   FileSystemTraits traits;
   std::unique_ptr<S3Requests> s3;
+  std::shared_ptr<BoundedExecutor> executor;
 };
 
 // Tries again what the SDK says may be transient.
@@ -161,9 +162,12 @@ arrow::Result<Opened> open_any(const std::string& text, const StoreOptions& limi
   }
   const arrow::io::IOContext context(arrow::default_memory_pool(), executor.get());
   const std::string scheme = uri.scheme();
-  if (scheme == "s3") return open_s3(uri, context, limits);
-  if (scheme == "gs" || scheme == "gcs") return open_gcs(uri, context, limits);
-  return open_other(text, uri, context);
+  const bool gcs = scheme == "gs" || scheme == "gcs";
+  ARROW_ASSIGN_OR_RAISE(Opened opened, scheme == "s3" ? open_s3(uri, context, limits)
+                                       : gcs          ? open_gcs(uri, context, limits)
+                                                      : open_other(text, uri, context));
+  opened.executor = executor;
+  return opened;
 }
 
 // Without credentials and options.
@@ -220,7 +224,7 @@ Result<std::unique_ptr<Store>> make_arrow_store(const std::string& uri,
                                        ". Make it first, or correct its name.");
   }
   return std::unique_ptr<Store>(std::make_unique<ArrowStore>(
-      opened.fs, opened.root, name, opened.traits, options, std::move(opened.s3)));
+      opened.fs, opened.root, name, opened.traits, options, std::move(opened.s3), opened.executor));
 }
 
 }  // namespace convoy::ckpt

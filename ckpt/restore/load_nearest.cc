@@ -3,6 +3,8 @@
 #include <convoy/ckpt/client.h>
 #include <convoy/ckpt/load_nearest.h>
 
+#include <algorithm>
+#include <array>
 #include <charconv>
 #include <filesystem>
 #include <sstream>
@@ -33,42 +35,93 @@ std::optional<HeldStep> in_memory(const LoadPlaces& places) {
   return std::move(held).value();
 }
 
+// Reads of an object store wait for its latency, so many are in flight; and the memory for that.
+constexpr int kRemoteThreads = 16;
+constexpr size_t kRemoteStagingBytes = size_t{384} << 20;
+
 struct Folder {
-  std::unique_ptr<Store> store;
+  std::string place;  // a path or URI; empty: there is none
+  Tier tier = Tier::kLocalDurable;
+  std::unique_ptr<Store> store;  // null: not opened, or not there
   std::unique_ptr<Catalog> catalog;
 };
-Result<Folder> open_folder(const std::string& path) {
-  Folder out;
-  if (path.empty() || !std::filesystem::exists(path)) return out;
-  CONVOY_ASSIGN_OR_RETURN(out.store, open_local_store(path));
-  out.catalog = std::make_unique<Catalog>(*out.store);
-  return out;
+Status open(Folder& folder) {
+  if (folder.store != nullptr || folder.place.empty()) return ok_status();
+  const bool remote = folder.tier == Tier::kRemoteDurable;
+  if (!remote && !std::filesystem::exists(folder.place)) return ok_status();
+  CONVOY_ASSIGN_OR_RETURN(folder.store, open_store(folder.place));
+  folder.catalog = std::make_unique<Catalog>(*folder.store);
+  return ok_status();
 }
 
+// A commit of one of the two folders.
+struct Committed {
+  size_t folder = 0;
+  CommitKey key;
+  uint64_t generation = 0;
+};
 // What can be tried, in this order.
 struct Candidates {
   bool memory = false;  // first
-  std::vector<CommitKey> committed;
+  std::vector<Committed> committed;
 };
 
-// "1 STEP" (memory) or "0 0", then rank 0's commits.
-Result<std::string> candidates_text(const std::optional<HeldStep>& held, const Folder& folder,
-                                    bool lists) {
-  std::ostringstream text;
-  text << (held ? 1 : 0) << ' ' << (held ? held->step : 0);
-  if (!lists || folder.catalog == nullptr) return text.str();
+// Damaged ones too, so that whoever passes over one says so; not those that never counted.
+Result<std::vector<Committed>> list(Folder& folder, size_t index) {
+  std::vector<Committed> out;
+  CONVOY_RETURN_IF_ERROR(open(folder));
+  if (folder.catalog == nullptr) return out;
   CONVOY_ASSIGN_OR_RETURN(const std::vector<StepInfo> steps, folder.catalog->steps());
   for (const StepInfo& info : steps) {
-    // Damaged ones too, so that whoever passes over one says so; not those that never counted.
     if (info.status.code() == Code::kAborted) continue;
-    text << ' ' << info.key.step << ' ' << info.key.claim;
+    const Result<Commit> commit = folder.catalog->load_commit(info.key);
+    const uint64_t before = out.empty() ? UINT64_MAX : out.back().generation;
+    out.push_back({index, info.key, commit.ok() ? commit->generation : before});
+  }
+  return out;
+}
+
+// Both lists are newest first; claims of two folders can't be compared, generations and steps can.
+std::vector<Committed> merge(std::vector<Committed> near, std::vector<Committed> far) {
+  std::vector<Committed> out;
+  size_t n = 0;
+  size_t f = 0;
+  const auto rank_of = [](const Committed& c) { return std::pair(c.generation, c.key.step); };
+  while (n < near.size() || f < far.size()) {
+    const bool take_near =
+        n < near.size() && (f == far.size() || rank_of(near[n]) >= rank_of(far[f]));
+    out.push_back(take_near ? near[n++] : far[f++]);
+  }
+  return out;
+}
+
+Result<std::vector<Committed>> list_all(std::array<Folder, 2>& folders) {
+  CONVOY_ASSIGN_OR_RETURN(std::vector<Committed> near, list(folders[0], 0));
+  Result<std::vector<Committed>> far = list(folders[1], 1);
+  if (far.ok()) return merge(std::move(near), std::move(far).value());
+  // To begin anew because a store does not answer would be worse than to fail.
+  if (near.empty()) return far.status();
+  CONVOY_LOG(Warn) << "the steps in " << folders[1].place
+                   << " are not looked at: " << far.status().message();
+  return near;
+}
+
+// "1 STEP" (memory) or "0 0", then rank 0's commits.
+Result<std::string> candidates_text(const std::optional<HeldStep>& held,
+                                    std::array<Folder, 2>& folders, bool lists) {
+  std::ostringstream text;
+  text << (held ? 1 : 0) << ' ' << (held ? held->step : 0);
+  if (!lists) return text.str();
+  CONVOY_ASSIGN_OR_RETURN(const std::vector<Committed> all, list_all(folders));
+  for (const Committed& c : all) {
+    text << ' ' << c.folder << ' ' << c.key.step << ' ' << c.key.claim;
   }
   return text.str();
 }
 
-Result<Candidates> agree_on_candidates(const std::optional<HeldStep>& held, const Folder& folder,
-                                       Exchange& exchange) {
-  const Result<std::string> mine = candidates_text(held, folder, exchange.rank() == 0);
+Result<Candidates> agree_on_candidates(const std::optional<HeldStep>& held,
+                                       std::array<Folder, 2>& folders, Exchange& exchange) {
+  const Result<std::string> mine = candidates_text(held, folders, exchange.rank() == 0);
   CONVOY_RETURN_IF_ERROR(agree(exchange, mine.status()));
   CONVOY_ASSIGN_OR_RETURN(const auto all, exchange.all_gather(bytes_of(*mine)));
   Candidates out;
@@ -76,8 +129,8 @@ Result<Candidates> agree_on_candidates(const std::optional<HeldStep>& held, cons
   bool has = false;
   uint64_t step = 0;
   first >> has >> step;
-  for (CommitKey key; first >> key.step >> key.claim;) out.committed.push_back(key);
-  out.memory = has && (out.committed.empty() || step >= out.committed.front().step);
+  for (Committed c; first >> c.folder >> c.key.step >> c.key.claim;) out.committed.push_back(c);
+  out.memory = has && (out.committed.empty() || step >= out.committed.front().key.step);
   for (const Bytes& bytes : all) {
     std::istringstream other(text_of(bytes));
     bool other_has = false;
@@ -101,30 +154,49 @@ Result<std::unique_ptr<StepSource>> memory_source(const HeldStep& held) {
   return std::unique_ptr<StepSource>(std::move(source));
 }
 
-Result<std::unique_ptr<StepSource>> folder_source(const std::string& path, const Folder& folder,
-                                                  const CommitKey& key,
+Result<std::unique_ptr<StepSource>> folder_source(Folder& folder, const CommitKey& key,
                                                   const std::shared_ptr<DiskEngine>& engine) {
+  CONVOY_RETURN_IF_ERROR(open(folder));
   if (folder.catalog == nullptr) {
-    return Status(Code::kNotFound, "there is no checkpoint folder " + path +
+    return Status(Code::kNotFound, "there is no checkpoint folder " + folder.place +
                                        " here, but rank 0 sees one: all ranks need the same");
   }
   CONVOY_ASSIGN_OR_RETURN(Commit commit, folder.catalog->load_commit(key));
-  CONVOY_ASSIGN_OR_RETURN(auto source, FolderSource::create(path, std::move(commit), engine));
+  if (folder.tier == Tier::kRemoteDurable) {
+    return std::unique_ptr<StepSource>(
+        std::make_unique<StoreSource>(*folder.store, std::move(commit)));
+  }
+  CONVOY_ASSIGN_OR_RETURN(auto source,
+                          FolderSource::create(folder.place, std::move(commit), engine));
   return std::unique_ptr<StepSource>(std::move(source));
+}
+
+LoadOptions options_for(Tier tier, LoadOptions options) {
+  if (tier != Tier::kRemoteDurable) return options;
+  options.threads = std::max(options.threads, kRemoteThreads);
+  options.staging_bytes_max = std::max(options.staging_bytes_max, kRemoteStagingBytes);
+  return options;
+}
+
+// The commit of the same step in the store.
+const Committed* find_twin(const Candidates& candidates, const Committed& near) {
+  const auto at = std::ranges::find_if(candidates.committed, [&](const Committed& c) {
+    return c.folder != near.folder && c.key.step == near.key.step;
+  });
+  return at == candidates.committed.end() ? nullptr : &*at;
 }
 
 // One attempt; a failure is the same on all ranks.
 class Attempts {
  public:
-  Attempts(const State& wanted, Exchange& exchange, const LoadOptions& options)
-      : wanted_(wanted), exchange_(exchange), options_(options) {}
+  Attempts(const State& wanted, Exchange& exchange) : wanted_(wanted), exchange_(exchange) {}
 
   // Whether the step was loaded. False: it is damaged, and the next one may be tried.
   Result<bool> load(const Result<std::unique_ptr<StepSource>>& source, const CommitKey& key,
-                    const std::string& what, NearestStep& out) {
+                    const std::string& what, const LoadOptions& options, NearestStep& out) {
     Status status = agree(exchange_, source.status());
     if (status.ok()) {
-      status = load_together(**source, wanted_, exchange_, options_, &out.report);
+      status = load_together(**source, wanted_, exchange_, options, &out.report);
     }
     out.report.passed_over = passed_over_;
     if (status.ok()) {
@@ -149,7 +221,6 @@ class Attempts {
  private:
   const State& wanted_;
   Exchange& exchange_;
-  const LoadOptions& options_;
   std::vector<std::pair<CommitKey, Status>> passed_over_;
   std::string tried_;
 };
@@ -170,27 +241,40 @@ Status agree(Exchange& exchange, const Status& mine) {
 Result<std::optional<NearestStep>> load_nearest(const LoadPlaces& places, const State& wanted,
                                                 Exchange& exchange, const LoadOptions& options) {
   const std::optional<HeldStep> held = in_memory(places);
-  const Result<Folder> folder = open_folder(places.folder);
-  CONVOY_RETURN_IF_ERROR(agree(exchange, folder.status()));
+  std::array<Folder, 2> folders;
+  folders[0].place = places.folder;
+  folders[1].place = places.remote;
+  folders[1].tier = Tier::kRemoteDurable;
   CONVOY_ASSIGN_OR_RETURN(const Candidates candidates,
-                          agree_on_candidates(held, *folder, exchange));
+                          agree_on_candidates(held, folders, exchange));
   if (!candidates.memory && candidates.committed.empty()) return std::optional<NearestStep>();
-  Attempts attempts(wanted, exchange, options);
+  Attempts attempts(wanted, exchange);
   NearestStep out;
   if (candidates.memory) {
     CONVOY_ASSIGN_OR_RETURN(
-        const bool loaded, attempts.load(memory_source(*held), {held->step, 0},
-                                         "step " + std::to_string(held->step) + " in memory", out));
+        const bool loaded,
+        attempts.load(memory_source(*held), {held->step, 0},
+                      "step " + std::to_string(held->step) + " in memory", options, out));
     if (loaded) return std::optional(std::move(out));
   }
   Result<std::shared_ptr<DiskEngine>> engine = DiskEngine::create({});
   CONVOY_RETURN_IF_ERROR(agree(exchange, engine.status()));
-  out.tier = Tier::kLocalDurable;
-  for (const CommitKey& key : candidates.committed) {
+  for (const Committed& c : candidates.committed) {
+    Folder& folder = folders[c.folder];
+    const std::string what = "step " + std::to_string(c.key.step) + " in " + folder.place;
+    out.tier = folder.tier;
+    LoadOptions with = options_for(folder.tier, options);
+    const auto source = folder_source(folder, c.key, *engine);
+    CONVOY_ASSIGN_OR_RETURN(bool loaded, attempts.load(source, c.key, what, with, out));
+    if (loaded) return std::optional(std::move(out));
+    // Something in the folder is damaged: the store has the same step, and mends it.
+    const Committed* const twin = c.folder == 0 ? find_twin(candidates, c) : nullptr;
+    if (twin == nullptr) continue;
+    const auto other = folder_source(folders[1], twin->key, *engine);
+    if (other.ok()) with.other_sources.push_back(other->get());
     CONVOY_ASSIGN_OR_RETURN(
-        const bool loaded,
-        attempts.load(folder_source(places.folder, *folder, key, *engine), key,
-                      "step " + std::to_string(key.step) + " in " + places.folder, out));
+        loaded,
+        attempts.load(source, c.key, what + ", mended from " + folders[1].place, with, out));
     if (loaded) return std::optional(std::move(out));
   }
   return attempts.none();

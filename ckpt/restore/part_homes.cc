@@ -14,6 +14,13 @@ bool same_part(const PartRef& a, const PartRef& b) {
   return a.bytes > 0 && a.bytes == b.bytes && a.checksum == b.checksum && a.node == b.node;
 }
 
+// The same step, perhaps in another tier, whose folder has claims of its own. What is taken from
+// there is compared with this one's checksums.
+bool same_step(const Commit& a, const Commit& b) {
+  const bool same_job = !a.job.empty() && a.job == b.job && a.generation == b.generation;
+  return a.step == b.step && (a.claim == b.claim || same_job);
+}
+
 // The same chunk in another source's part.
 bool find_chunk(const Part& part, const Stream& like, uint64_t chunk, uint32_t& stream) {
   for (uint32_t i = 0; i < part.streams.size(); ++i) {
@@ -32,9 +39,7 @@ bool find_chunk(const Part& part, const Stream& like, uint64_t chunk, uint32_t& 
 PartHomes::PartHomes(StepSource& source, std::span<StepSource* const> others) : source_(source) {
   for (StepSource* other : others) {
     if (other == nullptr || other == &source) continue;
-    const bool same = other->commit().step == source.commit().step &&
-                      other->commit().claim == source.commit().claim;
-    if (same) others_.push_back(other);
+    if (same_step(other->commit(), source.commit())) others_.push_back(other);
   }
 }
 

@@ -61,6 +61,7 @@ class Agent {
   Status handle(Session& session, const proto::Ask& ask);
   Status hello(Session& session, const proto::Hello& hello);
   Result<std::shared_ptr<AgentJob>> job_for(const Workers& workers);
+  void open_remote(const Workers& workers);
   Status reserve(Session& session, const proto::Reserve& reserve);
   Status acquire(Session& session, const proto::Acquire& acquire);
   Status staged(Session& session, const proto::Staged& staged);
@@ -80,6 +81,7 @@ class Agent {
   void run_posted();
   void rest();
   void end();
+  bool is_writing() const;
   void drain();
   void tell_launcher(const std::string& text);
 
@@ -90,6 +92,8 @@ class Agent {
   std::shared_ptr<DiskTier> disk_;
   std::unique_ptr<Scrubber> scrubber_;
   std::string folder_;
+  std::shared_ptr<RemoteTier> remote_;
+  std::string remote_place_;
   // Of the newest generation, and of the last one before it that has a whole step.
   std::shared_ptr<AgentJob> job_, before_;
   bool ending_ = false, retrying_ = false;
@@ -106,6 +110,30 @@ proto::Answer done() {
   proto::Answer answer;
   answer.set_done(true);
   return answer;
+}
+
+Workers workers_of(const proto::Hello& hello) {
+  Workers w;
+  w.job = hello.job();
+  w.generation = hello.generation();
+  w.world_size = hello.world_size();
+  w.local_size = hello.local_size();
+  w.mesh = hello.mesh();
+  w.folder = hello.folder();
+  w.keep_newest = hello.keep_newest();
+  w.keep_every = hello.keep_every();
+  w.disk_every = hello.disk_every();
+  w.bandwidth = hello.bandwidth();
+  w.incremental = hello.incremental();
+  w.take_over = hello.take_over();
+  w.compress = static_cast<int>(hello.compress());
+  w.remote = hello.remote();
+  w.remote_every = hello.remote_every();
+  w.remote_keep_newest = hello.remote_keep_newest();
+  w.remote_keep_every = hello.remote_keep_every();
+  w.remote_bandwidth = hello.remote_bandwidth();
+  w.remote_compress = static_cast<int>(hello.remote_compress());
+  return w;
 }
 
 std::string job_text(const Workers& w) {
@@ -128,6 +156,9 @@ Status Agent::run() {
   sessions_.clear();
   job_.reset();
   before_.reset();
+  // Nothing is left for them, or somebody wants the end at once.
+  if (remote_ != nullptr) remote_->abandon();
+  remote_.reset();
   disk_.reset();  // waits for what it is writing
   return ok_status();
 }
@@ -218,7 +249,7 @@ void Agent::rest() {
   loop_->cancel(idle_);
   if (options_.idle_exit == Nanos(0) || !sessions_.empty() || ending_) return;
   idle_ = loop_->after(options_.idle_exit, [this] {
-    if (disk_ != nullptr && disk_->jobs() > 0) return rest();
+    if (is_writing()) return rest();
     CONVOY_LOG(Info) << "nobody was here for " << format_duration(options_.idle_exit)
                      << ", and all is written: the agent ends";
     end();
@@ -257,9 +288,7 @@ Status Agent::hello(Session& session, const proto::Hello& hello) {
     return {Code::kFailedPrecondition,
             "the agent and the trainer are of different Convoys: start both from one installation"};
   }
-  Workers workers{hello.job(),        hello.generation(), hello.world_size(),  hello.local_size(),
-                  hello.mesh(),       hello.folder(),     hello.keep_newest(), hello.keep_every(),
-                  hello.disk_every(), hello.bandwidth(),  hello.incremental(), hello.take_over()};
+  const Workers workers = workers_of(hello);
   if (workers.local_size < 1 || workers.world_size < workers.local_size ||
       hello.rank() >= workers.world_size) {
     return {Code::kInvalidArgument, "rank " + std::to_string(hello.rank()) + " of " +
@@ -302,16 +331,36 @@ Result<std::shared_ptr<AgentJob>> Agent::job_for(const Workers& workers) {
       disk.bandwidth = workers.bandwidth;
       disk.incremental = workers.incremental;
       disk.take_over = workers.take_over;
+      disk.compress = workers.compress;
       disk_ = std::make_shared<DiskTier>(std::move(disk));
       start_scrubber();
     }
   }
+  if (remote_ == nullptr || remote_place_ != workers.remote) open_remote(workers);
   // A generation that died before it had a whole step leaves that of its predecessor.
   if (job_ != nullptr && (job_->newest() || before_ == nullptr)) before_ = std::move(job_);
   job_ = std::make_shared<AgentJob>(
-      workers, disk_, [this](std::function<void()> what) { post(std::move(what)); },
+      workers, disk_, remote_, [this](std::function<void()> what) { post(std::move(what)); },
       [this] { retry_waiting(); });
   return job_;
+}
+
+void Agent::open_remote(const Workers& workers) {
+  remote_place_ = workers.remote;
+  if (remote_ != nullptr) remote_->abandon();
+  remote_.reset();
+  if (remote_place_.empty()) return;
+  RemoteTierOptions remote;
+  remote.where = remote_place_;
+  remote.claimant = {workers.job, workers.generation,
+                     host_name() + ", agent " + std::to_string(::getpid())};
+  remote.keep_newest = workers.remote_keep_newest;
+  remote.keep_every = workers.remote_keep_every;
+  remote.store.bandwidth = workers.remote_bandwidth;
+  remote.compress = workers.remote_compress;
+  remote.incremental = workers.incremental;
+  remote.take_over = workers.take_over;
+  remote_ = std::make_shared<RemoteTier>(std::move(remote));
 }
 
 void Agent::start_scrubber() {
@@ -399,7 +448,8 @@ Status Agent::staged(Session& session, const proto::Staged& staged) {
 
 Status Agent::wait(Session& session, const proto::Wait& wait) {
   may_die("ckpt.agent.wait.kill");
-  const auto tier = static_cast<Tier>(std::min<uint32_t>(wait.tier(), 1));
+  if (wait.tier() >= kTiers) return {Code::kInvalidArgument, "there is no such tier"};
+  const auto tier = static_cast<Tier>(wait.tier());
   const uint64_t step = wait.step();
   const auto attempt = [this, &session, step, tier] {
     const Result<bool> reached = session.job->reached(session.rank, step, tier);
@@ -516,9 +566,22 @@ void Agent::end() {
   drain();
 }
 
+// Whether a step is on its way to some tier.
+bool Agent::is_writing() const {
+  const bool between = (job_ != nullptr && job_->between_tiers()) ||
+                       (before_ != nullptr && before_->between_tiers());
+  return between || (disk_ != nullptr && disk_->jobs() > 0) ||
+         (remote_ != nullptr && remote_->progress().jobs > 0);
+}
+
 void Agent::drain() {
-  if (disk_ == nullptr) return loop_->stop();
-  const DiskTier::Progress progress = disk_->progress();
+  DiskTier::Progress progress;
+  if (disk_ != nullptr) progress = disk_->progress();
+  // The folder first; then the store has the rest of the time.
+  if (progress.jobs == 0 && remote_ != nullptr && is_writing()) {
+    const RemoteTier::Progress remote = remote_->progress();
+    progress = {std::max<size_t>(1, remote.jobs), remote.step, remote.done, remote.total, {}};
+  }
   const auto number = [](uint64_t value) { return " " + std::to_string(value); };
   if (progress.jobs > 0) {
     tell_launcher("writing" + number(progress.step) + number(progress.done) +
@@ -528,6 +591,9 @@ void Agent::drain() {
   }
   if (!progress.failed.ok()) {
     tell_launcher("lost" + number(progress.step) + " " + progress.failed.message());
+  } else if (disk_ == nullptr && remote_ != nullptr && !remote_->progress().status.ok()) {
+    const RemoteTier::Progress remote = remote_->progress();
+    tell_launcher("lost" + number(remote.step) + " " + remote.status.message());
   }
   loop_->stop();
 }

@@ -2,6 +2,7 @@
 #include "ckpt/service/agent_job.h"
 
 #include <convoy/base/log.h>
+#include <convoy/ckpt/step_source.h>
 
 #include <algorithm>
 #include <utility>
@@ -12,6 +13,32 @@ namespace {
 constexpr size_t kStepsKept = 256;  // for ranks that ask late how a step has ended
 constexpr uint64_t kSlotBytesMax = uint64_t{1} << 44;
 constexpr uint64_t kPage = 4096;
+constexpr unsigned kReadDepth = 4;  // of an upload from the folder: the disk is for others
+
+Result<std::unique_ptr<StepSource>> open_local_step(const std::string& folder, uint64_t step) {
+  CONVOY_ASSIGN_OR_RETURN(const auto store, open_local_store(folder));
+  CONVOY_ASSIGN_OR_RETURN(Commit commit, Catalog(*store).load_commit(step));
+  DiskOptions disk;
+  disk.queue_depth = kReadDepth;
+  CONVOY_ASSIGN_OR_RETURN(auto engine, DiskEngine::create(disk));
+  CONVOY_ASSIGN_OR_RETURN(auto source,
+                          FolderSource::create(folder, std::move(commit), std::move(engine)));
+  return std::unique_ptr<StepSource>(std::move(source));
+}
+
+Result<std::unique_ptr<StepSource>> open_snapshots(const std::vector<RankSnapshot>& ranks,
+                                                   uint64_t step, uint32_t world_size) {
+  Commit head;
+  head.step = step;
+  head.world_size = world_size;
+  std::vector<Snapshot> snapshots;
+  for (const RankSnapshot& rank : ranks) {
+    snapshots.push_back({rank.part, {rank.stream}, rank.arena});
+  }
+  CONVOY_ASSIGN_OR_RETURN(auto source, ArenaSource::create("memory of this node", std::move(head),
+                                                           std::move(snapshots)));
+  return std::unique_ptr<StepSource>(std::move(source));
+}
 
 std::string rank_text(uint32_t rank, uint64_t step) {
   return "rank " + std::to_string(rank) + ", step " + std::to_string(step) + ": ";
@@ -20,12 +47,21 @@ std::string rank_text(uint32_t rank, uint64_t step) {
 }  // namespace
 
 AgentJob::AgentJob(Workers workers, std::shared_ptr<DiskTier> disk,
+                   std::shared_ptr<RemoteTier> remote,
                    std::function<void(std::function<void()>)> post, std::function<void()> changed)
     : workers_(std::move(workers)),
       disk_(std::move(disk)),
+      remote_(std::move(remote)),
       post_(std::move(post)),
       changed_(std::move(changed)),
       table_(kSlots, workers_.local_size) {}
+
+// Steps that were to go on from the folder don't any more.
+AgentJob::~AgentJob() {
+  for (const auto& [step, state] : steps_) {
+    if (disk_ != nullptr && state.to_remote && !state.at_remote) disk_->unpin(step);
+  }
+}
 
 Result<std::shared_ptr<Arena>> AgentJob::reserve(uint32_t rank, uint64_t bytes) {
   if (bytes == 0 || bytes > kSlotBytesMax) {
@@ -53,7 +89,8 @@ Result<AgentJob::Slot> AgentJob::acquire(uint32_t rank, uint64_t step, Overtake 
           "rank " + std::to_string(rank) + " went on to step " + std::to_string(step) + " before");
   Slot slot;
   slot.decision = table_.acquire(key(step), policy, [this](const SnapshotKey& waiting) {
-    return disk_ == nullptr || disk_->withdraw(waiting.step);
+    return (disk_ != nullptr && disk_->withdraw(waiting.step)) ||
+           (remote_ != nullptr && remote_->withdraw(waiting.step));
   });
   if (slot.decision.verdict == SnapshotTable::Verdict::kGranted) {
     slot.offset = static_cast<uint64_t>(slot.decision.slot) * slot_bytes(rank);
@@ -61,9 +98,11 @@ Result<AgentJob::Slot> AgentJob::acquire(uint32_t rank, uint64_t step, Overtake 
   }
   if (slot.decision.dropped) {
     const uint64_t dropped = slot.decision.dropped->step;
-    steps_[dropped].failed = {Code::kAborted, "step " + std::to_string(dropped) +
-                                                  " was replaced by the save of step " +
-                                                  std::to_string(step)};
+    steps_[dropped].progress.fail({Code::kAborted, "step " + std::to_string(dropped) +
+                                                       " was replaced by the save of step " +
+                                                       std::to_string(step)});
+    if (disk_ != nullptr) disk_->unpin(dropped);
+    steps_[dropped].to_remote = false;
     steps_[dropped].ranks.clear();
     changed_();
   }
@@ -113,58 +152,152 @@ Status AgentJob::stage(uint32_t rank, uint64_t step, const StagedSnapshot& where
 }
 
 void AgentJob::whole(uint64_t step) {
-  steps_[step].whole = true;
-  ++whole_steps_;
-  if (disk_ != nullptr && (whole_steps_ - 1) % std::max<uint64_t>(1, workers_.disk_every) == 0) {
-    to_disk(step);
-  } else {
-    steps_[step].failed = {
-        Code::kFailedPrecondition,
-        "step " + std::to_string(step) + " stays in memory: not every save goes to disk"};
-    steps_[step].parts.clear();
-  }
+  const uint64_t number = whole_steps_++;
+  const auto is_turn = [number](uint64_t every) {
+    return number % std::max<uint64_t>(1, every) == 0;
+  };
+  StepProgress& progress = steps_[step].progress;
+  progress.reach(Tier::kStaged);
+  progress.fail(Tier::kReplicated, {Code::kFailedPrecondition,
+                                    "copies in the memory of other nodes are not built yet"});
+  plan(step, disk_ != nullptr && is_turn(workers_.disk_every),
+       remote_ != nullptr && is_turn(workers_.remote_every));
   forget_old_steps();
   changed_();
+}
+
+// The remote tier goes on from the folder where the step comes there.
+void AgentJob::plan(uint64_t step, bool disk, bool remote) {
+  Step& here = steps_[step];
+  const std::string stays =
+      "step " + std::to_string(step) + " stays in memory: not every save goes ";
+  here.to_disk = disk;
+  here.to_remote = remote;
+  if (disk) {
+    here.progress.plan(Tier::kLocalDurable);
+  } else {
+    here.progress.fail(Tier::kLocalDurable,
+                       {Code::kFailedPrecondition,
+                        disk_ == nullptr ? "there is no checkpoint folder" : stays + "to disk"});
+  }
+  if (remote) {
+    here.progress.plan(Tier::kRemoteDurable);
+  } else {
+    here.progress.fail(
+        Tier::kRemoteDurable,
+        {Code::kFailedPrecondition,
+         remote_ == nullptr ? "there is no remote checkpoint folder" : stays + "to the store"});
+  }
+  if (disk) {
+    if (remote) disk_->pin(step);
+    to_disk(step);
+  } else if (remote) {
+    to_remote(step, false);
+  } else {
+    here.parts.clear();
+  }
+}
+
+std::vector<RankSnapshot> AgentJob::snapshots(const Step& step) const {
+  std::vector<RankSnapshot> out;
+  for (const auto& [rank, part] : step.parts) {
+    const StagedSnapshot& where = step.ranks.at(rank);
+    out.push_back(
+        {where.arena->bytes().subspan(where.offset, where.stream_bytes), part, where.arena});
+  }
+  return out;
+}
+
+// Posts to the agent's thread what only makes sense while this lives.
+std::function<void(std::function<void()>)> AgentJob::later() const {
+  return [alive = std::weak_ptr<bool>(alive_), post = post_](std::function<void()> what) {
+    post([alive, what = std::move(what)] {
+      if (!alive.expired()) what();
+    });
+  };
 }
 
 void AgentJob::to_disk(uint64_t step) {
   Step& here = steps_[step];
   DiskJob job;
-  here.sent = true;
   job.step = step;
   job.generation = workers_.generation;
   job.world_size = workers_.world_size;
   job.mesh = workers_.mesh;
   job.notes = here.notes;
-  for (auto& [rank, part] : here.parts) {
-    const StagedSnapshot& where = here.ranks[rank];
-    job.ranks.push_back({where.arena->bytes().subspan(where.offset, where.stream_bytes),
-                         std::move(part), where.arena});
-  }
-  here.parts.clear();
-  const std::weak_ptr<bool> alive = alive_;
-  const auto later = [this, alive, post = post_](std::function<void()> what) {
-    post([alive, what = std::move(what)] {
-      if (!alive.expired()) what();
-    });
-  };
-  job.begins = [this, step, later] { later([this, step] { table_.use(key(step)); }); };
-  job.ended = [this, step, later](const Status& status) {
+  job.ranks = snapshots(here);
+  if (!here.to_remote) here.parts.clear();
+  job.begins = [this, step, later = later()] { later([this, step] { table_.use(key(step)); }); };
+  job.ended = [this, step, later = later()](const Status& status) {
     if (status.ok()) {
       CONVOY_LOG(Info) << "checkpoint step " << step << " is durable in the folder";
     } else {
       CONVOY_LOG(Error) << "checkpoint step " << step
                         << " is not on the disk: " << status.message();
     }
-    later([this, step, status] {
-      steps_[step].on_disk = status.ok();
-      if (!status.ok()) steps_[step].failed = status;
-      table_.done(key(step));
-      changed_();
-    });
+    later([this, step, status] { on_disk(step, status); });
   };
   table_.queue(key(step));
   disk_->submit(std::move(job));
+}
+
+void AgentJob::on_disk(uint64_t step, const Status& status) {
+  Step& here = steps_[step];
+  status.ok() ? here.progress.reach(Tier::kLocalDurable)
+              : here.progress.fail(Tier::kLocalDurable, status);
+  const bool from_folder = status.ok();
+  if (!status.ok() && disk_ != nullptr) disk_->unpin(step);
+  // What the disk does not take still goes to the store, from memory, which it keeps meanwhile.
+  if (from_folder || !here.to_remote) table_.done(key(step));
+  if (here.to_remote) to_remote(step, from_folder);
+  changed_();
+}
+
+void AgentJob::to_remote(uint64_t step, bool from_folder) {
+  Step& here = steps_[step];
+  RemoteJob job;
+  job.step = step;
+  job.generation = workers_.generation;
+  job.world_size = workers_.world_size;
+  job.mesh = workers_.mesh;
+  job.notes = here.notes;
+  if (from_folder) {
+    job.open = [folder = workers_.folder, step] { return open_local_step(folder, step); };
+  } else {
+    job.open = [ranks = std::make_shared<std::vector<RankSnapshot>>(snapshots(here)), step,
+                world_size = workers_.world_size] {
+      return open_snapshots(*ranks, step, world_size);
+    };
+    job.begins = [this, step, later = later()] { later([this, step] { table_.use(key(step)); }); };
+    table_.queue(key(step));
+  }
+  here.parts.clear();
+  here.at_remote = true;
+  job.ended = [this, step, from_folder, later = later(), disk = disk_](const Status& status) {
+    if (status.ok()) {
+      CONVOY_LOG(Info) << "checkpoint step " << step << " is durable in the object store";
+    } else {
+      CONVOY_LOG(Error) << "checkpoint step " << step
+                        << " is not in the object store: " << status.message();
+    }
+    if (disk != nullptr) disk->unpin(step);
+    later([this, step, from_folder, status] { on_remote(step, from_folder, status); });
+  };
+  remote_->submit(std::move(job));
+}
+
+void AgentJob::on_remote(uint64_t step, bool from_folder, const Status& status) {
+  status.ok() ? steps_[step].progress.reach(Tier::kRemoteDurable)
+              : steps_[step].progress.fail(Tier::kRemoteDurable, status);
+  if (!from_folder) table_.done(key(step));
+  changed_();
+}
+
+bool AgentJob::between_tiers() const {
+  return std::ranges::any_of(steps_, [](const auto& entry) {
+    const Step& step = entry.second;
+    return step.to_remote && !step.at_remote && step.progress.is_there(Tier::kStaged);
+  });
 }
 
 Result<bool> AgentJob::reached(uint32_t rank, uint64_t step, Tier tier) {
@@ -174,13 +307,7 @@ Result<bool> AgentJob::reached(uint32_t rank, uint64_t step, Tier tier) {
   if (at == steps_.end()) {
     return Status(Code::kNotFound, "step " + std::to_string(step) + " was not saved here");
   }
-  const Step& here = at->second;
-  if (tier == Tier::kStaged ? here.whole : here.on_disk) return true;
-  if (tier == Tier::kLocalDurable && disk_ == nullptr) {
-    return Status(Code::kFailedPrecondition, "there is no checkpoint folder");
-  }
-  if (!here.failed.ok() && (tier != Tier::kStaged || !here.whole)) return here.failed;
-  return false;
+  return at->second.progress.reached(tier);
 }
 
 void AgentJob::lose(uint32_t rank) {
@@ -189,8 +316,8 @@ void AgentJob::lose(uint32_t rank) {
 
 void AgentJob::give_up(const std::vector<SnapshotKey>& keys, const std::string& why) {
   for (const SnapshotKey& lost : keys) {
-    steps_[lost.step].failed = {Code::kAborted,
-                                why + " it had saved step " + std::to_string(lost.step)};
+    steps_[lost.step].progress.fail(
+        {Code::kAborted, why + " it had saved step " + std::to_string(lost.step)});
     steps_[lost.step].ranks.clear();
     steps_[lost.step].parts.clear();
   }
@@ -202,7 +329,9 @@ bool AgentJob::flush() {
   if (!held) return false;
   const uint64_t step = held->key.step;
   Step& here = steps_[step];
-  if (disk_ == nullptr || here.sent || here.on_disk) return true;
+  const bool disk = disk_ != nullptr && !here.to_disk;
+  const bool remote = remote_ != nullptr && !here.to_remote;
+  if (!disk && (!remote || here.to_disk)) return true;
   for (const auto& [rank, where] : here.ranks) {
     Result<Part> part = read_part(rank, step, where);
     if (!part.ok()) {
@@ -213,8 +342,7 @@ bool AgentJob::flush() {
     }
     here.parts[rank] = std::move(part).value();
   }
-  here.failed = {};
-  to_disk(step);
+  plan(step, disk, remote);
   return true;
 }
 

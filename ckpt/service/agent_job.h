@@ -1,7 +1,9 @@
 #pragma once
 
 #include "ckpt/service/disk_tier.h"
+#include "ckpt/service/remote_tier.h"
 #include "ckpt/service/snapshot_table.h"
+#include "ckpt/service/step_progress.h"
 #include <convoy/ckpt/arena.h>
 
 #include <cstdint>
@@ -29,6 +31,12 @@ struct Workers {
   uint64_t bandwidth = 0;
   bool incremental = true;
   bool take_over = false;
+  int compress = 0;
+  std::string remote;  // empty: no remote tier
+  uint64_t remote_every = 1;
+  uint64_t remote_keep_newest = 2, remote_keep_every = 0;
+  uint64_t remote_bandwidth = 0;
+  int remote_compress = 0;
   bool operator==(const Workers&) const = default;
 };
 
@@ -45,10 +53,14 @@ class AgentJob {
  public:
   static constexpr int kSlots = 2;
 
-  // `disk` may be null and must outlive this. `post` runs a function on the agent's thread, from
-  // any thread; `changed` is called there when a step got further or a slot may be free.
-  AgentJob(Workers workers, std::shared_ptr<DiskTier> disk,
+  // `disk` and `remote` may be null and must outlive this. `post` runs a function on the agent's
+  // thread, from any thread; `changed` is called there when a step got further or a slot may be
+  // free.
+  AgentJob(Workers workers, std::shared_ptr<DiskTier> disk, std::shared_ptr<RemoteTier> remote,
            std::function<void(std::function<void()>)> post, std::function<void()> changed);
+  ~AgentJob();
+  AgentJob(const AgentJob&) = delete;
+  AgentJob& operator=(const AgentJob&) = delete;
 
   const Workers& workers() const { return workers_; }
 
@@ -69,8 +81,10 @@ class AgentJob {
   // saved the step: if not here (but to an agent that died), it is not going to.
   Result<bool> reached(uint32_t rank, uint64_t step, Tier tier);
   void lose(uint32_t rank);
-  // Hands the newest step to the disk if it was to stay in memory. False: there is no whole step.
+  // Hands the newest step to the tiers if it was to stay in memory. False: there is no whole step.
   bool flush();
+  // Whether a step is on its way from the disk to the remote tier: neither of them counts it.
+  bool between_tiers() const;
 
   struct Found {
     uint64_t step = 0;
@@ -88,18 +102,26 @@ class AgentJob {
     std::map<uint32_t, StagedSnapshot> ranks;
     std::map<uint32_t, Part> parts;  // until the step is handed to the disk
     std::map<std::string, std::string> notes;
-    bool whole = false, sent = false, on_disk = false;  // sent: to the disk tier
-    Status failed;                                      // what keeps it from coming any further
+    StepProgress progress;
+    bool to_disk = false, to_remote = false;  // handed, or to be handed, to that tier
+    bool at_remote = false;                   // the remote tier has it
   };
   SnapshotKey key(uint64_t step) const { return {workers_.generation, step}; }
   Result<Part> read_part(uint32_t rank, uint64_t step, const StagedSnapshot& where) const;
   void whole(uint64_t step);
+  std::vector<RankSnapshot> snapshots(const Step& step) const;
+  std::function<void(std::function<void()>)> later() const;
+  void plan(uint64_t step, bool disk, bool remote);
   void to_disk(uint64_t step);
+  void on_disk(uint64_t step, const Status& status);
+  void to_remote(uint64_t step, bool from_folder);
+  void on_remote(uint64_t step, bool from_folder, const Status& status);
   void give_up(const std::vector<SnapshotKey>& keys, const std::string& why);
   void forget_old_steps();
 
   const Workers workers_;
   const std::shared_ptr<DiskTier> disk_;
+  const std::shared_ptr<RemoteTier> remote_;
   const std::function<void(std::function<void()>)> post_;
   const std::function<void()> changed_;
   SnapshotTable table_;

@@ -3,6 +3,7 @@
 // the process dies before that.
 #include "ckpt/service/disk_tier.h"
 
+#include "ckpt/service/part_builder.h"
 #include <convoy/base/fault.h>
 #include <convoy/base/log.h>
 
@@ -21,46 +22,10 @@ using namespace std::chrono_literals;
 
 constexpr int kTriesMax = 3;
 constexpr auto kPause = 1s;  // before the second try; four times as long before each further one
-// So many steps may refer to earlier ones before one is written whole again: else a few unchanged
-// chunks would keep large old files for ever.
-constexpr int kIncrementalMax = 15;
 constexpr uint32_t kNode = 0;
 
 void may_die(const char* point) {
   if (fault::strikes(point)) ::kill(::getpid(), SIGKILL);
-}
-
-// A part that grows rank by rank.
-class PartBuilder {
- public:
-  explicit PartBuilder(Part& part) : part_(part) {
-    for (uint32_t i = 0; i < part.files.size(); ++i) files_[part.files[i].path] = i;
-  }
-  Result<uint32_t> tensor(const TensorInfo& info) {
-    const auto [at, is_new] =
-        tensors_.try_emplace(info.name, static_cast<uint32_t>(part_.tensors.size()));
-    if (is_new) {
-      part_.tensors.push_back(info);
-    } else if (!(part_.tensors[at->second] == info)) {
-      return Status(Code::kMismatch, "two ranks disagree on the dtype or global shape of tensor " +
-                                         info.name + "; nothing is written");
-    }
-    return at->second;
-  }
-  uint32_t file(const std::string& path, uint64_t bytes) {
-    const auto [at, is_new] = files_.try_emplace(path, static_cast<uint32_t>(part_.files.size()));
-    if (is_new) part_.files.push_back({path, bytes});
-    return at->second;
-  }
-
- private:
-  Part& part_;
-  std::map<std::string, uint32_t> tensors_, files_;
-};
-
-const Stream* stream_of(const Part& part, uint32_t rank) {
-  const auto at = std::ranges::find(part.streams, rank, &Stream::rank);
-  return at == part.streams.end() ? nullptr : &*at;
 }
 
 // Chunks [first, first + count) of a snapshot that have to be written.
@@ -70,14 +35,10 @@ struct Changed {
   uint64_t bytes = 0;
 };
 
-// Checksums decide: 64 bits of XXH3 over 256 KiB that training wrote, not an adversary.
 Changed changed_chunks(const RankSnapshot& rank, const Stream& now, const Stream* before) {
   Changed out;
   for (uint64_t i = 0; i < now.chunks.size(); ++i) {
-    const bool same = before != nullptr && before->chunk_bytes == now.chunk_bytes &&
-                      i < before->chunks.size() && before->chunk_size(i) == now.chunk_size(i) &&
-                      before->chunks[i].checksum == now.chunks[i].checksum;
-    if (same) continue;
+    if (same_chunk(now, before, i)) continue;
     const auto span = rank.stream.subspan(i * now.chunk_bytes, now.chunk_size(i));
     if (!out.spans.empty() && out.spans.back().data() + out.spans.back().size() == span.data()) {
       out.spans.back() = {out.spans.back().data(), out.spans.back().size() + span.size()};
@@ -121,6 +82,16 @@ void DiskTier::submit(DiskJob job) {
 bool DiskTier::withdraw(uint64_t step) {
   const std::lock_guard lock(mutex_);
   return std::erase_if(queued_, [&](const DiskJob& job) { return job.step == step; }) != 0;
+}
+
+void DiskTier::pin(uint64_t step) {
+  const std::lock_guard lock(mutex_);
+  pins_.insert(step);
+}
+
+void DiskTier::unpin(uint64_t step) {
+  const std::lock_guard lock(mutex_);
+  pins_.erase(step);
 }
 
 void DiskTier::drain() {
@@ -218,13 +189,15 @@ Result<Part> DiskTier::write_streams(const DiskJob& job) {
   for (const File& file : last_.files) old_files.insert(file.path);
   const bool refers = options_.incremental && old_files.size() < job.ranks.size() * kIncrementalMax;
   std::vector<NewFile> files;
+  compressed_files_ = 0;
+  done_ = total_ = 0;
   for (const RankSnapshot& rank : job.ranks) {
     Stream stream = rank.part.streams.front();
-    for (const TensorInfo& info : rank.part.tensors) {  // empty ones, too, which have no piece
-      CONVOY_RETURN_IF_ERROR(builder.tensor(info).status());
-    }
-    for (StoredPiece& piece : stream.pieces) {
-      CONVOY_ASSIGN_OR_RETURN(piece.tensor, builder.tensor(rank.part.tensors[piece.tensor]));
+    CONVOY_RETURN_IF_ERROR(builder.adopt(rank.part, stream));
+    if (options_.compress > 0) {
+      CONVOY_RETURN_IF_ERROR(write_compressed(job, rank, refers, builder, stream));
+      part.streams.push_back(std::move(stream));
+      continue;
     }
     const Stream* before = refers ? stream_of(last_, stream.rank) : nullptr;
     const Changed changed = changed_chunks(rank, stream, before);
@@ -251,8 +224,26 @@ Result<Part> DiskTier::write_streams(const DiskJob& job) {
     }
     part.streams.push_back(std::move(stream));
   }
-  CONVOY_RETURN_IF_ERROR(write_files(files));
+  if (options_.compress == 0) CONVOY_RETURN_IF_ERROR(write_files(files));
   return part;
+}
+
+// Frames have no size before they are made, so they go through the store, one behind the other.
+Status DiskTier::write_compressed(const DiskJob& job, const RankSnapshot& rank, bool refers,
+                                  PartBuilder& builder, Stream& stream) {
+  may_die("ckpt.tier.data.kill");
+  total_ += stream.bytes;
+  const ChunkTarget target{
+      *store_, [&] { return catalog_->data_path(job.step, kNode, compressed_files_++); },
+      options_.compress,
+      [this](uint64_t bytes) {
+        done_ += bytes;
+        return ok_status();
+      }};
+  const ReadChunk read = [&](uint64_t i) -> Result<std::span<const std::byte>> {
+    return rank.stream.subspan(i * stream.chunk_bytes, stream.chunk_size(i));
+  };
+  return write_chunks(target, read, last_, refers, builder, stream);
 }
 
 Status DiskTier::write_files(const std::vector<NewFile>& files) {
@@ -303,6 +294,10 @@ void DiskTier::collect(uint64_t step) {
   KeepPolicy policy;
   policy.newest = std::max<uint64_t>(1, options_.keep_newest);
   policy.every = options_.keep_every;
+  {
+    const std::lock_guard lock(mutex_);
+    policy.pins = pins_;
+  }
   const Result<Collected> collected = catalog_->collect(policy);
   if (!collected.ok()) {
     CONVOY_LOG(Warn) << "old checkpoints were not removed after step " << step << ": "

@@ -15,6 +15,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -38,6 +39,7 @@ struct DiskTierOptions {
   uint64_t bandwidth = 0;   // bytes/s; 0: no limit
   bool incremental = true;  // chunks that have not changed are referred to
   bool take_over = false;   // the folder, whoever has it
+  int compress = 0;         // zstd level; 0: none
 };
 
 struct DiskJob {
@@ -67,6 +69,10 @@ class DiskTier {
   void submit(DiskJob job);
   // Takes back a job that has not begun; its `ended` is not called. False: it has.
   bool withdraw(uint64_t step);
+  // The step stays in the folder, whatever the options say, until it is unpinned: another tier
+  // reads it there.
+  void pin(uint64_t step);
+  void unpin(uint64_t step);
   // Blocks until no job is left.
   void drain();
   size_t jobs() const;  // queued and in work
@@ -90,6 +96,8 @@ class DiskTier {
   Status prepare(const DiskJob& job);
   Status write(const DiskJob& job);
   Result<Part> write_streams(const DiskJob& job);
+  Status write_compressed(const DiskJob& job, const RankSnapshot& rank, bool refers,
+                          class PartBuilder& builder, Stream& stream);
   Status write_files(const std::vector<NewFile>& files);
   Status commit(const DiskJob& job, const Part& part);
   void collect(uint64_t step);
@@ -102,7 +110,9 @@ class DiskTier {
   Part last_;                // what was committed last, for incremental saves
   mutable std::mutex mutex_;
   std::condition_variable changed_;
+  uint32_t compressed_files_ = 0;
   std::deque<DiskJob> queued_;  // guarded by mutex_, as what follows
+  std::set<uint64_t> pins_;
   bool working_ = false;
   bool ending_ = false;
   uint64_t step_ = 0;

@@ -11,7 +11,17 @@ constexpr size_t kSkippedMax = 4096;  // steps that stay skipped for ranks that 
 }  // namespace
 
 std::string_view tier_name(Tier tier) {
-  return tier == Tier::kStaged ? "staged" : "local durable";
+  switch (tier) {
+    case Tier::kStaged:
+      return "staged";
+    case Tier::kReplicated:
+      return "replicated";
+    case Tier::kLocalDurable:
+      return "local durable";
+    case Tier::kRemoteDurable:
+      return "remote durable";
+  }
+  return "in no tier";
 }
 
 const SnapshotTable::Entry* SnapshotTable::find(const SnapshotKey& key) const {

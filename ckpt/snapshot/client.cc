@@ -113,6 +113,13 @@ Status SnapshotClient::ensure_connected() {
   hello.set_disk_every(options_.disk_every);
   hello.set_bandwidth(options_.bandwidth);
   hello.set_incremental(options_.incremental);
+  hello.set_compress(static_cast<uint32_t>(options_.compress));
+  hello.set_remote(options_.remote);
+  hello.set_remote_every(options_.remote_every);
+  hello.set_remote_keep_newest(options_.remote_keep_newest);
+  hello.set_remote_keep_every(options_.remote_keep_every);
+  hello.set_remote_bandwidth(options_.remote_bandwidth);
+  hello.set_remote_compress(static_cast<uint32_t>(options_.remote_compress));
   hello.set_take_over(options_.take_over);
   const auto answer = request(socket.get(), ask);
   if (!answer.ok()) return answer.status();

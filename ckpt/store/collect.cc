@@ -121,6 +121,14 @@ Result<Collected> Catalog::collect(const KeepPolicy& policy) {
   CONVOY_RETURN_IF_ERROR(require_owner());
   for (const StoreEntry& file : found.files) CONVOY_RETURN_IF_ERROR(store_.remove(file.path));
   CONVOY_RETURN_IF_ERROR(store_.sync());
+  // Of writers that have lost the folder: those can't finish a step any more.
+  const uint64_t claim = claim_;
+  CONVOY_RETURN_IF_ERROR(store_
+                             .drop_unfinished([claim](const std::string& path) {
+                               const auto key = parse_data(path);
+                               return key && key->claim < claim;
+                             })
+                             .status());
   return std::move(found.sums);
 }
 

@@ -28,7 +28,7 @@ std::string own_folder() {
 }
 
 Status not_there(const std::string& looked) {
-  return {Code::kFailedPrecondition,
+  return {Code::kInvalidArgument,
           std::string("object stores need Arrow's libraries: install pyarrow==") +
               CONVOY_ARROW_VERSION +
               " with pip, or set CONVOY_ARROW to a folder with libarrow.so." + CONVOY_ARROW_SONAME +
@@ -57,7 +57,7 @@ Status load_arrow() {
 
 Result<OpenArrowStore*> load_plugin() {
   if (std::string(CONVOY_ARROW_VERSION).empty()) {
-    return Status(Code::kFailedPrecondition,
+    return Status(Code::kInvalidArgument,
                   "object stores need Arrow, and this Convoy was built without: install pyarrow 26 "
                   "and libcurl, and build again.");
   }
@@ -65,7 +65,7 @@ Result<OpenArrowStore*> load_plugin() {
   const std::string path = own_folder() + "/" + kArrowLibrary;
   void* const library = ::dlopen(path.c_str(), RTLD_NOW);
   if (library == nullptr) {
-    return Status(Code::kFailedPrecondition,
+    return Status(Code::kInvalidArgument,
                   "object stores need " + path + ", a part of Convoy: " + ::dlerror());
   }
   void* const symbol = ::dlsym(library, kOpenArrowStoreSymbol);

@@ -22,15 +22,17 @@ constexpr const char* kFooter = R"(Examples:
   convoy ckpt verify runs/a/checkpoints --all
   convoy ckpt export runs/a/checkpoints --format safetensors -o model --dtype bfloat16
 
-FOLDER is a checkpoint folder (docs/checkpoints.md). Only gc, import and reshard (its
---to) change one, and scrub what is damaged; all others may be used while a job writes in it.)";
+FOLDER is a checkpoint folder (docs/checkpoints.md): a path, or a URI such as s3://bucket/run. Only
+gc, import and reshard (its --to) change one, and scrub what is damaged; all others may be used while
+a job writes in it.)";
 
 }  // namespace
 
 Result<Folder> open_folder(const std::string& name) {
   Folder folder;
-  folder.name = name;
-  CONVOY_ASSIGN_OR_RETURN(folder.store, ckpt::open_local_store(name));
+  CONVOY_ASSIGN_OR_RETURN(folder.store, ckpt::open_store(name));
+  // Without what a URI says of options and credentials.
+  folder.name = ckpt::is_store_uri(name) ? folder.store->name() : name;
   folder.catalog = std::make_unique<ckpt::Catalog>(*folder.store);
   return folder;
 }
@@ -90,7 +92,7 @@ Status check_step_is_free(Folder& folder, uint64_t step) {
 
 Result<Folder> claim_target(const std::string& name, const std::string& job, uint64_t step,
                             bool force, const std::string& command) {
-  if (::mkdir(name.c_str(), 0755) != 0 && errno != EEXIST) {
+  if (!ckpt::is_store_uri(name) && ::mkdir(name.c_str(), 0755) != 0 && errno != EEXIST) {
     return errno_status("cannot make folder " + name, errno);
   }
   CONVOY_ASSIGN_OR_RETURN(Folder folder, open_folder(name));

@@ -37,7 +37,8 @@ struct Folder {
   std::unique_ptr<ckpt::Store> store;
   std::unique_ptr<ckpt::Catalog> catalog;
 };
-// The one place that knows what a FOLDER on the command line may be: today a path.
+// The one place that knows what a FOLDER on the command line may be: a path, or the URI of a folder
+// in an object store.
 Result<Folder> open_folder(const std::string& name);
 
 // The commit of `step`, or the newest.

@@ -38,22 +38,35 @@ Equal means: the same bytes. Where both steps are cut alike, checksums are compa
 read. MAX |A-B| is of float types.
 Exit codes: 0 equal; 1 different; 64 bad option; 65 something is damaged; 66 no such folder or step.)";
 
-// "FOLDER" or "FOLDER@STEP". A folder whose own name ends like that wins.
+// "FOLDER" or "FOLDER@STEP". A folder whose own name ends like that wins. In a URI the step may
+// stand before its options, too: "s3://bucket/run@1000?region=…".
 Result<Side> open_side(const std::string& text) {
   std::string name = text;
   std::optional<uint64_t> step;
-  const size_t at = text.rfind('@');
+  const bool is_uri = ckpt::is_store_uri(text);
+  size_t end = text.size();
+  size_t at = text.rfind('@');
+  const size_t query = text.find('?');
+  if (is_uri && query != std::string::npos && (at == std::string::npos || at < query)) end = query;
+  const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
+  // Credentials end with an @, too.
+  if (is_uri && at != std::string::npos) {
+    const bool number =
+        at + 1 < end && std::all_of(text.begin() + static_cast<ptrdiff_t>(at) + 1,
+                                    text.begin() + static_cast<ptrdiff_t>(end), is_digit);
+    if (!number) at = std::string::npos;
+  }
   struct stat info = {};
-  if (at != std::string::npos && ::stat(text.c_str(), &info) != 0) {
+  if (at != std::string::npos && (is_uri || ::stat(text.c_str(), &info) != 0)) {
     uint64_t number = 0;
-    const char* end = text.data() + text.size();
-    const auto [stop, error] = std::from_chars(text.data() + at + 1, end, number);
-    if (error != std::errc() || stop != end) {
+    const char* const last = text.data() + end;
+    const auto [stop, error] = std::from_chars(text.data() + at + 1, last, number);
+    if (error != std::errc() || stop != last) {
       return Status(Code::kInvalidArgument,
                     "'" + text + "' is no FOLDER@STEP: behind the @ stands a step's number.");
     }
     step = number;
-    name = text.substr(0, at);
+    name = text.substr(0, at) + text.substr(end);
   }
   Side side;
   CONVOY_ASSIGN_OR_RETURN(side.folder, open_folder(name));

@@ -61,6 +61,16 @@ Result<Job> prepare(const Arguments& arguments) {
   return job;
 }
 
+Result<std::unique_ptr<ckpt::FileStepSource>> open_source(Job& job, const ckpt::Commit& commit) {
+  if (ckpt::is_store_uri(job.folder.name)) {
+    return std::unique_ptr<ckpt::FileStepSource>(
+        std::make_unique<ckpt::StoreSource>(*job.folder.store, commit));
+  }
+  CONVOY_ASSIGN_OR_RETURN(auto source,
+                          ckpt::FolderSource::create(job.folder.name, commit, job.engine));
+  return std::unique_ptr<ckpt::FileStepSource>(std::move(source));
+}
+
 Result<Scrubbed> scrub_step(Job& job, const ckpt::StepInfo& info) {
   Scrubbed scrubbed;
   scrubbed.step = info.key.step;
@@ -73,8 +83,7 @@ Result<Scrubbed> scrub_step(Job& job, const ckpt::StepInfo& info) {
   }
   CONVOY_ASSIGN_OR_RETURN(const ckpt::Commit commit, load_record(job.folder, info));
   const uint64_t total = bytes_of(commit);
-  CONVOY_ASSIGN_OR_RETURN(const auto source,
-                          ckpt::FolderSource::create(job.folder.name, commit, job.engine));
+  CONVOY_ASSIGN_OR_RETURN(const auto source, open_source(job, commit));
   Progress progress("scrubbed");
   ckpt::ScrubOptions options;
   options.menders = job.menders;

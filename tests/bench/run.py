@@ -21,6 +21,7 @@ BENCHES = {
     "train": ([sys.executable, HERE / "train.py", "--build", "{build}"], ["--sizes", "small", "--runs", "1"]),
     "ckpt": (["{build}/tests/bench/ckpt_io", "--folder", "{build}/bench"], ["--mib", "64"]),
     "ckpt.load": (["{build}/tests/bench/ckpt_load", "--folder", "{build}/bench"], ["--mib", "64", "--runs", "3"]),
+    "ckpt.remote": ([sys.executable, HERE / "ckpt_remote.py", "--build", "{build}"], ["--mib", "32", "--runs", "2"]),
     "rehearse": ([sys.executable, HERE / "rehearse.py", "--build", "{build}"], ["--ranks", "1", "--runs", "3"]),
     "ckpt.records": (["{build}/tests/bench/ckpt_records"], ["10", "0.1"]),
     "build": ([sys.executable, HERE / "build.py"], ["--incremental-only"]),
@@ -31,7 +32,7 @@ def wanted(name: str, prefix: str) -> bool:
     """Whether the group `name` can print a line whose bench begins with `prefix`."""
     if name == "comm" and prefix.startswith("comm.tcp"):
         return False
-    if name == "ckpt" and prefix.startswith(("ckpt.load", "ckpt.records")):
+    if name == "ckpt" and prefix.startswith(("ckpt.load", "ckpt.records", "ckpt.remote")):
         return False
     return name.startswith(prefix) or prefix.startswith(name)
 

@@ -29,8 +29,8 @@ struct Job {
 };
 
 Status run(const std::string& path, const Job& job) {
-  std::filesystem::create_directories(path);
-  CONVOY_ASSIGN_OR_RETURN(const std::unique_ptr<Store> store, open_local_store(path));
+  if (!is_store_uri(path)) std::filesystem::create_directories(path);
+  CONVOY_ASSIGN_OR_RETURN(const std::unique_ptr<Store> store, open_store(path));
   SmallModel model;
   model.ranks = static_cast<uint32_t>(job.number("ranks"));
   model.cut = static_cast<int>(job.number("cut"));

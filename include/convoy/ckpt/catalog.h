@@ -187,7 +187,7 @@ class Catalog {
   // kNotFound, or kDataLoss if it is not what the commit record saw.
   Result<Part> load_part(const PartRef& ref);
   // Reads every chunk of the step. `progress`, if given, is called after each one and may stop the
-  // reading by returning false (kAborted).
+  // reading by returning false (kAborted). A store that does not answer is an error, no damage.
   Result<VerifyReport> verify(uint64_t step,
                               const std::function<bool(const VerifyProgress&)>& progress = {});
 

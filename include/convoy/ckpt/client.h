@@ -35,6 +35,15 @@ struct ClientOptions {
   uint64_t bandwidth = 0;    // bytes/s of the disk; 0: no limit
   bool incremental = true;   // chunks that have not changed are not written again
   bool take_over = false;    // the folder, even if another job has it that has not released it
+  int compress = 0;          // zstd level of chunks in the folder; 0: none
+  // Of the remote tier, which goes on from the folder where there is one: "s3://bucket/run" and the
+  // other URIs of open_store(). Empty: none. The rest as for the folder.
+  std::string remote;
+  uint64_t remote_every = 1;  // of the saves; where the store is slower, fewer
+  uint64_t remote_keep_newest = 2;
+  uint64_t remote_keep_every = 0;
+  uint64_t remote_bandwidth = 0;
+  int remote_compress = 0;
   Overtake overtake = Overtake::kWait;
   int threads = 2;  // that copy, the caller included
   Nanos timeout = std::chrono::seconds(60);

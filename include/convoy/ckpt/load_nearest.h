@@ -16,6 +16,7 @@ Status agree(Exchange& exchange, const Status& mine);
 struct LoadPlaces {
   std::string agent;   // the node's, whose memory may hold a step
   std::string folder;  // may not exist yet
+  std::string remote = {};  // URI of the object store: the last resort
 };
 
 struct NearestStep {
@@ -28,9 +29,11 @@ struct NearestStep {
 
 // Loads, on all ranks of `exchange` together, the newest step that some place has whole: from the
 // memory of the agent if it has all ranks' snapshots and nothing newer is committed, else from the
-// folder. What turns out to be damaged is passed over for the next older one, with a warning. Rank
-// 0's view of the folder counts. nullopt: no place has any step. Errors: those of load_together(),
-// the same on all ranks; kDataLoss names all steps if none could be loaded.
+// folder, else from the object store, which also gives what is damaged in the folder. What turns
+// out to be damaged is passed over for the next older one, with a warning. Rank 0's view of the
+// folders counts; an object store that can't be reached is an error only if no other place has a
+// step. nullopt: no place has any step. Errors: those of load_together(), the same on all ranks;
+// kDataLoss names all steps if none could be loaded.
 Result<std::optional<NearestStep>> load_nearest(const LoadPlaces& places, const State& wanted,
                                                 Exchange& exchange,
                                                 const LoadOptions& options = {});

@@ -45,7 +45,8 @@ struct LoadOptions {
   // Leave tensors that the step does not have alone and list them in the report. (A tensor that it
   // has in part is still an error.)
   bool skip_missing = false;
-  // The same step elsewhere (equal step and claim; others are passed over): asked, in this order,
+  // The same step elsewhere (equal step, and equal claim or equal job and generation; others are
+  // passed over): asked, in this order,
   // for a chunk or a part's record that `source` has not or has damaged. Must outlive the load.
   std::vector<StepSource*> other_sources = {};
   // Called after each batch, by any of the threads but one at a time; false stops the load

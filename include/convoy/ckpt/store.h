@@ -110,12 +110,11 @@ bool is_store_uri(std::string_view where);
 // Credentials come from the environment as the store's own tools find them; if they stand in the
 // URI, they are left out of name() and of messages.
 //
-// Their libraries are loaded when the first one is opened: kFailedPrecondition, with what to
-// install and where it was looked for, if they are not there. kInvalidArgument: a URI that can't
-// be, credentials that don't work. kNotFound: there is no such bucket or folder. A failure that may
-// be transient (throttling, a server's error, a connection that is cut) is tried again
-// with growing, random pauses; the last one is kUnavailable, with the store's words.
-// kDeadlineExceeded: no answer within options.timeout.
+// Their libraries are loaded when the first one is opened. kInvalidArgument: they are not there
+// (what to install, where it was looked for), a URI that can't be, credentials that don't work.
+// kNotFound: there is no such bucket or folder. A failure that may be transient (throttling, a
+// server's error, a connection that is cut) is tried again with growing, random pauses; the last
+// one is kUnavailable, with the store's words. kDeadlineExceeded: no answer within options.timeout.
 //
 // Memory: some 60 MiB for all writers of a store together, 10 MiB for each of them, and what reads
 // ask for once more.

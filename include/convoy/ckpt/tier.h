@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string_view>
 
@@ -8,9 +9,12 @@ namespace convoy::ckpt {
 // How far a step has come, explicitly and in this order. A step that is durable in a tier has its
 // commit record there.
 enum class Tier : uint8_t {
-  kStaged = 0,        // whole in the memory of this node's agent: survives all trainers
-  kLocalDurable = 1,  // committed in the checkpoint folder
+  kStaged = 0,         // whole in the memory of this node's agent: survives all trainers
+  kReplicated = 1,     // in the memory of other nodes too: survives this one (not built yet)
+  kLocalDurable = 2,   // committed in the checkpoint folder
+  kRemoteDurable = 3,  // committed in the object store
 };
+inline constexpr size_t kTiers = 4;
 std::string_view tier_name(Tier tier);  // "staged", "local durable"
 
 // What a save does that finds both snapshots in use: one being written, one waiting for it.
