@@ -13,7 +13,7 @@ from convoy import _C, errors
 from convoy.checkpoint._group import Group, place
 from convoy.checkpoint._layout import BYTES, local_of, pieces
 from convoy.checkpoint._plan import layouts_of
-from convoy.checkpoint._state import Flat, decode, flatten
+from convoy.checkpoint._state import PATHS, Flat, decode, flatten
 
 log = logging.getLogger("convoy.checkpoint")
 _THREADS = 4
@@ -140,7 +140,7 @@ class _Wanted:
             match = re.fullmatch(r"(.*)@\d+", name, re.S)
             return match is not None and match[1] in per_rank
         return sorted(name for name in self.stored
-                      if name not in wanted and not is_other_ranks(name) and name != "__dcp_planner_data__")
+                      if name not in wanted and not is_other_ranks(name) and name != PATHS)
 
     def encode(self) -> tuple[list[tuple], dict[str, torch.Tensor], list[tuple[torch.Tensor, torch.Tensor]]]:
         """Destinations as the C++ side takes them, memory for the values, and copies to make afterwards."""

@@ -8,7 +8,7 @@ import torch
 from convoy import _C, errors
 from convoy.checkpoint._group import Group
 from convoy.checkpoint._layout import BYTES, Box, Layout, cut, layout_of, local_of
-from convoy.checkpoint._state import Flat
+from convoy.checkpoint._state import PATHS, Flat, encode
 
 _COMPARED_BYTES = 65536  # tensors up to this size are compared between the ranks that have them
 log = logging.getLogger("convoy.checkpoint")
@@ -29,6 +29,7 @@ class Plan:
     shares: dict[str, list[tuple[Box, tuple[int, ...], tuple[int, ...]]]] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)  # of values
     own: set[str] = field(default_factory=set)  # values and empty tensors that this rank gives
+    paths: torch.Tensor | None = None  # PATHS of all ranks, if this rank gives them
 
     def pieces(self, flat: Flat) -> list[Piece]:
         """Raises ValueError naming what is no longer as it was when the plan was made."""
@@ -56,9 +57,11 @@ class Plan:
             boxes.setdefault(name, []).append(piece)
         out = [(name, self.layouts[name].dtype, self.layouts[name].shape, boxes.get(name, []))
                for name in self.layouts if name in boxes or name in self.own]
-        for name, text in texts.items():
-            if name in self.own:
-                out.append((name, BYTES, (len(text),), [((0,), (len(text),), text.data_ptr(), (1,))]))
+        given = {name: text for name, text in texts.items() if name in self.own}
+        if self.paths is not None:
+            given[PATHS] = self.paths
+        for name, text in given.items():
+            out.append((name, BYTES, (len(text),), [((0,), (len(text),), text.data_ptr(), (1,))]))
         return out
 
 
@@ -96,6 +99,7 @@ def make_plan(flat: Flat, group: Group) -> Plan:
     texts = flat.texts()
     mine = {
         "problems": flat.problems,
+        "paths": flat.paths,
         "tensors": [[name, layout.dtype, layout.shape, [[box.begin, box.extent] for box in layout.boxes],
                      _content(flat.tensors[name], layout)] for name, layout in layouts.items()],
         "values": {name: zlib.crc32(text) for name, text in texts.items()},
@@ -123,5 +127,8 @@ def make_plan(flat: Flat, group: Group) -> Plan:
     for tensor, box, begin, extent in _C.shares_of(holdings, group.rank):
         name = holdings[group.rank][tensor][0]
         plan.shares.setdefault(name, []).append((layouts[name].boxes[box], tuple(begin), tuple(extent)))
+    if group.rank == 0:
+        paths = encode({name: path for said in ranks for name, path in said["paths"].items()})
+        plan.paths = torch.frombuffer(bytearray(paths), dtype=torch.uint8)
     plan.own = {name for name in plan.names | layouts.keys() if first[name] == group.rank}
     return plan
