@@ -11,7 +11,7 @@ import torch
 
 from convoy import _C, errors
 from convoy.checkpoint._group import Group, place
-from convoy.checkpoint._layout import BYTES, local_of, pieces
+from convoy.checkpoint._layout import BYTES, pieces
 from convoy.checkpoint._plan import layouts_of
 from convoy.checkpoint._state import PATHS, Flat, decode, flatten
 
@@ -115,7 +115,7 @@ class _Wanted:
     def __init__(self, flat: Flat, stored: dict[str, tuple[int, tuple[int, ...]]]):
         self.flat = flat
         self.stored = stored
-        self.layouts = layouts_of(flat)
+        self.layouts, self.locals = layouts_of(flat)
         self.problems = list(flat.problems)
         own = {f"{name}@{flat.rank}" for name in flat.per_rank}
         names = flat.tensors.keys() | flat.values.keys()
@@ -148,7 +148,7 @@ class _Wanted:
         for name, layout in self.layouts.items():
             if name not in self.stored or not layout.boxes:
                 continue
-            local = local_of(self.flat.tensors[name]).detach()
+            local = self.locals[name].detach()
             host = local
             if local.device.type != "cpu":
                 host = torch.empty(local.shape, dtype=local.dtype)

@@ -33,7 +33,7 @@ class Plan:
 
     def pieces(self, flat: Flat) -> list[Piece]:
         """Raises ValueError naming what is no longer as it was when the plan was made."""
-        layouts = layouts_of(flat)
+        layouts, locals_ = layouts_of(flat)
         if flat.problems:
             raise errors.InvalidArgument("; ".join(flat.problems))
         changed = [f"{name!r} {_change(self.layouts.get(name), layouts.get(name))}"
@@ -46,8 +46,7 @@ class Plan:
                                          + ". If that is meant, call prepare() on all ranks.")
         out = []
         for name, shares in self.shares.items():
-            local = local_of(flat.tensors[name])
-            out += [Piece(name, begin, extent, cut(local, box, begin, extent)) for box, begin, extent in shares]
+            out += [Piece(name, begin, extent, cut(locals_[name], box, begin, extent)) for box, begin, extent in shares]
         return out
 
     def encode(self, pieces: list[tuple[str, tuple]], texts: dict[str, torch.Tensor]) -> list[tuple]:
@@ -75,19 +74,22 @@ def _change(before: Layout | None, now: Layout | None) -> str:
     return "has another dtype" if before.dtype != now.dtype else "is sharded in another way"
 
 
-def layouts_of(flat: Flat) -> dict[str, Layout]:
-    out = {}
+@torch.no_grad()
+def layouts_of(flat: Flat) -> tuple[dict[str, Layout], dict[str, torch.Tensor]]:
+    """Each tensor's layout, and this rank's memory of it."""
+    layouts, locals_ = {}, {}
     for name, tensor in flat.tensors.items():
         try:
-            out[name] = layout_of(tensor, local_of(tensor))
+            locals_[name] = local_of(tensor)
+            layouts[name] = layout_of(tensor, locals_[name])
         except (TypeError, ValueError) as error:
             flat.problems.append(f"{name!r} {error}")
-    return out
+    return layouts, locals_
 
 
-def _content(tensor: torch.Tensor, layout: Layout) -> int | None:
+def _content(local: torch.Tensor, layout: Layout) -> int | None:
     """A checksum of a small tensor that this rank has whole."""
-    local = local_of(tensor).detach()
+    local = local.detach()
     if layout.boxes != (Box((0,) * local.dim(), layout.shape, (0,) * local.dim()),) or local.nbytes > _COMPARED_BYTES:
         return None
     return zlib.crc32(local.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -95,13 +97,13 @@ def _content(tensor: torch.Tensor, layout: Layout) -> int | None:
 
 def make_plan(flat: Flat, group: Group) -> Plan:
     """Collective. Raises the same error on all ranks if one of them has a state that can't be saved."""
-    layouts = layouts_of(flat)
+    layouts, locals_ = layouts_of(flat)
     texts = flat.texts()
     mine = {
         "problems": flat.problems,
         "paths": flat.paths,
         "tensors": [[name, layout.dtype, layout.shape, [[box.begin, box.extent] for box in layout.boxes],
-                     _content(flat.tensors[name], layout)] for name, layout in layouts.items()],
+                     _content(locals_[name], layout)] for name, layout in layouts.items()],
         "values": {name: zlib.crc32(text) for name, text in texts.items()},
     }
     ranks = group.gather(mine)
