@@ -177,6 +177,11 @@ Status claim(Folder& folder, const ImportArguments& arguments) {
   ckpt::Catalog& catalog = *folder.catalog;
   CONVOY_ASSIGN_OR_RETURN(const auto owner, catalog.owner());
   const bool is_same = owner && owner->job == arguments.job;
+  if (owner && !is_same && !arguments.force) {
+    return {Code::kUnavailable, folder.name + " belongs to " + describe(owner) +
+                                    "; give that job's name with --job, or, if the folder is to "
+                                    "be another's, --force."};
+  }
   if (is_same && !owner->released && !arguments.force) {
     return {Code::kUnavailable, folder.name + " belongs to " + describe(owner) +
                                     ", which has not said that it ended. If it was killed, say so "
