@@ -197,11 +197,16 @@ std::vector<std::tuple<uint64_t, uint64_t, std::string>> steps_in(const std::str
 
 // The name of this node's agent, started if there is none yet.
 std::string agent_name(double timeout) {
-  const launch::Environment e = value_of(launch::read_environment());
-  return value_of(ckpt::ensure_agent({.agent = e.agent,
-                                      .job = launch::local_job(e),
-                                      .program = e.program,
-                                      .timeout = nanos(timeout)}));
+  ckpt::AgentPlace place;
+  place.timeout = nanos(timeout);
+  if (const auto given = launch::process_getenv()("CONVOY_AGENT")) {
+    place.agent = *given;  // whatever else the environment lacks
+  } else {
+    const launch::Environment e = value_of(launch::read_environment());
+    place.job = launch::local_job(e);
+    place.program = e.program;
+  }
+  return value_of(ckpt::ensure_agent(place));
 }
 
 // Of the folder's owner: -1 if nobody ever had it.

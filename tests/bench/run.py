@@ -20,6 +20,7 @@ BENCHES = {
     "comm": ([sys.executable, HERE / "comm.py"], ["--ranks", "2", "--sizes", "64,1MiB", "--runs", "3"]),
     "train": ([sys.executable, HERE / "train.py", "--build", "{build}"], ["--sizes", "small", "--runs", "1"]),
     "ckpt": (["{build}/tests/bench/ckpt_io", "--folder", "{build}/bench"], ["--mib", "64"]),
+    "ckpt.save": ([sys.executable, HERE / "ckpt_save.py", "--build", "{build}"], ["--width", "128", "--runs", "2"]),
     "ckpt.load": (["{build}/tests/bench/ckpt_load", "--folder", "{build}/bench"], ["--mib", "64", "--runs", "3"]),
     "ckpt.remote": ([sys.executable, HERE / "ckpt_remote.py", "--build", "{build}"], ["--mib", "32", "--runs", "2"]),
     "rehearse": ([sys.executable, HERE / "rehearse.py", "--build", "{build}"], ["--ranks", "1", "--runs", "3"]),
@@ -32,7 +33,7 @@ def wanted(name: str, prefix: str) -> bool:
     """Whether the group `name` can print a line whose bench begins with `prefix`."""
     if name == "comm" and prefix.startswith("comm.tcp"):
         return False
-    if name == "ckpt" and prefix.startswith(("ckpt.load", "ckpt.records", "ckpt.remote")):
+    if name == "ckpt" and prefix.startswith(("ckpt.load", "ckpt.records", "ckpt.remote", "ckpt.save", "ckpt.coordinator")):
         return False
     return name.startswith(prefix) or prefix.startswith(name)
 

@@ -22,9 +22,8 @@ from torch.futures import Future
 from convoy import _C, errors
 from convoy.checkpoint._group import place
 from convoy.checkpoint._layout import BYTES, DTYPES, piece
-from convoy.checkpoint._state import MARK, decode, encode
+from convoy.checkpoint._state import MARK, PATHS, decode, encode
 
-PATHS = "__dcp_planner_data__"  # a value beside the state's own: how DCP nests the names again
 _TORCH = {number: dtype for dtype, number in DTYPES.items()}
 _THREADS = 4
 _STAGING_BYTES = 64 << 20

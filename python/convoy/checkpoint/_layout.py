@@ -83,9 +83,8 @@ def shard_boxes(shape: tuple[int, ...], mesh_shape: tuple[int, ...], coordinate:
 
 
 def local_of(tensor: torch.Tensor) -> torch.Tensor:
-    """This rank's own memory of the tensor."""
-    with torch.no_grad():
-        return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    """This rank's own memory of the tensor. Under torch.no_grad(), else autograd comes in between."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def layout_of(tensor: torch.Tensor, local: torch.Tensor) -> Layout:

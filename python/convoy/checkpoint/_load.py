@@ -11,9 +11,9 @@ import torch
 
 from convoy import _C, errors
 from convoy.checkpoint._group import Group, place
-from convoy.checkpoint._layout import BYTES, local_of, pieces
+from convoy.checkpoint._layout import BYTES, pieces
 from convoy.checkpoint._plan import layouts_of
-from convoy.checkpoint._state import Flat, decode, flatten
+from convoy.checkpoint._state import PATHS, Flat, decode, flatten
 
 log = logging.getLogger("convoy.checkpoint")
 _THREADS = 4
@@ -115,7 +115,7 @@ class _Wanted:
     def __init__(self, flat: Flat, stored: dict[str, tuple[int, tuple[int, ...]]]):
         self.flat = flat
         self.stored = stored
-        self.layouts = layouts_of(flat)
+        self.layouts, self.locals = layouts_of(flat)
         self.problems = list(flat.problems)
         own = {f"{name}@{flat.rank}" for name in flat.per_rank}
         names = flat.tensors.keys() | flat.values.keys()
@@ -140,7 +140,7 @@ class _Wanted:
             match = re.fullmatch(r"(.*)@\d+", name, re.S)
             return match is not None and match[1] in per_rank
         return sorted(name for name in self.stored
-                      if name not in wanted and not is_other_ranks(name) and name != "__dcp_planner_data__")
+                      if name not in wanted and not is_other_ranks(name) and name != PATHS)
 
     def encode(self) -> tuple[list[tuple], dict[str, torch.Tensor], list[tuple[torch.Tensor, torch.Tensor]]]:
         """Destinations as the C++ side takes them, memory for the values, and copies to make afterwards."""
@@ -148,7 +148,7 @@ class _Wanted:
         for name, layout in self.layouts.items():
             if name not in self.stored or not layout.boxes:
                 continue
-            local = local_of(self.flat.tensors[name]).detach()
+            local = self.locals[name].detach()
             host = local
             if local.device.type != "cpu":
                 host = torch.empty(local.shape, dtype=local.dtype)

@@ -8,7 +8,7 @@ import torch
 from convoy import _C, errors
 from convoy.checkpoint._group import Group
 from convoy.checkpoint._layout import BYTES, Box, Layout, cut, layout_of, local_of
-from convoy.checkpoint._state import Flat
+from convoy.checkpoint._state import PATHS, Flat, encode
 
 _COMPARED_BYTES = 65536  # tensors up to this size are compared between the ranks that have them
 log = logging.getLogger("convoy.checkpoint")
@@ -29,10 +29,11 @@ class Plan:
     shares: dict[str, list[tuple[Box, tuple[int, ...], tuple[int, ...]]]] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)  # of values
     own: set[str] = field(default_factory=set)  # values and empty tensors that this rank gives
+    paths: torch.Tensor | None = None  # PATHS of all ranks, if this rank gives them
 
     def pieces(self, flat: Flat) -> list[Piece]:
         """Raises ValueError naming what is no longer as it was when the plan was made."""
-        layouts = layouts_of(flat)
+        layouts, locals_ = layouts_of(flat)
         if flat.problems:
             raise errors.InvalidArgument("; ".join(flat.problems))
         changed = [f"{name!r} {_change(self.layouts.get(name), layouts.get(name))}"
@@ -45,8 +46,7 @@ class Plan:
                                          + ". If that is meant, call prepare() on all ranks.")
         out = []
         for name, shares in self.shares.items():
-            local = local_of(flat.tensors[name])
-            out += [Piece(name, begin, extent, cut(local, box, begin, extent)) for box, begin, extent in shares]
+            out += [Piece(name, begin, extent, cut(locals_[name], box, begin, extent)) for box, begin, extent in shares]
         return out
 
     def encode(self, pieces: list[tuple[str, tuple]], texts: dict[str, torch.Tensor]) -> list[tuple]:
@@ -56,9 +56,11 @@ class Plan:
             boxes.setdefault(name, []).append(piece)
         out = [(name, self.layouts[name].dtype, self.layouts[name].shape, boxes.get(name, []))
                for name in self.layouts if name in boxes or name in self.own]
-        for name, text in texts.items():
-            if name in self.own:
-                out.append((name, BYTES, (len(text),), [((0,), (len(text),), text.data_ptr(), (1,))]))
+        given = {name: text for name, text in texts.items() if name in self.own}
+        if self.paths is not None:
+            given[PATHS] = self.paths
+        for name, text in given.items():
+            out.append((name, BYTES, (len(text),), [((0,), (len(text),), text.data_ptr(), (1,))]))
         return out
 
 
@@ -72,19 +74,22 @@ def _change(before: Layout | None, now: Layout | None) -> str:
     return "has another dtype" if before.dtype != now.dtype else "is sharded in another way"
 
 
-def layouts_of(flat: Flat) -> dict[str, Layout]:
-    out = {}
+@torch.no_grad()
+def layouts_of(flat: Flat) -> tuple[dict[str, Layout], dict[str, torch.Tensor]]:
+    """Each tensor's layout, and this rank's memory of it."""
+    layouts, locals_ = {}, {}
     for name, tensor in flat.tensors.items():
         try:
-            out[name] = layout_of(tensor, local_of(tensor))
+            locals_[name] = local_of(tensor)
+            layouts[name] = layout_of(tensor, locals_[name])
         except (TypeError, ValueError) as error:
             flat.problems.append(f"{name!r} {error}")
-    return out
+    return layouts, locals_
 
 
-def _content(tensor: torch.Tensor, layout: Layout) -> int | None:
+def _content(local: torch.Tensor, layout: Layout) -> int | None:
     """A checksum of a small tensor that this rank has whole."""
-    local = local_of(tensor).detach()
+    local = local.detach()
     if layout.boxes != (Box((0,) * local.dim(), layout.shape, (0,) * local.dim()),) or local.nbytes > _COMPARED_BYTES:
         return None
     return zlib.crc32(local.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -92,12 +97,13 @@ def _content(tensor: torch.Tensor, layout: Layout) -> int | None:
 
 def make_plan(flat: Flat, group: Group) -> Plan:
     """Collective. Raises the same error on all ranks if one of them has a state that can't be saved."""
-    layouts = layouts_of(flat)
+    layouts, locals_ = layouts_of(flat)
     texts = flat.texts()
     mine = {
         "problems": flat.problems,
+        "paths": flat.paths,
         "tensors": [[name, layout.dtype, layout.shape, [[box.begin, box.extent] for box in layout.boxes],
-                     _content(flat.tensors[name], layout)] for name, layout in layouts.items()],
+                     _content(locals_[name], layout)] for name, layout in layouts.items()],
         "values": {name: zlib.crc32(text) for name, text in texts.items()},
     }
     ranks = group.gather(mine)
@@ -123,5 +129,8 @@ def make_plan(flat: Flat, group: Group) -> Plan:
     for tensor, box, begin, extent in _C.shares_of(holdings, group.rank):
         name = holdings[group.rank][tensor][0]
         plan.shares.setdefault(name, []).append((layouts[name].boxes[box], tuple(begin), tuple(extent)))
+    if group.rank == 0:
+        paths = encode({name: path for said in ranks for name, path in said["paths"].items()})
+        plan.paths = torch.frombuffer(bytearray(paths), dtype=torch.uint8)
     plan.own = {name for name in plan.names | layouts.keys() if first[name] == group.rank}
     return plan

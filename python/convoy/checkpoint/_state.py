@@ -9,6 +9,9 @@ from typing import Any
 import torch
 
 MARK = b"json:"  # what values begin with; other bytes are handed out as they are
+# A value beside the state's own: how its names nest, {"model.weight": ["model", "weight"]}. Text is a dict's key, a number a
+# place in a list, {"key": 3} a number that is a dict's key. For DCP, and for exports.
+PATHS = "__dcp_planner_data__"
 
 
 @dataclass
@@ -82,28 +85,32 @@ class Flat:
     rank: int
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
+    paths: dict[str, list[Any]] = field(default_factory=dict)  # as PATHS
     per_rank: set[str] = field(default_factory=set)  # their names without @RANK
     put: dict[str, Callable[[Any], None]] = field(default_factory=dict)  # where a loaded value goes
     after: list[Callable[[], None]] = field(default_factory=list)  # load_state_dict() of objects, when all is loaded
     problems: list[str] = field(default_factory=list)
 
-    def add(self, path: tuple[str, ...], value: Any, put: Callable[[Any], None] | None) -> None:
-        name = ".".join(path)
+    def add(self, path: tuple[Any, ...], value: Any, put: Callable[[Any], None] | None) -> None:
+        name = _name(path)
         if isinstance(value, PerRank):
             self.per_rank.add(name)
             inner = value
             value, name = inner.value, f"{name}@{self.rank}"
+            path = (*path[:-1], f"{_name(path[-1:])}@{self.rank}")
             put = lambda new: setattr(inner, "value", new)  # noqa: E731
         if name in self.tensors or name in self.values:
             self.problems.append(f"{name!r} is there twice: a key with a dot makes the same name as a nested one")
         elif isinstance(value, torch.Tensor):
             self.tensors[name] = value
+            self.paths[name] = list(path)
         else:
             self.values[name] = value
+            self.paths[name] = list(path)
             if put is not None:
                 self.put[name] = put
 
-    def walk(self, path: tuple[str, ...], value: Any, put: Callable[[Any], None] | None = None) -> None:
+    def walk(self, path: tuple[Any, ...], value: Any, put: Callable[[Any], None] | None = None) -> None:
         if not isinstance(value, torch.Tensor) and hasattr(value, "state_dict") and hasattr(value, "load_state_dict"):
             inner = value.state_dict()
             self.after.append(lambda: value.load_state_dict(inner))
@@ -111,12 +118,12 @@ class Flat:
         if isinstance(value, MutableMapping) and value:
             for key, item in value.items():
                 if type(key) not in (str, int):
-                    self.problems.append(f"{'.'.join(path)!r} has a key {key!r}; keys are text or whole numbers")
+                    self.problems.append(f"{_name(path)!r} has a key {key!r}; keys are text or whole numbers")
                     continue
-                self.walk((*path, str(key)), item, _setter(value, key))
+                self.walk((*path, key if type(key) is str else {"key": key}), item, _setter(value, key))
         elif isinstance(value, (list, tuple)) and _has_tensor(value):
             for i, item in enumerate(value):
-                self.walk((*path, str(i)), item, _setter(value, i) if isinstance(value, MutableSequence) else None)
+                self.walk((*path, i), item, _setter(value, i) if isinstance(value, MutableSequence) else None)
         elif not path:
             self.problems.append("the state dict is empty" if isinstance(value, MutableMapping) else "the state is no dict")
         else:
@@ -132,6 +139,10 @@ class Flat:
             except (TypeError, ValueError) as error:
                 self.problems.append(f"{name!r} {error}")
         return out
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return ".".join(str(word["key"] if isinstance(word, dict) else word) for word in path)
 
 
 def _setter(container: Any, key: Any) -> Callable[[Any], None]:
