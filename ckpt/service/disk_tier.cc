@@ -190,7 +190,7 @@ Result<Part> DiskTier::write_streams(const DiskJob& job) {
   const bool refers = options_.incremental && old_files.size() < job.ranks.size() * kIncrementalMax;
   std::vector<NewFile> files;
   compressed_files_ = 0;
-  done_ = total_ = 0;
+  *done_ = total_ = 0;
   for (const RankSnapshot& rank : job.ranks) {
     Stream stream = rank.part.streams.front();
     CONVOY_RETURN_IF_ERROR(builder.adopt(rank.part, stream));
@@ -237,7 +237,7 @@ Status DiskTier::write_compressed(const DiskJob& job, const RankSnapshot& rank, 
       *store_, [&] { return catalog_->data_path(job.step, kNode, compressed_files_++); },
       options_.compress,
       [this](uint64_t bytes) {
-        done_ += bytes;
+        *done_ += bytes;
         return ok_status();
       }};
   const ReadChunk read = [&](uint64_t i) -> Result<std::span<const std::byte>> {

@@ -14,8 +14,8 @@ Status agree(Exchange& exchange, const Status& mine);
 
 // Where a step may be found. Empty: not there.
 struct LoadPlaces {
-  std::string agent;   // the node's, whose memory may hold a step
-  std::string folder;  // may not exist yet
+  std::string agent;        // the node's, whose memory may hold a step
+  std::string folder;       // may not exist yet
   std::string remote = {};  // URI of the object store: the last resort
 };
 
