@@ -50,7 +50,7 @@ class StepBoard {
 
   // ---- what is to be done
   std::vector<StepEvent> take_events();
-  bool take_claim();                    // the folder has to be claimed
+  bool take_claim();                      // the folder has to be claimed
   std::optional<uint64_t> take_commit();  // all parts of that step are written
 
   // Whether the node's part is still to come.

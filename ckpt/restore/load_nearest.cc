@@ -2,6 +2,7 @@
 #include <convoy/base/log.h>
 #include <convoy/ckpt/client.h>
 #include <convoy/ckpt/load_nearest.h>
+#include <convoy/ckpt/peers.h>
 
 #include <charconv>
 #include <filesystem>
@@ -22,15 +23,35 @@ std::string text_of(const Bytes& bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
-std::optional<HeldStep> in_memory(const LoadPlaces& places) {
-  if (places.agent.empty()) return std::nullopt;
+// The step that memory has: the agent's, or that of all nodes' agents together.
+struct Memory {
+  std::optional<HeldStep> held;
+  std::unique_ptr<StepSource> peers;
+  explicit operator bool() const { return held || peers != nullptr; }
+  uint64_t step() const { return peers != nullptr ? peers->commit().step : held ? held->step : 0; }
+};
+
+Memory in_memory(const LoadPlaces& places) {
+  Memory out;
+  if (!places.coordinator.empty()) {
+    auto peers = open_in_peers({places.coordinator, places.generation, places.tls});
+    if (peers.ok()) {
+      out.peers = std::move(peers).value();
+    } else if (peers.status().code() == Code::kNotFound) {
+      CONVOY_LOG(Debug) << "nothing is loaded from memory: " << peers.status().message();
+    } else {
+      CONVOY_LOG(Warn) << "nothing is loaded from memory: " << peers.status().message();
+    }
+    return out;
+  }
+  if (places.agent.empty()) return out;
   Result<std::optional<HeldStep>> held = find_in_memory(places.agent);
   if (!held.ok()) {
     CONVOY_LOG(Debug) << "nothing is loaded from memory: " << held.status().message();
-    return std::nullopt;
+  } else if (*held && (*held)->ranks.size() == (*held)->world_size) {
+    out.held = std::move(held).value();
   }
-  if (*held && (*held)->ranks.size() != (*held)->world_size) return std::nullopt;
-  return std::move(held).value();
+  return out;
 }
 
 struct Folder {
@@ -52,10 +73,9 @@ struct Candidates {
 };
 
 // "1 STEP" (memory) or "0 0", then rank 0's commits.
-Result<std::string> candidates_text(const std::optional<HeldStep>& held, const Folder& folder,
-                                    bool lists) {
+Result<std::string> candidates_text(const Memory& memory, const Folder& folder, bool lists) {
   std::ostringstream text;
-  text << (held ? 1 : 0) << ' ' << (held ? held->step : 0);
+  text << (memory ? 1 : 0) << ' ' << memory.step();
   if (!lists || folder.catalog == nullptr) return text.str();
   CONVOY_ASSIGN_OR_RETURN(const std::vector<StepInfo> steps, folder.catalog->steps());
   for (const StepInfo& info : steps) {
@@ -66,9 +86,9 @@ Result<std::string> candidates_text(const std::optional<HeldStep>& held, const F
   return text.str();
 }
 
-Result<Candidates> agree_on_candidates(const std::optional<HeldStep>& held, const Folder& folder,
+Result<Candidates> agree_on_candidates(const Memory& memory, const Folder& folder,
                                        Exchange& exchange) {
-  const Result<std::string> mine = candidates_text(held, folder, exchange.rank() == 0);
+  const Result<std::string> mine = candidates_text(memory, folder, exchange.rank() == 0);
   CONVOY_RETURN_IF_ERROR(agree(exchange, mine.status()));
   CONVOY_ASSIGN_OR_RETURN(const auto all, exchange.all_gather(bytes_of(*mine)));
   Candidates out;
@@ -88,7 +108,9 @@ Result<Candidates> agree_on_candidates(const std::optional<HeldStep>& held, cons
   return out;
 }
 
-Result<std::unique_ptr<StepSource>> memory_source(const HeldStep& held) {
+Result<std::unique_ptr<StepSource>> memory_source(Memory memory) {
+  if (memory.peers != nullptr) return std::move(memory.peers);
+  const HeldStep& held = *memory.held;
   Commit head;
   head.step = held.step;
   head.world_size = held.world_size;
@@ -135,8 +157,8 @@ class Attempts {
     }
     if (status.code() != Code::kDataLoss) return status;
     if (exchange_.rank() == 0) {
-      CONVOY_LOG(Warn) << what << " can't be loaded, the next older one is tried: "
-                       << status.message();
+      CONVOY_LOG(Warn) << what
+                       << " can't be loaded, the next older one is tried: " << status.message();
     }
     tried_ += "\n  " + what + ": " + status.message();
     passed_over_.emplace_back(key, status);
@@ -157,8 +179,8 @@ class Attempts {
 }  // namespace
 
 Status agree(Exchange& exchange, const Status& mine) {
-  CONVOY_ASSIGN_OR_RETURN(const auto all, exchange.all_gather(bytes_of(
-                                              mine.ok() ? std::string() : mine.to_string())));
+  CONVOY_ASSIGN_OR_RETURN(
+      const auto all, exchange.all_gather(bytes_of(mine.ok() ? std::string() : mine.to_string())));
   for (size_t r = 0; r < all.size(); ++r) {
     if (!all[r].empty()) {
       return status_of_text(text_of(all[r])).with_context("rank " + std::to_string(r));
@@ -169,19 +191,20 @@ Status agree(Exchange& exchange, const Status& mine) {
 
 Result<std::optional<NearestStep>> load_nearest(const LoadPlaces& places, const State& wanted,
                                                 Exchange& exchange, const LoadOptions& options) {
-  const std::optional<HeldStep> held = in_memory(places);
+  Memory memory = in_memory(places);
   const Result<Folder> folder = open_folder(places.folder);
   CONVOY_RETURN_IF_ERROR(agree(exchange, folder.status()));
   CONVOY_ASSIGN_OR_RETURN(const Candidates candidates,
-                          agree_on_candidates(held, *folder, exchange));
+                          agree_on_candidates(memory, *folder, exchange));
   if (!candidates.memory && candidates.committed.empty()) return std::optional<NearestStep>();
   Attempts attempts(wanted, exchange, options);
   NearestStep out;
   if (candidates.memory) {
-    CONVOY_ASSIGN_OR_RETURN(
-        const bool loaded,
-        attempts.load(memory_source(*held), {held->step, 0},
-                      "step " + std::to_string(held->step) + " in memory", out));
+    const uint64_t step = memory.step();
+    if (memory.peers != nullptr) out.tier = Tier::kReplicated;
+    CONVOY_ASSIGN_OR_RETURN(const bool loaded,
+                            attempts.load(memory_source(std::move(memory)), {step, 0},
+                                          "step " + std::to_string(step) + " in memory", out));
     if (loaded) return std::optional(std::move(out));
   }
   Result<std::shared_ptr<DiskEngine>> engine = DiskEngine::create({});

@@ -60,12 +60,13 @@ class Agent {
   Status staged(Session& session, const proto::Staged& staged);
   Status wait(Session& session, const proto::Wait& wait);
   Status find(Session& session);
+  Status ensure_cluster();
 
   void answer(Session& session, const proto::Answer& answer, int fd = -1);
   void fail(Session& session, const Status& status);
   // Answers when `attempt` can, or with `late` after the time.
   void when_possible(Session& session, uint64_t timeout_ns, std::function<bool()> attempt,
-                     Status late);
+                     Status late, std::function<void()> gave_up = {});
   void retry_waiting();
 
   void post(std::function<void()> what);  // any thread
@@ -79,6 +80,7 @@ class Agent {
   std::unique_ptr<EventLoop> loop_;
   UniqueFd listener_, signals_, wake_;
   std::list<Session> sessions_;
+  std::unique_ptr<Cluster> cluster_;  // once there are other nodes
   std::shared_ptr<DiskTier> disk_;
   std::string folder_;
   std::shared_ptr<AgentJob> job_, before_;  // of the newest generation, and of the one before
@@ -113,6 +115,7 @@ Status Agent::run() {
   sessions_.clear();
   job_.reset();
   before_.reset();
+  cluster_.reset();
   disk_.reset();  // waits for what it is writing
   return ok_status();
 }
@@ -204,6 +207,7 @@ void Agent::rest() {
   if (options_.idle_exit == Nanos(0) || !sessions_.empty() || ending_) return;
   idle_ = loop_->after(options_.idle_exit, [this] {
     if (disk_ != nullptr && disk_->jobs() > 0) return rest();
+    if (job_ != nullptr && job_->busy()) return rest();
     CONVOY_LOG(Info) << "nobody was here for " << format_duration(options_.idle_exit)
                      << ", and all is written: the agent ends";
     end();
@@ -213,6 +217,13 @@ void Agent::rest() {
 Status Agent::handle(Session& session, const proto::Ask& ask) {
   if (ask.has_hello()) return hello(session, ask.hello());
   if (ask.has_find()) return find(session);  // also for who only wants to read
+  if (ask.has_address()) {
+    CONVOY_RETURN_IF_ERROR(ensure_cluster());
+    proto::Answer out;
+    out.set_address(cluster_->address());
+    answer(session, out);
+    return ok_status();
+  }
   if (ask.has_ping()) {
     answer(session, done());
     return ok_status();
@@ -230,21 +241,47 @@ Status Agent::hello(Session& session, const proto::Hello& hello) {
     return {Code::kFailedPrecondition,
             "the agent and the trainer are of different Convoys: start both from one installation"};
   }
-  Workers workers{hello.job(),        hello.generation(), hello.world_size(),  hello.local_size(),
-                  hello.mesh(),       hello.folder(),     hello.keep_newest(), hello.keep_every(),
-                  hello.disk_every(), hello.bandwidth(),  hello.incremental(), hello.take_over()};
+  Workers workers{hello.job(),
+                  hello.generation(),
+                  hello.world_size(),
+                  hello.local_size(),
+                  hello.mesh(),
+                  hello.folder(),
+                  hello.keep_newest(),
+                  hello.keep_every(),
+                  hello.disk_every(),
+                  hello.bandwidth(),
+                  hello.incremental(),
+                  hello.take_over(),
+                  hello.node(),
+                  std::max<uint32_t>(1, hello.nodes()),
+                  hello.coordinator(),
+                  hello.domain(),
+                  Nanos(hello.step_timeout_ns()),
+                  Nanos(hello.peer_timeout_ns()),
+                  std::max<uint32_t>(1, hello.replica_k()),
+                  hello.replica_m(),
+                  hello.replica_bandwidth()};
   if (workers.local_size < 1 || workers.world_size < workers.local_size ||
       hello.rank() >= workers.world_size) {
     return {Code::kInvalidArgument, "rank " + std::to_string(hello.rank()) + " of " +
                                         std::to_string(workers.world_size) + " with " +
                                         std::to_string(workers.local_size) + " on this node"};
   }
-  if (workers.world_size != workers.local_size) {
+  if (workers.nodes == 1 && workers.world_size != workers.local_size) {
     return {Code::kFailedPrecondition,
-            "checkpoints of jobs on several machines are not built yet: run all ranks on one"};
+            "this job has ranks on other machines: its ranks must say so (ClientOptions::node, "
+            "nodes, and the coordinator that agent_address() of node 0's agent gives)"};
+  }
+  if (workers.nodes > 1 && (workers.node >= workers.nodes || workers.coordinator.empty() ||
+                            workers.nodes > workers.world_size)) {
+    return {Code::kInvalidArgument, "node " + std::to_string(workers.node) + " of " +
+                                        std::to_string(workers.nodes) + " with coordinator '" +
+                                        workers.coordinator + "'"};
   }
   CONVOY_ASSIGN_OR_RETURN(session.job, job_for(workers));
   session.rank = hello.rank();
+  session.job->has_rank(session.rank);
   answer(session, done());
   return ok_status();
 }
@@ -269,6 +306,8 @@ Result<std::shared_ptr<AgentJob>> Agent::job_for(const Workers& workers) {
       disk.folder = folder_;
       disk.claimant = {workers.job, workers.generation,
                        host_name() + ", agent " + std::to_string(::getpid())};
+      // So that no two agents write the same: other nodes know the folder by it.
+      if (workers.nodes > 1) disk.claimant.who += " " + random_hex().substr(0, 8);
       disk.keep_newest = workers.keep_newest;
       disk.keep_every = workers.keep_every;
       disk.bandwidth = workers.bandwidth;
@@ -277,11 +316,22 @@ Result<std::shared_ptr<AgentJob>> Agent::job_for(const Workers& workers) {
       disk_ = std::make_shared<DiskTier>(std::move(disk));
     }
   }
-  before_ = std::move(job_);
-  job_ = std::make_shared<AgentJob>(
+  auto job = std::make_shared<AgentJob>(
       workers, disk_, [this](std::function<void()> what) { post(std::move(what)); },
       [this] { retry_waiting(); });
+  if (workers.nodes > 1) {
+    CONVOY_RETURN_IF_ERROR(ensure_cluster());
+    CONVOY_RETURN_IF_ERROR(job->join(*cluster_));
+  }
+  before_ = std::move(job_);
+  job_ = std::move(job);
   return job_;
+}
+
+Status Agent::ensure_cluster() {
+  if (cluster_ != nullptr) return ok_status();
+  CONVOY_ASSIGN_OR_RETURN(cluster_, load_cluster(options_.listen));
+  return ok_status();
 }
 
 Status Agent::reserve(Session& session, const proto::Reserve& reserve) {
@@ -317,11 +367,12 @@ Status Agent::acquire(Session& session, const proto::Acquire& acquire) {
     answer(session, out);
     return true;
   };
-  when_possible(session, acquire.timeout_ns(), attempt,
-                {Code::kDeadlineExceeded,
-                 "no room for step " + std::to_string(step) +
-                     ": two earlier saves are still being written. Save less often, or let the "
-                     "policy skip"});
+  const Status late(Code::kDeadlineExceeded,
+                    "no room for step " + std::to_string(step) +
+                        ": two earlier saves are still being written. Save less often, or let the "
+                        "policy skip");
+  when_possible(session, acquire.timeout_ns(), attempt, late,
+                [&session, step, late] { session.job->give_up(step, late); });
   return ok_status();
 }
 
@@ -338,7 +389,7 @@ Status Agent::staged(Session& session, const proto::Staged& staged) {
 }
 
 Status Agent::wait(Session& session, const proto::Wait& wait) {
-  const auto tier = static_cast<Tier>(std::min<uint32_t>(wait.tier(), 1));
+  const auto tier = static_cast<Tier>(std::min<uint32_t>(wait.tier(), 2));
   const uint64_t step = wait.step();
   const auto attempt = [this, &session, step, tier] {
     const Result<bool> reached = session.job->reached(step, tier);
@@ -395,15 +446,17 @@ void Agent::fail(Session& session, const Status& status) {
 }
 
 void Agent::when_possible(Session& session, uint64_t timeout_ns, std::function<bool()> attempt,
-                          Status late) {
+                          Status late, std::function<void()> gave_up) {
   if (attempt()) return;
   session.waiting = std::move(attempt);
   session.has_deadline = true;
-  session.deadline = loop_->after(Nanos(timeout_ns), [this, &session, late = std::move(late)] {
-    session.waiting = nullptr;
-    session.has_deadline = false;
-    fail(session, late);
-  });
+  session.deadline = loop_->after(
+      Nanos(timeout_ns), [this, &session, late = std::move(late), gave_up = std::move(gave_up)] {
+        session.waiting = nullptr;
+        session.has_deadline = false;
+        if (gave_up) gave_up();
+        fail(session, late);
+      });
 }
 
 // A session's answer may change what others wait for, so once more as long as one got through.
@@ -462,6 +515,11 @@ void Agent::drain() {
   if (progress.jobs > 0) {
     tell_launcher("writing" + number(progress.step) + number(progress.done) +
                   number(progress.total) + number(progress.jobs - 1));
+    loop_->after(kDrainEvery, [this] { drain(); });
+    return;
+  }
+  // A step that waits for other nodes; it has a deadline.
+  if (job_ != nullptr && job_->busy()) {
     loop_->after(kDrainEvery, [this] { drain(); });
     return;
   }

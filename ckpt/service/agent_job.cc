@@ -25,7 +25,7 @@ AgentJob::AgentJob(Workers workers, std::shared_ptr<DiskTier> disk,
       disk_(std::move(disk)),
       post_(std::move(post)),
       changed_(std::move(changed)),
-      table_(kSlots, workers_.local_size) {}
+      table_(kSlots, workers_.local_size, /*alone=*/workers_.nodes == 1) {}
 
 Result<std::shared_ptr<Arena>> AgentJob::reserve(uint32_t rank, uint64_t bytes) {
   if (bytes == 0 || bytes > kSlotBytesMax) {
@@ -51,6 +51,7 @@ Result<AgentJob::Slot> AgentJob::acquire(uint32_t rank, uint64_t step, Overtake 
   }
   give_up(table_.pass_over(rank, key(step)),
           "rank " + std::to_string(rank) + " went on to step " + std::to_string(step) + " before");
+  if (link_ != nullptr) return acquire_together(rank, step, policy);
   Slot slot;
   slot.decision = table_.acquire(key(step), policy, [this](const SnapshotKey& waiting) {
     return disk_ == nullptr || disk_->withdraw(waiting.step);
@@ -89,6 +90,7 @@ Status AgentJob::stage(uint32_t rank, uint64_t step, const StagedSnapshot& where
   const auto memory = memory_.find(rank);
   const auto found = steps_.find(step);
   if (memory == memory_.end() || found == steps_.end() || !table_.is_known(key(step))) {
+    if (found != steps_.end() && !found->second.failed.ok()) return found->second.failed;
     return {Code::kAborted, rank_text(rank, step) + "its slot was taken back"};
   }
   StagedSnapshot mine = where;
@@ -108,7 +110,13 @@ Status AgentJob::stage(uint32_t rank, uint64_t step, const StagedSnapshot& where
   here.ranks[rank] = mine;
   here.parts[rank] = std::move(part);
   here.notes.merge(notes);
-  if (table_.stage(key(step), rank)) whole(step);
+  if (!table_.stage(key(step), rank)) return ok_status();
+  if (link_ == nullptr) {
+    whole(step);
+  } else {
+    here.staged = true;
+    link_->staged(step);
+  }
   return ok_status();
 }
 
@@ -127,9 +135,18 @@ void AgentJob::whole(uint64_t step) {
   changed_();
 }
 
-void AgentJob::to_disk(uint64_t step) {
+// Answers of the disk come on its thread, and may come when this has gone.
+std::function<void(std::function<void()>)> AgentJob::later() {
+  const std::weak_ptr<bool> alive = alive_;
+  return [alive, post = post_](std::function<void()> what) {
+    post([alive, what = std::move(what)] {
+      if (!alive.expired()) what();
+    });
+  };
+}
+
+void AgentJob::to_disk(uint64_t step, DiskJob job) {
   Step& here = steps_[step];
-  DiskJob job;
   here.sent = true;
   job.step = step;
   job.generation = workers_.generation;
@@ -142,29 +159,26 @@ void AgentJob::to_disk(uint64_t step) {
                          std::move(part), where.arena});
   }
   here.parts.clear();
-  const std::weak_ptr<bool> alive = alive_;
-  const auto later = [this, alive, post = post_](std::function<void()> what) {
-    post([alive, what = std::move(what)] {
-      if (!alive.expired()) what();
-    });
-  };
-  job.begins = [this, step, later] { later([this, step] { table_.use(key(step)); }); };
-  job.ended = [this, step, later](const Status& status) {
-    if (status.ok()) {
-      CONVOY_LOG(Info) << "checkpoint step " << step << " is durable in the folder";
-    } else {
-      CONVOY_LOG(Error) << "checkpoint step " << step
-                        << " is not on the disk: " << status.message();
-    }
-    later([this, step, status] {
-      steps_[step].on_disk = status.ok();
-      if (!status.ok()) steps_[step].failed = status;
-      table_.done(key(step));
-      changed_();
-    });
-  };
-  table_.queue(key(step));
+  if (job.work == DiskWork::kStep) {
+    job.begins = [this, step, later = later()] { later([this, step] { table_.use(key(step)); }); };
+    job.ended = [this, step, later = later()](const Status& status) {
+      later([this, step, status] { disk_ended(step, status); });
+    };
+    table_.queue(key(step));
+  }
   disk_->submit(std::move(job));
+}
+
+void AgentJob::disk_ended(uint64_t step, const Status& status) {
+  if (status.ok()) {
+    CONVOY_LOG(Info) << "checkpoint step " << step << " is durable in the folder";
+  } else {
+    CONVOY_LOG(Error) << "checkpoint step " << step << " is not on the disk: " << status.message();
+  }
+  steps_[step].on_disk = status.ok();
+  if (!status.ok()) steps_[step].failed = status;
+  table_.done(key(step));
+  changed_();
 }
 
 Result<bool> AgentJob::reached(uint64_t step, Tier tier) const {
@@ -173,6 +187,16 @@ Result<bool> AgentJob::reached(uint64_t step, Tier tier) const {
     return Status(Code::kNotFound, "step " + std::to_string(step) + " was not saved here");
   }
   const Step& here = at->second;
+  if (tier == Tier::kReplicated) {
+    if (here.replicated) return true;
+    if (workers_.replica_m == 0) {
+      return Status(Code::kFailedPrecondition,
+                    "peer memory is off: ClientOptions::replica_m, of a job on several nodes");
+    }
+    if (!here.not_replicated.ok()) return here.not_replicated;
+    if (!here.whole && !here.failed.ok()) return here.failed;
+    return false;
+  }
   if (tier == Tier::kStaged ? here.whole : here.on_disk) return true;
   if (tier == Tier::kLocalDurable && disk_ == nullptr) {
     return Status(Code::kFailedPrecondition, "there is no checkpoint folder");
@@ -191,6 +215,7 @@ void AgentJob::give_up(const std::vector<SnapshotKey>& keys, const std::string& 
                                 why + " it had saved step " + std::to_string(lost.step)};
     steps_[lost.step].ranks.clear();
     steps_[lost.step].parts.clear();
+    if (link_ != nullptr) link_->lost(lost.step, steps_[lost.step].failed);
   }
   if (!keys.empty()) changed_();
 }
@@ -200,7 +225,7 @@ bool AgentJob::flush() {
   if (!held) return false;
   const uint64_t step = held->key.step;
   Step& here = steps_[step];
-  if (disk_ == nullptr || here.sent || here.on_disk) return true;
+  if (disk_ == nullptr || link_ != nullptr || here.sent || here.on_disk) return true;
   for (const auto& [rank, where] : here.ranks) {
     Result<Part> part = read_part(rank, step, where);
     if (!part.ok()) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "ckpt/service/cluster.h"
 #include "ckpt/service/disk_tier.h"
 #include "ckpt/service/snapshot_table.h"
 #include <convoy/ckpt/arena.h>
@@ -29,6 +30,12 @@ struct Workers {
   uint64_t bandwidth = 0;
   bool incremental = true;
   bool take_over = false;
+  uint32_t node = 0, nodes = 1;
+  std::string coordinator;  // address; of several nodes only
+  std::string domain;
+  Nanos step_timeout{}, peer_timeout{};
+  uint32_t replica_k = 1, replica_m = 0;
+  uint64_t replica_bandwidth = 0;
   bool operator==(const Workers&) const = default;
 };
 
@@ -51,6 +58,14 @@ class AgentJob {
            std::function<void(std::function<void()>)> post, std::function<void()> changed);
 
   const Workers& workers() const { return workers_; }
+  // Of several nodes: from now on steps are decided by the coordinator, which is made first if this
+  // is node 0. Once, before ranks are served.
+  Status join(Cluster& cluster);
+  void has_rank(uint32_t rank);
+  // Whether a step that was staged may still come to the disk.
+  bool busy() const;
+  // A rank no longer waits for room for the step.
+  void give_up(uint64_t step, const Status& why);
 
   // Room for snapshots of `bytes` each. What a rank had reserved before stays alive for as long as
   // a step lies in it.
@@ -88,14 +103,32 @@ class AgentJob {
     std::map<uint32_t, Part> parts;  // until the step is handed to the disk
     std::map<std::string, std::string> notes;
     bool whole = false, sent = false, on_disk = false;  // sent: to the disk tier
-    Status failed;                                      // what keeps it from coming any further
+    // Of several nodes: all ranks here have staged it; the coordinator was asked, has skipped it,
+    // has decided how it ends; its part is being written.
+    bool staged = false, wanted = false, skipped = false, over = false, writing = false;
+    bool replicated = false;
+    Status not_replicated;
+    Status failed;  // what keeps it from coming any further
   };
   SnapshotKey key(uint64_t step) const { return {workers_.generation, step}; }
   Result<Part> read_part(uint32_t rank, uint64_t step, const StagedSnapshot& where) const;
   void whole(uint64_t step);
-  void to_disk(uint64_t step);
+  void to_disk(uint64_t step, DiskJob job = {});
+  void disk_ended(uint64_t step, const Status& status);
   void give_up(const std::vector<SnapshotKey>& keys, const std::string& why);
   void forget_old_steps();
+  // agent_job_nodes.cc: a node among several.
+  Result<Slot> acquire_together(uint32_t rank, uint64_t step, Overtake policy);
+  void follow(const StepEvent& event);
+  void granted(const StepEvent& event);
+  void replicate(uint64_t step);
+  void write_part(const StepEvent& event);
+  void part_ended(uint64_t step, const Status& status, const PartSummary& part);
+  void failed(uint64_t step, const Status& why, bool dropped);
+  void end_slot(uint64_t step);
+  std::function<void(std::function<void()>)> later();
+  static CoordinatorDisk coordinator_disk(const std::shared_ptr<DiskTier>& disk,
+                                          uint64_t generation);
 
   const Workers workers_;
   const std::shared_ptr<DiskTier> disk_;
@@ -105,8 +138,12 @@ class AgentJob {
   std::map<uint32_t, RankMemory> memory_;
   std::map<uint64_t, Step> steps_;
   uint64_t whole_steps_ = 0;
+  std::optional<uint64_t> committed_;   // of several nodes: the newest whose commit was seen
+  std::optional<uint64_t> replicated_;  // the newest that all peers have
+  Status cut_off_;                      // why the coordinator can't be reached
   // Answers of the disk tier may come when this has gone.
   const std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+  std::unique_ptr<NodeLink> link_;  // of several nodes; ends first
 };
 
 }  // namespace convoy::ckpt

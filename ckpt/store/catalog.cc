@@ -389,9 +389,9 @@ Status Catalog::check_listed(const Commit& commit, std::span<const File> files) 
   for (const File& file : files) {
     if (const auto found = sizes.find(file.path);
         found == sizes.end() || found->second != file.bytes) {
-      return missing("file " + file.path + " is not there with its " + std::to_string(file.bytes) +
-                         " bytes",
-                     commit.step);
+      return missing(
+          "file " + file.path + " is not there with its " + std::to_string(file.bytes) + " bytes",
+          commit.step);
     }
   }
   return ok_status();
@@ -416,8 +416,7 @@ Status Catalog::commit(Commit commit) {
 }
 
 Status Catalog::commit_vouched(Commit commit, std::span<const File> files) {
-  return commit_after(std::move(commit),
-                      [&](const Commit& c) { return check_listed(c, files); });
+  return commit_after(std::move(commit), [&](const Commit& c) { return check_listed(c, files); });
 }
 
 // ---- reading

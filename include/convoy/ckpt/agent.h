@@ -3,10 +3,19 @@
 #include <convoy/base/clock.h>
 #include <convoy/base/status.h>
 
+#include <cstdint>
 #include <functional>
 #include <string>
 
 namespace convoy::ckpt {
+
+// Where agents of other machines reach this one; used by jobs on several machines only.
+struct ClusterListen {
+  std::string host = {};  // that they know this machine by, and that it binds; empty: its name, all
+  uint16_t port = 0;      // 0: the kernel chooses
+  // PEM files; all empty: no TLS. `roots` signs the others' certificates.
+  std::string certificate = {}, key = {}, roots = {};
+};
 
 struct AgentOptions {
   std::string name = {};  // of its abstract unix socket
@@ -21,6 +30,7 @@ struct AgentOptions {
   // Ends by itself when nobody has been connected for so long and all is durable; 0: never.
   Nanos idle_exit{0};
   std::function<void()> ready = {};  // called once it listens; may be empty
+  ClusterListen listen = {};
 };
 
 // `convoy agent`: the process of a node that keeps its ranks' snapshots and carries them to the

@@ -82,9 +82,9 @@ struct PartSummary {
   uint64_t step = 0;
   PartRef ref;
   std::vector<TensorInfo> tensors;
-  std::vector<bool> held;        // by tensor: whether the part has pieces of it
-  std::vector<File> files;       // of the step's own folder
-  std::vector<uint64_t> steps;   // ascending: in whose folders its files lie
+  std::vector<bool> held;       // by tensor: whether the part has pieces of it
+  std::vector<File> files;      // of the step's own folder
+  std::vector<uint64_t> steps;  // ascending: in whose folders its files lie
 
   bool operator==(const PartSummary&) const = default;
 };
@@ -131,8 +131,8 @@ class Catalog {
 
   // Claims the folder: from now on nobody else's commit succeeds. kFailedPrecondition, naming who
   // has it and since when, if another job has it and has not released it, or a newer generation of
-  // this one, unless `force`; and always if a newer Convoy has written there. What was committed until now stays; what an
-  // earlier owner commits after this does not count.
+  // this one, unless `force`; and always if a newer Convoy has written there. What was committed
+  // until now stays; what an earlier owner commits after this does not count.
   Status take_over(const Claimant& claimant, bool force = false);
   // Claims the folder in place of `owner` (as owner() gave it), as the same job and generation, so
   // that the job's next start is not kept out. For tools: a job that still runs under that claim
