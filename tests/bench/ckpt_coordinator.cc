@@ -14,10 +14,12 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -52,6 +54,7 @@ struct Cost {
 
 [[noreturn]] void serve(const std::string& folder, const NodeIdentity& self, int port_to,
                         int end_from, int cost_to) {
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   auto store = open_local_store(folder).value();
   Catalog catalog(*store);
   std::mutex mutex;
@@ -82,6 +85,7 @@ struct Cost {
   rpc::ServerOptions server_options;
   server_options.host = "127.0.0.1";
   server_options.connection.message_bytes_max = size_t{256} << 20;
+  server_options.connection.keepalive = kPatience;  // as above
   auto server =
       rpc::Server::start(server_options,
                          {{"join", [=](const auto& call) { coordinator->join(call); }},
@@ -131,6 +135,7 @@ class Committer {
     channel_.call("join", {join.SerializeAsString()}, kPatience,
                   [this](const Result<rpc::Received>& answer) {
                     proto::Joined joined;
+                    if (answer.status().code() == Code::kUnavailable) return this->join();
                     if (!answer.ok() || !joined.ParseFromString(answer->header())) {
                       std::fprintf(stderr, "join: %s\n", answer.status().to_string().c_str());
                       std::_Exit(1);
@@ -264,6 +269,7 @@ int run(const std::string& folder, uint32_t nodes, uint32_t per_node, uint64_t s
   shared.ranks_per_node = per_node;
   rpc::ConnectionOptions connection;
   connection.message_bytes_max = size_t{256} << 20;
+  connection.keepalive = kPatience;
   std::vector<std::unique_ptr<Committer>> committers;
   std::vector<std::unique_ptr<rpc::Channel>> channels;
   for (uint32_t i = 0; i < kChannels; ++i) {

@@ -19,6 +19,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -99,6 +100,7 @@ void bench_code(size_t bytes, int runs) {
 
 // The peer: an agent's memory behind a server, and a sink of plain bytes.
 [[noreturn]] void peer(int port_to) {
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   const auto memory = std::make_shared<PeerMemory>();
   rpc::Handlers handlers;
   memory->serve(handlers);
