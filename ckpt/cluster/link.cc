@@ -171,8 +171,10 @@ void Link::follow_events() {
         if (ending_) return;
       }
       // Events may have been missed, and the coordinator may have given this node up.
-      lose(status.with_context("node " + std::to_string(self_.node) + " lost the coordinator (" +
-                               channel_->address() + ")"));
+      const bool silent = status.code() == Code::kDeadlineExceeded;
+      lose(Status(silent ? Code::kUnavailable : status.code(),
+                  "node " + std::to_string(self_.node) + " lost the coordinator (" +
+                      channel_->address() + "): " + status.message()));
       if (status.code() == Code::kFailedPrecondition) return;
     } else if (status.code() != Code::kUnavailable && status.code() != Code::kDeadlineExceeded) {
       return lose(status);  // refused

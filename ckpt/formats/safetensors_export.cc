@@ -3,25 +3,16 @@
 #include "ckpt/formats/convert.h"
 #include "ckpt/formats/safetensors.h"
 #include "ckpt/formats/tensor_reader.h"
+#include "ckpt/formats/work_folder.h"
 #include <convoy/base/atomic_file.h>
-#include <convoy/base/fd.h>
 
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
-#include <cerrno>
-#include <fcntl.h>
-#include <filesystem>
-#include <sys/file.h>
-#include <sys/stat.h>
 #include <tuple>
-#include <unistd.h>
 
 namespace convoy::ckpt {
 namespace {
-
-namespace fs = std::filesystem;
-constexpr int kLockTriesMax = 16;  // exports that end while one waits for its folder
 
 // A tensor and what it becomes.
 struct Planned {
@@ -30,120 +21,11 @@ struct Planned {
 };
 using Shard = std::vector<Planned>;
 
-Status sync_folder(const std::string& folder) {
-  const UniqueFd fd(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!fd || ::fsync(fd.get()) != 0) return errno_status("cannot sync folder " + folder, errno);
-  return ok_status();
-}
-
-// "out" and "out/" are the same; its parent is ".".
-std::string without_slashes(std::string path) {
-  while (path.size() > 1 && path.ends_with('/')) path.pop_back();
-  return path;
-}
-
-std::string parent_of(const std::string& path) {
-  const std::string parent = fs::path(path).parent_path().string();
-  return parent.empty() ? "." : parent;
-}
-
 bool is_ours(const std::string& name) {
   return name == kSafetensorsIndexName ||
-         (name.starts_with("model") && name.ends_with(kSafetensorsSuffix));
+         (name.starts_with("model") && name.ends_with(kSafetensorsSuffix)) ||
+         name.starts_with(".model");
 }
-
-// The folder in which an export works, locked. Without finish() it is removed.
-class WorkFolder {
- public:
-  static Result<WorkFolder> create(const std::string& target) {
-    WorkFolder work(without_slashes(target));
-    CONVOY_RETURN_IF_ERROR(work.check_target());
-    for (int i = 0; i < kLockTriesMax; ++i) {
-      CONVOY_ASSIGN_OR_RETURN(const bool locked, work.lock());
-      if (!locked) continue;
-      CONVOY_RETURN_IF_ERROR(work.clear());
-      return work;
-    }
-    return Status(Code::kUnavailable, work.path_ + " is used by other exports all the time.");
-  }
-  WorkFolder(WorkFolder&&) = default;
-  WorkFolder& operator=(WorkFolder&&) = delete;
-  ~WorkFolder() {
-    if (!lock_) return;
-    (void)clear().ok();
-    ::rmdir(path_.c_str());
-  }
-
-  const std::string& path() const { return path_; }
-
-  Status finish() {
-    CONVOY_RETURN_IF_ERROR(sync_folder(path_));
-    if (::rename(path_.c_str(), target_.c_str()) != 0) {
-      return errno_status("cannot give " + path_ + " the name " + target_, errno);
-    }
-    lock_.reset();
-    return sync_folder(parent_of(target_));
-  }
-
- private:
-  explicit WorkFolder(std::string target)
-      : target_(std::move(target)), path_(target_ + ".partial") {}
-
-  Status check_target() const {
-    std::error_code error;
-    const fs::file_status status = fs::symlink_status(target_, error);
-    if (!fs::exists(status)) return ok_status();
-    if (fs::is_directory(status) && fs::is_empty(target_, error) && !error) return ok_status();
-    return {Code::kInvalidArgument,
-            target_ + " is there already; give a folder that is new or empty."};
-  }
-
-  // False if another export has just finished with the folder.
-  Result<bool> lock() {
-    if (::mkdir(path_.c_str(), 0755) != 0 && errno != EEXIST) {
-      return errno_status("cannot make folder " + path_, errno);
-    }
-    UniqueFd fd(::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-    if (!fd && errno == ENOENT) return false;
-    if (!fd) return errno_status("cannot open folder " + path_, errno);
-    if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
-      if (errno != EWOULDBLOCK) return errno_status("cannot lock folder " + path_, errno);
-      return Status(Code::kUnavailable, "another export is writing " + target_ +
-                                            "; wait for it, or give another "
-                                            "folder.");
-    }
-    struct stat mine = {};
-    struct stat named = {};
-    const bool same = ::fstat(fd.get(), &mine) == 0 && ::stat(path_.c_str(), &named) == 0 &&
-                      mine.st_ino == named.st_ino && mine.st_dev == named.st_dev;
-    if (same) lock_ = std::move(fd);
-    return same;
-  }
-
-  // Removes what a killed export has left.
-  Status clear() {
-    std::error_code error;
-    std::vector<fs::path> files;
-    for (fs::directory_iterator it(path_, error), end; !error && it != end; it.increment(error)) {
-      const std::string name = it->path().filename().string();
-      if (is_ours(name) || name.starts_with(".model")) {
-        files.push_back(it->path());
-      } else {
-        lock_.reset();
-        return {Code::kInvalidArgument, path_ + " holds " + name +
-                                            ", which no export has written; remove it, or give "
-                                            "another folder."};
-      }
-    }
-    for (const fs::path& file : files) fs::remove(file, error);
-    if (!error) return ok_status();
-    return {Code::kInternal, "cannot clear folder " + path_ + ": " + error.message() + "."};
-  }
-
-  std::string target_;
-  std::string path_;
-  UniqueFd lock_;
-};
 
 Result<std::vector<Planned>> choose(const Commit& commit, const SafetensorsExport& options,
                                     Exported& out) {
@@ -284,7 +166,7 @@ Result<Exported> export_safetensors(Store& store, const Commit& commit,
                                               " files; use a "
                                               "larger one.");
   }
-  CONVOY_ASSIGN_OR_RETURN(WorkFolder work, WorkFolder::create(options.folder));
+  CONVOY_ASSIGN_OR_RETURN(WorkFolder work, WorkFolder::create(options.folder, is_ours));
   Writer writer(store, commit, progress, total);
   for (size_t i = 0; i < shards.size(); ++i) {
     CONVOY_ASSIGN_OR_RETURN(

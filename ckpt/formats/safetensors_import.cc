@@ -1,7 +1,5 @@
-// safetensors files as a step: their tensors, one behind the other, are the stream of one rank.
-#include "ckpt/formats/chunk_writer.h"
+// safetensors files to import: headers are checked, tensors read from where they lie.
 #include "ckpt/formats/safetensors.h"
-#include "ckpt/formats/tensor_reader.h"
 #include <convoy/base/fd.h>
 
 #include <algorithm>
@@ -17,8 +15,6 @@ namespace convoy::ckpt {
 namespace {
 
 namespace fs = std::filesystem;
-constexpr uint64_t kReadBytes = uint64_t{4} << 20;  // at a time
-constexpr uint64_t kStreamBytesMax = kChunksMax * kChunkBytes;
 
 struct Input {
   std::string path;
@@ -150,108 +146,49 @@ Result<std::vector<Input>> open_inputs(const std::string& path) {
   return inputs;
 }
 
-Status copy_tensor(const Input& input, const SafetensorsTensor& tensor, ChunkWriter& writer,
-                   const std::function<bool(uint64_t)>& progress) {
-  std::vector<std::byte> buffer;
-  for (uint64_t at = tensor.begin; at < tensor.end; at += buffer.size()) {
-    buffer.resize(std::min(kReadBytes, tensor.end - at));
-    CONVOY_RETURN_IF_ERROR(read_at(input, input.header.data_offset + at, buffer));
-    CONVOY_RETURN_IF_ERROR(writer.append(buffer));
-    if (!progress(buffer.size())) return {Code::kAborted, "the import was stopped"};
+// Names over all files.
+Status check_inputs(const std::vector<Input>& inputs, const std::string& path) {
+  std::set<std::string_view> names;
+  for (const Input& input : inputs) {
+    for (const SafetensorsTensor& tensor : input.header.tensors) {
+      if (names.insert(tensor.info.name).second) continue;
+      return {Code::kDataLoss,
+              "tensor " + tensor.info.name + " lies in two files of " + path + "."};
+    }
   }
   return ok_status();
 }
 
-// Sizes and names over all files.
-Status check_inputs(const std::vector<Input>& inputs, const std::string& path) {
-  std::set<std::string_view> names;
-  uint64_t bytes = 0;
-  for (const Input& input : inputs) {
-    for (const SafetensorsTensor& tensor : input.header.tensors) {
-      if (!names.insert(tensor.info.name).second) {
-        return {Code::kDataLoss,
-                "tensor " + tensor.info.name + " lies in two files of " + path + "."};
+class SafetensorsSource final : public ImportSource {
+ public:
+  explicit SafetensorsSource(std::vector<Input> inputs) : inputs_(std::move(inputs)) {
+    for (const Input& input : inputs_) {
+      files_.push_back(input.path);
+      for (const SafetensorsTensor& tensor : input.header.tensors) {
+        tensors_.push_back(tensor.info);
+        if (tensor.begin == tensor.end) continue;  // an empty tensor has no piece
+        pieces_.push_back({static_cast<uint32_t>(tensors_.size() - 1),
+                           std::vector<int64_t>(tensor.info.shape.size(), 0), tensor.info.shape});
+        origins_.emplace_back(&input, input.header.data_offset + tensor.begin);
       }
     }
-    bytes += std::min(input.header.data_bytes, kStreamBytesMax);
   }
-  if (names.size() <= kTensorsMax &&
-      bytes <= kStreamBytesMax - names.size() * ChunkWriter::kAlignment) {
-    return ok_status();
+  Status read(size_t piece, uint64_t offset, std::span<std::byte> out) override {
+    const auto& [input, begin] = origins_[piece];
+    return read_at(*input, begin + offset, out);
   }
-  return {Code::kInvalidArgument, path + " has too many tensors or bytes for one import: at most " +
-                                      std::to_string(kTensorsMax) + " and 4 TiB."};
-}
 
-Status write_stream(const std::vector<Input>& inputs, ChunkWriter& writer, Part& part,
-                    const std::function<bool(uint64_t)>& progress) {
-  for (const Input& input : inputs) {
-    for (const SafetensorsTensor& tensor : input.header.tensors) {
-      const auto index = static_cast<uint32_t>(part.tensors.size());
-      part.tensors.push_back(tensor.info);
-      if (tensor.begin == tensor.end) continue;  // an empty tensor has no piece
-      CONVOY_RETURN_IF_ERROR(writer.align());
-      part.streams[0].pieces.push_back({index, std::vector<int64_t>(tensor.info.shape.size(), 0),
-                                        tensor.info.shape, part.streams[0].bytes});
-      CONVOY_RETURN_IF_ERROR(copy_tensor(input, tensor, writer, progress));
-    }
-  }
-  return writer.finish();
-}
+ private:
+  const std::vector<Input> inputs_;
+  std::vector<std::pair<const Input*, uint64_t>> origins_;  // by piece
+};
 
 }  // namespace
 
-struct SafetensorsSource::Impl {
-  std::vector<Input> inputs;
-  std::vector<std::string> files;
-  uint64_t tensors = 0;
-  uint64_t bytes = 0;
-};
-
-SafetensorsSource::SafetensorsSource(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
-SafetensorsSource::SafetensorsSource(SafetensorsSource&&) noexcept = default;
-SafetensorsSource& SafetensorsSource::operator=(SafetensorsSource&&) noexcept = default;
-SafetensorsSource::~SafetensorsSource() = default;
-const std::vector<std::string>& SafetensorsSource::files() const {
-  return impl_->files;
-}
-uint64_t SafetensorsSource::tensors() const {
-  return impl_->tensors;
-}
-uint64_t SafetensorsSource::bytes() const {
-  return impl_->bytes;
-}
-
-Result<SafetensorsSource> SafetensorsSource::open(const std::string& path) {
-  auto impl = std::make_unique<Impl>();
-  CONVOY_ASSIGN_OR_RETURN(impl->inputs, open_inputs(path));
-  CONVOY_RETURN_IF_ERROR(check_inputs(impl->inputs, path));
-  for (const Input& input : impl->inputs) {
-    impl->files.push_back(input.path);
-    impl->tensors += input.header.tensors.size();
-    impl->bytes += input.header.data_bytes;
-  }
-  return SafetensorsSource(std::move(impl));
-}
-
-Status import_safetensors(const SafetensorsSource& source, Store& store, Catalog& catalog,
-                          uint64_t step, const ByteProgress& progress) {
-  CONVOY_ASSIGN_OR_RETURN(const std::optional<Owner> owner, catalog.owner());
-  Part part{step, 0, owner ? owner->generation : 0, {}, {}, {}};
-  part.streams.emplace_back();
-  ChunkWriter writer(store, catalog, part);
-  uint64_t done = 0;
-  CONVOY_RETURN_IF_ERROR(write_stream(source.impl_->inputs, writer, part, [&](uint64_t bytes) {
-    done += bytes;
-    return !progress || progress(done, source.bytes());
-  }));
-  Commit head;
-  head.step = step;
-  head.world_size = 1;
-  CONVOY_ASSIGN_OR_RETURN(const PartRef ref, catalog.write_part(part));
-  CommitBuilder builder(std::move(head));
-  CONVOY_RETURN_IF_ERROR(builder.add(ref, part));
-  return catalog.commit(std::move(builder).finish());
+Result<std::unique_ptr<ImportSource>> open_safetensors(const std::string& path) {
+  CONVOY_ASSIGN_OR_RETURN(std::vector<Input> inputs, open_inputs(path));
+  CONVOY_RETURN_IF_ERROR(check_inputs(inputs, path));
+  return std::unique_ptr<ImportSource>(std::make_unique<SafetensorsSource>(std::move(inputs)));
 }
 
 }  // namespace convoy::ckpt

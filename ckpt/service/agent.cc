@@ -1,10 +1,15 @@
+// Fault points ckpt.agent.{hello,acquire,staged,answer,wait}.kill: the process dies when it was
+// asked that, and once it has taken a snapshot over, before it says so.
+//
 // Sessions: who is connected, what they asked for, and what waits for an answer. What a step is and
 // how far it has come is agent_job.cc's.
 #include "ckpt/service/agent_job.h"
 #include "ckpt/service/messages.pb.h"
 #include "ckpt/service/packet.h"
 #include "ckpt/service/protocol.h"
+#include "ckpt/service/scrubber.h"
 #include <convoy/base/event_loop.h>
+#include <convoy/base/fault.h>
 #include <convoy/base/log.h>
 #include <convoy/base/socket.h>
 #include <convoy/base/units.h>
@@ -12,6 +17,7 @@
 
 #include <csignal>
 #include <fcntl.h>
+#include <future>
 #include <list>
 #include <mutex>
 #include <sys/epoll.h>
@@ -61,6 +67,8 @@ class Agent {
   Status wait(Session& session, const proto::Wait& wait);
   Status find(Session& session);
   Status ensure_cluster();
+  void start_scrubber();
+  std::optional<HeldCopy> held_copy();
 
   void answer(Session& session, const proto::Answer& answer, int fd = -1);
   void fail(Session& session, const Status& status);
@@ -82,13 +90,19 @@ class Agent {
   std::list<Session> sessions_;
   std::unique_ptr<Cluster> cluster_;  // once there are other nodes
   std::shared_ptr<DiskTier> disk_;
+  std::unique_ptr<Scrubber> scrubber_;
   std::string folder_;
-  std::shared_ptr<AgentJob> job_, before_;  // of the newest generation, and of the one before
+  // Of the newest generation, and of the last one before it that has a whole step.
+  std::shared_ptr<AgentJob> job_, before_;
   bool ending_ = false, retrying_ = false;
   EventLoop::TimerId idle_{};
   std::mutex mutex_;
   std::vector<std::function<void()>> posted_;  // guarded by mutex_
 };
+
+void may_die(const char* point) {
+  if (fault::strikes(point)) ::raise(SIGKILL);
+}
 
 proto::Answer done() {
   proto::Answer answer;
@@ -112,6 +126,7 @@ Status Agent::run() {
   rest();
   if (options_.ready) options_.ready();
   CONVOY_RETURN_IF_ERROR(loop_->run());
+  scrubber_.reset();
   sessions_.clear();
   job_.reset();
   before_.reset();
@@ -224,6 +239,17 @@ Status Agent::handle(Session& session, const proto::Ask& ask) {
     answer(session, out);
     return ok_status();
   }
+  if (ask.has_counters()) {
+    proto::Answer out;
+    out.mutable_counters();
+    if (scrubber_ != nullptr) {
+      for (const auto& [name, value] : scrubber_->counters()) {
+        (*out.mutable_counters()->mutable_values())["scrub." + name] = value;
+      }
+    }
+    answer(session, out);
+    return ok_status();
+  }
   if (ask.has_ping()) {
     answer(session, done());
     return ok_status();
@@ -237,6 +263,7 @@ Status Agent::handle(Session& session, const proto::Ask& ask) {
 }
 
 Status Agent::hello(Session& session, const proto::Hello& hello) {
+  may_die("ckpt.agent.hello.kill");
   if (hello.version() != kProtocolVersion) {
     return {Code::kFailedPrecondition,
             "the agent and the trainer are of different Convoys: start both from one installation"};
@@ -301,6 +328,7 @@ Result<std::shared_ptr<AgentJob>> Agent::job_for(const Workers& workers) {
   if (disk_ == nullptr || folder_ != workers.folder) {
     folder_ = workers.folder;
     disk_.reset();
+    scrubber_.reset();
     if (!folder_.empty()) {
       DiskTierOptions disk;
       disk.folder = folder_;
@@ -314,6 +342,7 @@ Result<std::shared_ptr<AgentJob>> Agent::job_for(const Workers& workers) {
       disk.incremental = workers.incremental;
       disk.take_over = workers.take_over;
       disk_ = std::make_shared<DiskTier>(std::move(disk));
+      if (workers.node == 0) start_scrubber();  // the nodes have one folder
     }
   }
   auto job = std::make_shared<AgentJob>(
@@ -323,7 +352,8 @@ Result<std::shared_ptr<AgentJob>> Agent::job_for(const Workers& workers) {
     CONVOY_RETURN_IF_ERROR(ensure_cluster());
     CONVOY_RETURN_IF_ERROR(job->join(*cluster_));
   }
-  before_ = std::move(job_);
+  // A generation that died before it had a whole step leaves that of its predecessor.
+  if (job_ != nullptr && (job_->newest() || before_ == nullptr)) before_ = std::move(job_);
   job_ = std::move(job);
   return job_;
 }
@@ -332,6 +362,33 @@ Status Agent::ensure_cluster() {
   if (cluster_ != nullptr) return ok_status();
   CONVOY_ASSIGN_OR_RETURN(cluster_, load_cluster(options_.listen));
   return ok_status();
+}
+
+void Agent::start_scrubber() {
+  if (options_.scrub_every == Nanos(0)) return;
+  ScrubberOptions options;
+  options.folder = folder_;
+  options.every = options_.scrub_every;
+  options.bandwidth = options_.scrub_bandwidth;
+  options.held = [this] { return held_copy(); };
+  scrubber_ = std::make_unique<Scrubber>(std::move(options));
+}
+
+// From another thread; nothing if this one is ending.
+std::optional<HeldCopy> Agent::held_copy() {
+  constexpr auto kPatience = 1s;
+  const auto found = std::make_shared<std::promise<std::optional<HeldCopy>>>();
+  std::future<std::optional<HeldCopy>> answer = found->get_future();
+  post([this, found] {
+    std::optional<HeldCopy> held;
+    for (const auto& job : {job_, before_}) {
+      if (held || job == nullptr) continue;
+      if (auto newest = job->newest()) held = {job->workers().generation, std::move(*newest)};
+    }
+    found->set_value(std::move(held));
+  });
+  if (answer.wait_for(kPatience) != std::future_status::ready) return std::nullopt;
+  return answer.get();
 }
 
 Status Agent::reserve(Session& session, const proto::Reserve& reserve) {
@@ -345,6 +402,7 @@ Status Agent::reserve(Session& session, const proto::Reserve& reserve) {
 }
 
 Status Agent::acquire(Session& session, const proto::Acquire& acquire) {
+  may_die("ckpt.agent.acquire.kill");
   if (ending_) return {Code::kUnavailable, "the agent is ending"};
   const auto policy = static_cast<Overtake>(std::min<uint32_t>(acquire.overtaking(), 2));
   const uint64_t step = acquire.step();
@@ -377,22 +435,25 @@ Status Agent::acquire(Session& session, const proto::Acquire& acquire) {
 }
 
 Status Agent::staged(Session& session, const proto::Staged& staged) {
+  may_die("ckpt.agent.staged.kill");
   StagedSnapshot where;
   where.stream_bytes = staged.stream_bytes();
   where.part_offset = staged.part_offset();
   where.part_bytes = staged.part_bytes();
   std::map<std::string, std::string> notes(staged.notes().begin(), staged.notes().end());
   CONVOY_RETURN_IF_ERROR(session.job->stage(session.rank, staged.step(), where, std::move(notes)));
+  may_die("ckpt.agent.answer.kill");
   answer(session, done());
   if (session.job == job_ && job_->newest()) before_.reset();
   return ok_status();
 }
 
 Status Agent::wait(Session& session, const proto::Wait& wait) {
+  may_die("ckpt.agent.wait.kill");
   const auto tier = static_cast<Tier>(std::min<uint32_t>(wait.tier(), 2));
   const uint64_t step = wait.step();
   const auto attempt = [this, &session, step, tier] {
-    const Result<bool> reached = session.job->reached(step, tier);
+    const Result<bool> reached = session.job->reached(session.rank, step, tier);
     if (reached.ok() && !reached.value()) return false;
     reached.ok() ? answer(session, done()) : fail(session, reached.status());
     return true;

@@ -181,7 +181,9 @@ void AgentJob::disk_ended(uint64_t step, const Status& status) {
   changed_();
 }
 
-Result<bool> AgentJob::reached(uint64_t step, Tier tier) const {
+Result<bool> AgentJob::reached(uint32_t rank, uint64_t step, Tier tier) {
+  give_up(table_.pass_over(rank, key(step + 1)),
+          "rank " + std::to_string(rank) + " asked how far it is before");
   const auto at = steps_.find(step);
   if (at == steps_.end()) {
     return Status(Code::kNotFound, "step " + std::to_string(step) + " was not saved here");

@@ -80,8 +80,9 @@ class AgentJob {
   // kInvalidArgument for a snapshot that isn't in the rank's slot, kDataLoss for a damaged part.
   Status stage(uint32_t rank, uint64_t step, const StagedSnapshot& where,
                std::map<std::string, std::string> notes);
-  // Whether the step has come to the tier; a failure if it never will.
-  Result<bool> reached(uint64_t step, Tier tier) const;
+  // Whether the step has come to the tier; a failure if it never will. Asked by a rank that has
+  // saved the step: if not here (but to an agent that died), it is not going to.
+  Result<bool> reached(uint32_t rank, uint64_t step, Tier tier);
   void lose(uint32_t rank);
   // Hands the newest step to the disk if it was to stay in memory. False: there is no whole step.
   bool flush();

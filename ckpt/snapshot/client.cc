@@ -1,11 +1,16 @@
+// Fault points ckpt.client.{acquired,copied,written,staged}.kill: the process dies once it has
+// room, the bytes are copied, the part lies behind them, the agent has taken them over.
+//
 // One question at a time to the agent. The layout is worked out anew at each save: it costs
 // microseconds a tensor, and a remembered one could be of tensors that have moved.
 #include "ckpt/service/messages.pb.h"
 #include "ckpt/service/packet.h"
 #include "ckpt/service/protocol.h"
+#include <convoy/base/fault.h>
 #include <convoy/ckpt/client.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstring>
 #include <poll.h>
 #include <sys/socket.h>
@@ -67,6 +72,10 @@ Part staged_part(const StreamLayout& layout, uint64_t step, const ClientOptions&
     stream.chunks[i] = {0, i * kChunkBytes, stream.chunk_size(i), Codec::kRaw, 0};
   }
   return part;
+}
+
+void may_die(const char* point) {
+  if (fault::strikes(point)) ::raise(SIGKILL);
 }
 
 // Whether the agent that we were connected with has died since.
@@ -144,8 +153,8 @@ Status SnapshotClient::prepare(const State& state) {
   return reserve(aligned(layout.stream.bytes) + aligned(part.size() + 64));
 }
 
-Result<SaveOutcome> SnapshotClient::save(uint64_t step, const State& state,
-                                         const std::map<std::string, std::string>& notes) {
+Result<SaveOutcome> SnapshotClient::try_to_save(uint64_t step, const State& state,
+                                                const std::map<std::string, std::string>& notes) {
   CONVOY_ASSIGN_OR_RETURN(const StreamLayout layout, lay_out(state));
   Part part = staged_part(layout, step, options_);
   CONVOY_ASSIGN_OR_RETURN(const std::vector<std::byte> size, encode(part));
@@ -162,11 +171,14 @@ Result<SaveOutcome> SnapshotClient::save(uint64_t step, const State& state,
       return SaveOutcome{true, slot.first.skipped(), 0};
     }
     const auto memory = arena_->bytes().subspan(slot.first.slot().offset(), slot_bytes_);
+    may_die("ckpt.client.acquired.kill");
     std::vector<uint64_t> checksums(part.streams[0].chunks.size());
     CONVOY_RETURN_IF_ERROR(pool_->copy(layout.runs, memory.first(layout.stream.bytes), checksums));
+    may_die("ckpt.client.copied.kill");
     for (size_t i = 0; i < checksums.size(); ++i) part.streams[0].chunks[i].checksum = checksums[i];
     CONVOY_ASSIGN_OR_RETURN(const std::vector<std::byte> record, encode(part));
     std::memcpy(memory.data() + part_offset, record.data(), record.size());
+    may_die("ckpt.client.written.kill");
     proto::Ask staged;
     staged.mutable_staged()->set_step(step);
     staged.mutable_staged()->set_stream_bytes(layout.stream.bytes);
@@ -174,11 +186,23 @@ Result<SaveOutcome> SnapshotClient::save(uint64_t step, const State& state,
     staged.mutable_staged()->set_part_bytes(record.size());
     for (const auto& [name, text] : notes) (*staged.mutable_staged()->mutable_notes())[name] = text;
     CONVOY_ASSIGN_OR_RETURN(const auto accepted, request(socket_.get(), staged));
+    may_die("ckpt.client.staged.kill");
     return SaveOutcome{false, "", layout.stream.bytes};
   }();
   if (!outcome.ok() && (outcome.status().code() == Code::kUnavailable ||
                         outcome.status().code() == Code::kDeadlineExceeded)) {
     socket_.reset();  // an answer may still be on its way there
+  }
+  return outcome;
+}
+
+Result<SaveOutcome> SnapshotClient::save(uint64_t step, const State& state,
+                                         const std::map<std::string, std::string>& notes) {
+  const bool was_connected = static_cast<bool>(socket_);
+  Result<SaveOutcome> outcome = try_to_save(step, state, notes);
+  // The agent has died, and `convoy run` has started a new one: the state is still the step's.
+  if (outcome.status().code() == Code::kUnavailable && was_connected) {
+    outcome = try_to_save(step, state, notes);
   }
   return outcome;
 }
@@ -203,6 +227,16 @@ Result<std::string> agent_address(const std::string& agent, Nanos timeout) {
   ask.set_address(true);
   CONVOY_ASSIGN_OR_RETURN(const auto answer, request(socket.get(), ask));
   return answer.first.address();
+}
+
+Result<std::map<std::string, uint64_t>> agent_counters(const std::string& agent, Nanos timeout) {
+  CONVOY_ASSIGN_OR_RETURN(const UniqueFd socket, connect_packets(agent));
+  CONVOY_RETURN_IF_ERROR(set_timeout(socket.get(), timeout));
+  proto::Ask ask;
+  ask.set_counters(true);
+  CONVOY_ASSIGN_OR_RETURN(const auto answer, request(socket.get(), ask));
+  const auto& values = answer.first.counters().values();
+  return std::map<std::string, uint64_t>(values.begin(), values.end());
 }
 
 Result<std::optional<HeldStep>> find_in_memory(const std::string& agent, Nanos timeout) {

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <dirent.h>
@@ -48,9 +49,10 @@ Status io_error(const std::string& what, int error) {
 }
 
 // Whether a system call fails, with errno set. A test can make the one at `point` fail with EIO, in
-// which case it is not made.
+// which case it is not made, or the process die in its place (point + ".kill").
 template <class Call>
 bool fails(const char* point, Call call) {
+  if (fault::strikes(std::string(point) + ".kill")) ::raise(SIGKILL);
   if (!fault::strikes(point)) return call() < 0;
   errno = EIO;
   return true;

@@ -26,9 +26,11 @@ Status read_zstd(Store& store, const File& file, const Chunk& chunk, const std::
                                         : ": it is too short")};
 }
 
-// Names of the tensors with bytes in [begin, end) of the stream.
-std::vector<std::string> tensors_in(const Part& part, const Stream& stream, uint64_t begin,
-                                    uint64_t end) {
+}  // namespace
+
+std::vector<std::string> tensors_in(const Part& part, const Stream& stream, uint64_t i) {
+  const uint64_t begin = i * stream.chunk_bytes;
+  const uint64_t end = begin + stream.chunk_size(i);
   std::vector<std::string> names;
   for (const StoredPiece& piece : stream.pieces) {
     uint64_t bytes = dtype_bytes(part.tensors[piece.tensor].dtype);
@@ -39,8 +41,6 @@ std::vector<std::string> tensors_in(const Part& part, const Stream& stream, uint
   }
   return names;
 }
-
-}  // namespace
 
 Status read_chunk_into(Store& store, const Part& part, const Stream& stream, uint64_t i,
                        std::span<std::byte> out) {
@@ -77,13 +77,12 @@ Status Catalog::verify_part(const Part& part, const PartRef& ref, const Progress
   std::vector<std::byte> raw;
   for (const Stream& stream : part.streams) {
     for (uint64_t i = 0; i < stream.chunks.size(); ++i) {
-      const uint64_t begin = i * stream.chunk_bytes;
       raw.resize(stream.chunk_size(i));
       const Status status = read_chunk_into(store_, part, stream, i, raw);
       if (!status.ok()) {
         const Chunk& chunk = stream.chunks[i];
         report.bad.push_back({ref.path, stream.rank, i, part.files[chunk.file].path, chunk.offset,
-                              status, tensors_in(part, stream, begin, begin + raw.size())});
+                              status, tensors_in(part, stream, i)});
       }
       ++report.done.chunks;
       report.done.bytes += raw.size();

@@ -19,6 +19,8 @@ namespace {
 struct AgentArguments {
   ckpt::AgentOptions options;
   std::string idle_exit = "0";
+  std::string scrub_every = "6h";
+  std::string scrub_bandwidth = "32MiB";
   bool detach = false;
   std::string listen;
 };
@@ -47,6 +49,14 @@ A program that nobody gave an agent starts one itself (CONVOY_AGENT in `convoy e
 SIGTERM: ends once everything that was handed over is durable. A second one: at once.
 
 Exit codes: 0 ended so, or with --detach: it listens; 64 bad option; 69 somebody has the name.)";
+
+Status complete(AgentArguments* a) {
+  CONVOY_ASSIGN_OR_RETURN(a->options.idle_exit, parse_duration("--idle-exit", a->idle_exit));
+  CONVOY_ASSIGN_OR_RETURN(a->options.scrub_every, parse_duration("--scrub-every", a->scrub_every));
+  CONVOY_ASSIGN_OR_RETURN(a->options.scrub_bandwidth,
+                          parse_bytes("--scrub-bandwidth", a->scrub_bandwidth));
+  return read_listen(a->listen, a->options.listen);
+}
 
 int run(const ckpt::AgentOptions& options) {
   const Status status = ckpt::run_agent(options);
@@ -92,6 +102,14 @@ void add_agent(CLI::App& root, Invocation& invocation) {
   app->add_option("--idle-exit", arguments->idle_exit,
                   "end when nobody was connected for so long and all is written; default: never")
       ->type_name("TIME");
+  app->add_option(
+         "--scrub-every", arguments->scrub_every,
+         "read committed steps again so often, mend what is damaged from memory, and tell; "
+         "default: 6h; 0: never")
+      ->type_name("TIME");
+  app->add_option("--scrub-bandwidth", arguments->scrub_bandwidth,
+                  "bytes a second of that; default: 32MiB; 0: no limit")
+      ->type_name("SIZE");
   app->add_flag("--detach", arguments->detach,
                 "return once it listens, and leave it behind in a session of its own");
   app->add_option("--listen", arguments->listen,
@@ -103,19 +121,10 @@ void add_agent(CLI::App& root, Invocation& invocation) {
   app->add_option("--tls-roots", options.listen.roots, "PEM file, of who signs all machines'");
   app->footer(kFooter);
   app->callback([&invocation, arguments] {
-    const Result<Nanos> idle = parse_duration("--idle-exit", arguments->idle_exit);
-    if (!idle.ok()) {
-      invocation.exit_code = fail(idle.status());
-      return;
-    }
-    arguments->options.idle_exit = idle.value();
-    const Status listen = read_listen(arguments->listen, arguments->options.listen);
-    if (!listen.ok()) {
-      invocation.exit_code = fail(listen);
-      return;
-    }
-    invocation.exit_code =
-        arguments->detach ? run_detached(arguments->options) : run(arguments->options);
+    const Status status = complete(arguments.get());
+    invocation.exit_code = !status.ok()        ? fail(status)
+                           : arguments->detach ? run_detached(arguments->options)
+                                               : run(arguments->options);
   });
 }
 

@@ -20,8 +20,8 @@ constexpr const char* kFooter = R"(Examples:
   convoy ckpt verify runs/a/checkpoints --all
   convoy ckpt export runs/a/checkpoints --format safetensors -o model --dtype bfloat16
 
-FOLDER is a checkpoint folder (docs/checkpoints.md). Only gc and import change one; all other
-commands may be used while a job writes in it.)";
+FOLDER is a checkpoint folder (docs/checkpoints.md). Only gc and import change one, and
+scrub what is damaged; all but gc and import may be used while a job writes in it.)";
 
 }  // namespace
 
@@ -142,6 +142,7 @@ void add_ckpt(CLI::App& root, Invocation& invocation) {
   add_ckpt_ls(*group, invocation);
   add_ckpt_inspect(*group, invocation);
   add_ckpt_verify(*group, invocation);
+  add_ckpt_scrub(*group, invocation);
   add_ckpt_diff(*group, invocation);
   add_ckpt_gc(*group, invocation);
   add_ckpt_formats(*group, invocation);

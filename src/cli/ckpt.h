@@ -25,6 +25,7 @@ inline constexpr int kExitHeld = 69;
 void add_ckpt_ls(CLI::App& group, Invocation& invocation);
 void add_ckpt_inspect(CLI::App& group, Invocation& invocation);
 void add_ckpt_verify(CLI::App& group, Invocation& invocation);
+void add_ckpt_scrub(CLI::App& group, Invocation& invocation);
 void add_ckpt_diff(CLI::App& group, Invocation& invocation);
 void add_ckpt_gc(CLI::App& group, Invocation& invocation);
 void add_ckpt_formats(CLI::App& group, Invocation& invocation);  // export, import

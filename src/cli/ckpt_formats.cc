@@ -4,12 +4,15 @@
 #include "src/cli/table.h"
 #include <convoy/base/config.h>
 #include <convoy/base/units.h>
+#include <convoy/ckpt/import.h>
 #include <convoy/ckpt/safetensors.h>
+#include <convoy/ckpt/torch_files.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdio>
+#include <functional>
 #include <sys/stat.h>
 
 namespace convoy::cli {
@@ -41,12 +44,14 @@ constexpr const char* kExportFooter = R"(Examples:
       model/model.safetensors, or, above --shard-size, model/model-00001-of-00003.safetensors …
       and model/model.safetensors.index.json, as Hugging Face's tools expect them
   convoy ckpt export runs/a/checkpoints --step 1200 --format safetensors -o model --dtype bfloat16
+  convoy ckpt export runs/a/checkpoints --format dcp -o for-dcp      (dcp.load() reads it)
+  convoy ckpt export runs/a/checkpoints --format torch -o model.pt   (torch.load() reads it)
 
 Names are kept, tensors are put together from all ranks' pieces, checksums are verified on the way.
 --dtype converts float tensors (float32, float64, float16, bfloat16; nearest, ties to even). DIR
 appears when all of it is on disk; until then the work lies in DIR.partial, which the next export into
 DIR replaces.
-Tensors of dtype bytes (random state and the like) can't be exported and are named.
+To safetensors, tensors of dtype bytes (random state and the like) can't be exported and are named.
 Exit codes: 0; 64 bad option, or DIR is there; 65 the step is damaged; 66 no such folder or step;
 69 another export is writing DIR; 71 no room.)";
 
@@ -54,19 +59,29 @@ constexpr const char* kImportFooter = R"(Examples:
   convoy ckpt import model.safetensors --format safetensors -o checkpoints
   convoy ckpt import llama/ --format safetensors -o checkpoints --step 5000 --job pretrain
       llama/ has one file, or several and a model.safetensors.index.json
+  convoy ckpt import model.pt --format torch -o checkpoints
+  convoy ckpt import dcp/ --format dcp -o checkpoints       (has .metadata and .distcp files)
 
+Pickles in files of PyTorch are read as data and never executed; what is not plain data is refused.
 The tensors become a committed step, which any mesh can load. FOLDER is made if it isn't there. It then
 belongs to job --job, which can go on in it.
 Exit codes: 0; 64 bad option, or the step is there; 65 an input is damaged; 66 an input is missing;
 69 FOLDER belongs to a job that has not ended, or to another one; 71 no room.)";
 
-Status check_format(const std::string& format) {
-  if (format == "safetensors") return ok_status();
-  const std::vector<std::string> known = {"safetensors"};
+Status no_format(const std::string& format) {
+  const std::vector<std::string> known = {"dcp", "safetensors", "torch"};
   const std::string near = nearest_name(format, known);
   return {Code::kInvalidArgument,
           "there is no format '" + format + "'" +
-              (near.empty() ? ": use safetensors." : "; did you mean " + near + "?")};
+              (near.empty() ? ": use dcp, safetensors or torch." : "; did you mean " + near + "?")};
+}
+
+// The inputs of an import, checked.
+Result<std::unique_ptr<ckpt::ImportSource>> open_source(const ImportArguments& arguments) {
+  if (arguments.format == "safetensors") return ckpt::open_safetensors(arguments.input);
+  if (arguments.format == "dcp") return ckpt::open_dcp_folder(arguments.input);
+  if (arguments.format == "torch") return ckpt::open_torch_file(arguments.input);
+  return no_format(arguments.format);
 }
 
 // Hugging Face's "5GB" is decimal; "4GiB" and bytes are as everywhere.
@@ -113,8 +128,10 @@ void print(const ExportArguments& arguments, const ckpt::Commit& commit,
   }
 }
 
-Status export_step(const ExportArguments& arguments) {
-  CONVOY_RETURN_IF_ERROR(check_format(arguments.format));
+using Exporter = std::function<Result<ckpt::Exported>(ckpt::Store&, const ckpt::Commit&,
+                                                      const ckpt::ByteProgress&)>;
+
+Result<Exporter> safetensors_exporter(const ExportArguments& arguments) {
   ckpt::SafetensorsExport options;
   options.folder = arguments.output;
   options.want = name_filter(arguments.tensors);
@@ -122,15 +139,34 @@ Status export_step(const ExportArguments& arguments) {
   if (!arguments.dtype.empty()) {
     CONVOY_ASSIGN_OR_RETURN(options.dtype, ckpt::parse_dtype(arguments.dtype));
   }
+  return Exporter([options](auto& store, const auto& commit, const auto& progress) {
+    return ckpt::export_safetensors(store, commit, options, progress);
+  });
+}
+
+Result<Exporter> find_exporter(const ExportArguments& arguments) {
+  if (arguments.format == "safetensors") return safetensors_exporter(arguments);
+  if (arguments.format != "dcp" && arguments.format != "torch") return no_format(arguments.format);
+  if (!arguments.dtype.empty() || arguments.shard_size != ExportArguments().shard_size) {
+    return Status(Code::kInvalidArgument, "--dtype and --shard-size are for safetensors.");
+  }
+  const ckpt::TorchExport options{arguments.output, name_filter(arguments.tensors)};
+  const auto write = arguments.format == "dcp" ? ckpt::export_dcp : ckpt::export_torch;
+  return Exporter([options, write](auto& store, const auto& commit, const auto& progress) {
+    return write(store, commit, options, progress);
+  });
+}
+
+Status export_step(const ExportArguments& arguments) {
+  CONVOY_ASSIGN_OR_RETURN(const Exporter exporter, find_exporter(arguments));
   CONVOY_ASSIGN_OR_RETURN(Folder folder, open_folder(arguments.folder));
   CONVOY_ASSIGN_OR_RETURN(const ckpt::Commit commit, load_step(folder, arguments.step));
   Progress progress("exported");
-  CONVOY_ASSIGN_OR_RETURN(
-      const ckpt::Exported result,
-      ckpt::export_safetensors(*folder.store, commit, options, [&](uint64_t done, uint64_t total) {
-        progress.show(done, total);
-        return true;
-      }));
+  CONVOY_ASSIGN_OR_RETURN(const ckpt::Exported result,
+                          exporter(*folder.store, commit, [&](uint64_t done, uint64_t total) {
+                            progress.show(done, total);
+                            return true;
+                          }));
   progress.end();
   print(arguments, commit, result);
   return ok_status();
@@ -160,9 +196,8 @@ Status check_step_is_free(Folder& folder, uint64_t step) {
 }
 
 Status import_step(const ImportArguments& arguments) {
-  CONVOY_RETURN_IF_ERROR(check_format(arguments.format));
   // All inputs are checked before anything is made.
-  CONVOY_ASSIGN_OR_RETURN(const auto source, ckpt::SafetensorsSource::open(arguments.input));
+  CONVOY_ASSIGN_OR_RETURN(const auto source, open_source(arguments));
   if (::mkdir(arguments.folder.c_str(), 0755) != 0 && errno != EEXIST) {
     return errno_status("cannot make folder " + arguments.folder, errno);
   }
@@ -171,11 +206,11 @@ Status import_step(const ImportArguments& arguments) {
   CONVOY_RETURN_IF_ERROR(check_step_is_free(folder, arguments.step));
   CONVOY_RETURN_IF_ERROR(as_held(claim(folder, arguments)));
   Progress progress("imported");
-  const Status status = ckpt::import_safetensors(
-      source, *folder.store, *folder.catalog, arguments.step, [&](uint64_t done, uint64_t total) {
-        progress.show(done, total);
-        return true;
-      });
+  const Status status = ckpt::import_step(*source, *folder.store, *folder.catalog, arguments.step,
+                                          [&](uint64_t done, uint64_t total) {
+                                            progress.show(done, total);
+                                            return true;
+                                          });
   progress.end();
   const Status released = folder.catalog->release();  // whatever came of it
   CONVOY_RETURN_IF_ERROR(as_held(status));
@@ -184,13 +219,14 @@ Status import_step(const ImportArguments& arguments) {
     print_json({{"folder", folder.name},
                 {"step", arguments.step},
                 {"job", arguments.job},
-                {"tensors", source.tensors()},
-                {"bytes", source.bytes()},
-                {"files", source.files()}});
+                {"tensors", source->tensors().size()},
+                {"bytes", source->bytes()},
+                {"files", source->files()}});
   } else {
     std::printf("step %s: %s, %s, from %s, in %s\n", std::to_string(arguments.step).c_str(),
-                counted(source.tensors(), "tensor").c_str(), format_bytes(source.bytes()).c_str(),
-                counted(source.files().size(), "file").c_str(), folder.name.c_str());
+                counted(source->tensors().size(), "tensor").c_str(),
+                format_bytes(source->bytes()).c_str(),
+                counted(source->files().size(), "file").c_str(), folder.name.c_str());
   }
   return ok_status();
 }
@@ -199,8 +235,10 @@ void add_export(CLI::App& group, Invocation& invocation) {
   CLI::App* app = group.add_subcommand("export", "Write a step in another format");
   const auto arguments = std::make_shared<ExportArguments>();
   app->add_option("FOLDER", arguments->folder, "a checkpoint folder")->required();
-  app->add_option("--format", arguments->format, "safetensors")->required()->type_name("FORMAT");
-  app->add_option("-o,--output", arguments->output, "a new or empty folder")
+  app->add_option("--format", arguments->format, "safetensors, dcp or torch")
+      ->required()
+      ->type_name("FORMAT");
+  app->add_option("-o,--output", arguments->output, "a new or empty folder; with torch, a new file")
       ->required()
       ->type_name("DIR");
   app->add_option("--step", arguments->step, "a committed step; default: the newest")
@@ -225,7 +263,9 @@ void add_import(CLI::App& group, Invocation& invocation) {
   CLI::App* app = group.add_subcommand("import", "Make a step from files of another format");
   const auto arguments = std::make_shared<ImportArguments>();
   app->add_option("INPUT", arguments->input, "a file, or a folder of files")->required();
-  app->add_option("--format", arguments->format, "safetensors")->required()->type_name("FORMAT");
+  app->add_option("--format", arguments->format, "safetensors, dcp or torch")
+      ->required()
+      ->type_name("FORMAT");
   app->add_option("-o,--output", arguments->folder, "a checkpoint folder")
       ->required()
       ->type_name("FOLDER");

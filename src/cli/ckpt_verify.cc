@@ -3,6 +3,7 @@
 #include "src/cli/progress.h"
 #include "src/cli/table.h"
 #include <convoy/base/units.h>
+#include <convoy/ckpt/restore.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -23,7 +24,8 @@ constexpr const char* kFooter = R"(Examples:
   convoy ckpt verify runs/a/checkpoints --step 1200
   convoy ckpt verify runs/a/checkpoints --all --json | jq .ok
 
-Every bad chunk is named with the tensors that have bytes in it. Nothing is changed.
+Every bad chunk is named with the tensors that have bytes in it, and what no rank gave to the step.
+Nothing is changed.
 Exit codes: 0 all is right; 64 bad option; 65 something is damaged, or made by a newer Convoy;
 66 no such folder or step.)";
 
@@ -33,7 +35,8 @@ struct Checked {
   uint64_t step = 0;
   Status record;  // why its commit record can't be read
   ckpt::VerifyReport report;
-  bool ok() const { return record.ok() && report.ok(); }
+  std::vector<ckpt::MissingTensor> holes;  // that nobody gave to the step
+  bool ok() const { return record.ok() && report.ok() && holes.empty(); }
 };
 
 // Records to check: the steps asked for, and damaged records among them.
@@ -66,6 +69,15 @@ void print_bad(const Checked& checked) {
     }
     std::printf("damaged: %s\n  tensors: %s\n", bad.status.message().c_str(), names.c_str());
   }
+  for (size_t i = 0; i < std::min(checked.holes.size(), kNamesShown); ++i) {
+    const ckpt::MissingTensor& hole = checked.holes[i];
+    std::printf("incomplete: no rank gave %s of tensor %s\n",
+                hole.box.empty() ? "anything" : hole.box.c_str(), printable(hole.name).c_str());
+  }
+  if (checked.holes.size() > kNamesShown) {
+    std::printf("incomplete: %s more\n",
+                counted(checked.holes.size() - kNamesShown, "piece").c_str());
+  }
 }
 
 void print_step(const Checked& checked) {
@@ -74,7 +86,10 @@ void print_step(const Checked& checked) {
   const ckpt::VerifyProgress& done = checked.report.done;
   const std::string what = counted(done.chunks, "chunk") + " of " + counted(done.parts, "part") +
                            ", " + format_bytes(done.bytes);
-  if (checked.ok()) {
+  if (checked.report.ok() && !checked.holes.empty()) {
+    std::printf("step %s: %s, all right but INCOMPLETE: it can be loaded in part only\n",
+                std::to_string(checked.step).c_str(), what.c_str());
+  } else if (checked.ok()) {
     std::printf("step %s: %s, all right\n", std::to_string(checked.step).c_str(), what.c_str());
   } else {
     std::printf("step %s: %s, DAMAGED: %s, %s\n", std::to_string(checked.step).c_str(),
@@ -85,9 +100,10 @@ void print_step(const Checked& checked) {
 
 Json to_json(const Checked& checked) {
   const ckpt::VerifyProgress& done = checked.report.done;
-  Json json = {{"step", checked.step},      {"ok", checked.ok()},  {"chunks", done.chunks},
-               {"bytes", done.bytes},       {"parts", done.parts}, {"bad_chunks", Json::array()},
-               {"bad_parts", Json::array()}};
+  Json json = {{"step", checked.step},       {"ok", checked.ok()},
+               {"chunks", done.chunks},      {"bytes", done.bytes},
+               {"parts", done.parts},        {"bad_chunks", Json::array()},
+               {"bad_parts", Json::array()}, {"missing", Json::array()}};
   if (!checked.record.ok()) json["bad_record"] = checked.record.message();
   for (const ckpt::BadChunk& bad : checked.report.bad) {
     json["bad_chunks"].push_back({{"part", bad.part},
@@ -100,6 +116,9 @@ Json to_json(const Checked& checked) {
   }
   for (const Status& status : checked.report.bad_parts) {
     json["bad_parts"].push_back(status.message());
+  }
+  for (const ckpt::MissingTensor& hole : checked.holes) {
+    json["missing"].push_back({{"tensor", hole.name}, {"box", hole.box}});
   }
   return json;
 }
@@ -122,6 +141,10 @@ Result<Checked> check(Folder& folder, const ckpt::StepInfo& info) {
         progress.show(done.bytes, total);
         return true;
       }));
+  if (checked.report.bad_parts.empty()) {
+    ckpt::StoreSource source(*folder.store, commit);
+    CONVOY_ASSIGN_OR_RETURN(checked.holes, ckpt::find_holes(source));
+  }
   return checked;
 }
 

@@ -1,7 +1,9 @@
 // Measures loading a committed step from a local folder beside its limits, interleaved in one run,
 // and prints a JSON line for each:
 //   ckpt.load  same layout (4 ranks, each its own stream), 4 to 2 and 4 to 8 ranks; limits: fio
-//              (O_DIRECT, io_uring, 4 MiB, depth 8) and plain pread into memory, of the same file
+//              (O_DIRECT, io_uring, 4 MiB, depth 8) and plain pread into memory, of the same file;
+//              and from snapshots in memory, as after a killed trainer; limit: memcpy of the same
+//              bytes by as many threads
 // Ranks are threads with sources and engines of their own; resharded loads go through
 // load_together(). The state is GPT-like with Adam, some 300 tensors, half of them cut by rows and
 // half by columns, so that 4 to 8 halves rows. The page cache is dropped for the file before each
@@ -163,7 +165,21 @@ struct Rank {
 struct Saved {
   std::string file;
   Commit commit;
+  std::vector<std::shared_ptr<std::vector<std::byte>>> streams;  // by rank
+  std::unique_ptr<StepSource> memory;                            // of them
 };
+
+// A rank's snapshot as an agent holds it.
+Snapshot snapshot_of(const StreamLayout& layout, const Stream& stream,
+                     const std::shared_ptr<std::vector<std::byte>>& bytes) {
+  Part part{1, 0, 1, layout.tensors, {{"snapshot", stream.bytes}}, {stream}};
+  uint64_t at = 0;
+  for (Chunk& chunk : part.streams[0].chunks) {
+    chunk.offset = at;
+    at += chunk.bytes;
+  }
+  return {std::move(part), {std::span(*bytes).first(stream.bytes)}, bytes};
+}
 
 // Saves the step as a service would: one part and file for the node.
 Saved save(const Arguments& a, const std::vector<Shape>& shapes) {
@@ -175,11 +191,14 @@ Saved save(const Arguments& a, const std::vector<Shape>& shapes) {
   Part part{1, 0, 1, {}, {{catalog.data_path(1, 0), 0}}, {}};
   const auto writer = need(store->open_writer(part.files[0].path));
   const auto pool = need(CopyPool::create(2));
+  Saved saved;
+  std::vector<Snapshot> snapshots;
   for (int r = 0; r < kSavers; ++r) {
     Rank rank(shapes, r, kSavers);
     rank.fill();
     StreamLayout layout = need(lay_out(rank.state));
-    std::vector<std::byte> bytes(layout.stream.bytes);
+    const auto kept = std::make_shared<std::vector<std::byte>>(layout.stream.bytes);
+    std::vector<std::byte>& bytes = *kept;
     std::vector<uint64_t> sums(chunk_count(bytes.size()));
     need(pool->copy(layout.runs, bytes, sums));
     Stream& stream = layout.stream;
@@ -190,6 +209,8 @@ Saved save(const Arguments& a, const std::vector<Shape>& shapes) {
       stream.chunks.push_back({0, part.files[0].bytes, size, Codec::kRaw, sums[i]});
       part.files[0].bytes += size;
     }
+    snapshots.push_back(snapshot_of(layout, stream, kept));
+    saved.streams.push_back(kept);
     // Streams begin on a page of the file, as the writer of a service lays them.
     bytes.resize((bytes.size() + kDiskAlign - 1) / kDiskAlign * kDiskAlign);
     part.files[0].bytes = (part.files[0].bytes + kDiskAlign - 1) / kDiskAlign * kDiskAlign;
@@ -204,7 +225,14 @@ Saved save(const Arguments& a, const std::vector<Shape>& shapes) {
   CommitBuilder builder(head);
   need(builder.add(need(catalog.write_part(part)), part));
   need(catalog.commit(std::move(builder).finish()));
-  return {a.folder + "/" + part.files[0].path, need(catalog.latest())};
+  for (Snapshot& snapshot : snapshots) {  // the vectors have grown since
+    const auto bytes = std::static_pointer_cast<const std::vector<std::byte>>(snapshot.owner);
+    snapshot.streams[0] = std::span(*bytes).first(snapshot.part.streams[0].bytes);
+  }
+  saved.memory = need(ArenaSource::create("memory", head, std::move(snapshots)));
+  saved.file = a.folder + "/" + part.files[0].path;
+  saved.commit = need(catalog.latest());
+  return saved;
 }
 
 void drop_cache(const std::string& path) {
@@ -250,8 +278,24 @@ double plain_read(const std::string& path, std::vector<std::byte>& to) {
   return static_cast<double>(done) / (now() - begin);
 }
 
+// All ranks' streams into their memory at once, in bytes/s.
+double copy_once(const Saved& saved, std::vector<Rank>& ranks) {
+  std::vector<std::thread> threads;
+  uint64_t bytes = 0;
+  const double begin = now();
+  for (size_t r = 0; r < ranks.size(); ++r) {
+    const uint64_t size = ranks[r].bytes();
+    bytes += size;
+    threads.emplace_back(
+        [&, r, size] { std::memcpy(ranks[r].memory.data(), saved.streams[r]->data(), size); });
+  }
+  for (std::thread& t : threads) t.join();
+  return static_cast<double>(bytes) / (now() - begin);
+}
+
 struct Case {
   std::string name;
+  bool from_memory = false;
   std::vector<Rank> ranks;
   std::vector<double> rates;
   double read_share = 0;
@@ -267,12 +311,17 @@ void load_once(const Arguments& a, const Saved& saved, Case& c) {
   const double begin = now();
   for (int r = 0; r < size; ++r) {
     threads.emplace_back([&, r] {
-      const auto engine = need(DiskEngine::create());
-      const auto source = need(FolderSource::create(a.folder, saved.commit, engine));
       LoadOptions options;
       options.threads = a.threads;
       options.in_place = !a.staged;
       const auto i = static_cast<size_t>(r);
+      if (c.from_memory) {
+        options.threads = 1;
+        need(load(*saved.memory, c.ranks[i].state, options, &reports[i]));
+        return;
+      }
+      const auto engine = need(DiskEngine::create());
+      const auto source = need(FolderSource::create(a.folder, saved.commit, engine));
       if (size == kSavers) {
         need(load(*source, c.ranks[i].state, options, &reports[i]));
       } else {
@@ -344,25 +393,32 @@ int main(int argc, char** argv) {
   const bool have_fio = std::system("command -v fio > /dev/null") == 0;
   if (!have_fio) std::fprintf(stderr, "ckpt_load: fio is missing (Debian: fio): no limit by it\n");
   std::vector<Case> cases;
-  for (const int ranks : {kSavers, 2, 8}) {
+  for (const int ranks : {kSavers, 2, 8, 0}) {
     Case& c = cases.emplace_back();
     c.name = ranks == kSavers ? "same layout" : "4 to " + std::to_string(ranks);
-    for (int r = 0; r < ranks; ++r) {
-      c.ranks.emplace_back(shapes, r, ranks);
+    c.from_memory = ranks == 0;
+    if (c.from_memory) c.name = "from memory";
+    const int loaders = c.from_memory ? kSavers : ranks;
+    for (int r = 0; r < loaders; ++r) {
+      c.ranks.emplace_back(shapes, r, loaders);
       c.ranks.back().clear();
     }
   }
   std::vector<std::byte> plain(std::filesystem::file_size(saved.file));
-  std::vector<double> theirs, preads;
+  std::vector<double> theirs, preads, copies;
   for (int run = 0; run < a.runs; ++run) {
     if (have_fio && run % 2 == 0) theirs.push_back(fio(saved.file));
     for (Case& c : cases) load_once(a, saved, c);
     if (have_fio && run % 2 != 0) theirs.push_back(fio(saved.file));
     preads.push_back(plain_read(saved.file, plain));
+    copies.push_back(copy_once(saved, cases.back().ranks));
   }
+  const Case memory = std::move(cases.back());
+  cases.pop_back();
   for (const Case& c : cases) {
     if (have_fio) report(a, c, theirs, "fio");
   }
+  report(a, memory, copies, "memcpy");
   report(a, cases[0], preads, "pread");
   for (size_t i = 1; i < cases.size(); ++i) report(a, cases[i], cases[0].rates, "same layout");
   std::filesystem::remove_all(a.folder);

@@ -19,7 +19,8 @@ struct Job {
   std::map<std::string, std::string> settings = {
       {"job", "demo"},  {"generation", "1"}, {"ranks", "4"},       {"cut", "0"},
       {"width", "64"},  {"freeze", "0"},     {"replicas", "0"},    {"compress", "0"},
-      {"release", "1"}, {"force", "0"},      {"incremental", "0"}, {"wall", "1764110674"}};
+      {"release", "1"}, {"force", "0"},      {"incremental", "0"}, {"wall", "1764110674"},
+      {"forgets", "-1"}};
   std::vector<uint64_t> steps;
 
   uint64_t number(const std::string& name) const {
@@ -36,6 +37,7 @@ Status run(const std::string& path, const Job& job) {
   model.width = static_cast<int64_t>(job.number("width"));
   model.freeze = job.number("freeze");
   model.replicas = job.number("replicas") != 0;
+  model.forgets = std::atoi(job.settings.at("forgets").c_str());
   model.compress = job.number("compress") != 0;
   uint64_t step_now = 0;
   Catalog catalog(*store, [&] {

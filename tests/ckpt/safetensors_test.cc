@@ -393,11 +393,11 @@ TEST_CASE("an exported step can be imported, and is the same") {
   MemoryStore store;
   Catalog catalog(store);
   REQUIRE(catalog.take_over({"import", 0, "test"}).ok());
-  const auto source = SafetensorsSource::open(folder / "out");
+  const auto source = open_safetensors(folder / "out");
   INFO(source.status().to_string());
   REQUIRE(source.ok());
-  REQUIRE(source->tensors() == 7);
-  const Status imported = import_safetensors(*source, store, catalog, 77);
+  REQUIRE((*source)->tensors().size() == 7);
+  const Status imported = import_step(**source, store, catalog, 77);
   INFO(imported.to_string());
   REQUIRE(imported.ok());
   REQUIRE(catalog.verify(77)->ok());
@@ -486,12 +486,12 @@ TEST_CASE("sources that don't fit together are refused") {
     return bytes;
   };
   const auto message = [](const std::string& path) {
-    return SafetensorsSource::open(path).status().message();
+    return open_safetensors(path).status().message();
   };
-  REQUIRE(SafetensorsSource::open(folder / "none").status().code() == Code::kNotFound);
-  REQUIRE(SafetensorsSource::open(folder.path()).status().code() == Code::kNotFound);
+  REQUIRE(open_safetensors(folder / "none").status().code() == Code::kNotFound);
+  REQUIRE(open_safetensors(folder.path()).status().code() == Code::kNotFound);
   spill(folder / "a.safetensors", one("a"));
-  REQUIRE(SafetensorsSource::open(folder.path()).ok());
+  REQUIRE(open_safetensors(folder.path()).ok());
   spill(folder / "b.safetensors", one("b"));
   REQUIRE_THAT(message(folder.path()), Contains("holds 2 safetensors files"));
   const std::string index = folder / "model.safetensors.index.json";
@@ -499,8 +499,8 @@ TEST_CASE("sources that don't fit together are refused") {
     spill(index, bytes_of("{\"weight_map\":{" + entries + "}}"));
   };
   map(R"("a":"a.safetensors","b":"b.safetensors")");
-  REQUIRE(SafetensorsSource::open(folder.path())->tensors() == 2);
-  REQUIRE(SafetensorsSource::open(index)->tensors() == 2);
+  REQUIRE(open_safetensors(folder.path()).value()->tensors().size() == 2);
+  REQUIRE(open_safetensors(index).value()->tensors().size() == 2);
   map(R"("a":"a.safetensors","b":"b.safetensors","c":"b.safetensors")");
   REQUIRE_THAT(message(folder.path()), Contains("names 3 tensors, but its files hold 2"));
   map(R"("a":"b.safetensors","b":"b.safetensors")");
@@ -508,7 +508,7 @@ TEST_CASE("sources that don't fit together are refused") {
   map(R"("b":"a.safetensors")");
   REQUIRE_THAT(message(folder.path()), Contains("does not say that tensor a lies in"));
   map(R"("a":"c.safetensors")");
-  REQUIRE(SafetensorsSource::open(folder.path()).status().code() == Code::kNotFound);
+  REQUIRE(open_safetensors(folder.path()).status().code() == Code::kNotFound);
   spill(folder / "c.safetensors", one("a"));
   map(R"("a":"a.safetensors","x":"c.safetensors")");
   REQUIRE_FALSE(message(folder.path()).empty());

@@ -18,6 +18,8 @@
 #include <csignal>
 #include <cstring>
 #include <fcntl.h>
+#include <filesystem>
+#include <fstream>
 #include <functional>
 #include <random>
 #include <sys/wait.h>
@@ -34,14 +36,19 @@ constexpr int64_t kRows = 700, kColumns = 900;  // of the matrix: some chunks a 
 // An agent in a child process. `fault`: CONVOY_FAULT's grammar, armed in the child only.
 class AgentProcess {
  public:
-  explicit AgentProcess(const std::string& fault = "") : name("convoy-test-" + random_hex()) {
+  explicit AgentProcess(const std::string& fault = "", Nanos scrub_every = Nanos(0))
+      : name("convoy-test-" + random_hex()) {
     REQUIRE(::pipe2(lifeline, O_CLOEXEC) == 0);
     pid = ::fork();
     REQUIRE(pid >= 0);
     if (pid == 0) {
       ::close(lifeline[1]);
       fault::arm(fault);
-      const Status status = run_agent({name, lifeline[0]});
+      AgentOptions options;
+      options.name = name;
+      options.lifeline = lifeline[0];
+      options.scrub_every = scrub_every;
+      const Status status = run_agent(options);
       if (!status.ok()) std::fprintf(stderr, "agent: %s\n", status.to_string().c_str());
       exit_rank(status.ok() ? 0 : 1);
     }
@@ -403,6 +410,56 @@ TEST_CASE("nonsense of a client ends its connection only") {
   auto client = connected(options_for(agent, temp / "ckpt", 0, 1));
   CHECK(client->save(1, RankState(1, 0, 1).state).ok());
   CHECK(client->wait(1, Tier::kLocalDurable, kPatience).ok());
+  CHECK(agent.end(SIGTERM) == 0);
+}
+
+// The step's first data file, and a byte of it changed.
+std::filesystem::path damage(const std::string& folder, uint64_t step) {
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {
+    const std::string path = entry.path().string();
+    if (!path.ends_with(".chunks") || path.find(std::to_string(step) + "/c") == std::string::npos) {
+      continue;
+    }
+    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekg(1000);
+    const auto byte = static_cast<char>(file.get() ^ 1);
+    file.seekp(1000);
+    file.put(byte);
+    return path;
+  }
+  return {};
+}
+
+TEST_CASE("the agent reads committed steps again, and mends those that it still has in memory") {
+  TempFolder temp;
+  AgentProcess agent("", 20ms);
+  ClientOptions options = options_for(agent, temp / "ckpt", 0, 1);
+  options.incremental = false;
+  auto client = connected(options);
+  const auto wait_for = [&](const std::string& counter, uint64_t least) {
+    for (int i = 0; i < 6000; ++i) {
+      const auto counters = agent_counters(agent.name);
+      REQUIRE(counters.ok());
+      const auto at = counters->find("scrub." + counter);
+      if (at != counters->end() && at->second >= least) return at->second;
+      std::this_thread::sleep_for(10ms);
+    }
+    FAIL("no " << counter);
+    return uint64_t{0};
+  };
+  for (uint64_t step = 1; step <= 2; ++step) {
+    REQUIRE(client->save(step, RankState(step, 0, 1).state).ok());
+    REQUIRE(client->wait(step, Tier::kLocalDurable, kPatience).ok());
+  }
+  REQUIRE(!damage(temp / "ckpt", 2).empty());
+  CHECK(wait_for("healed", 1) == 1);
+  CHECK(newest_on_disk(temp / "ckpt", 1) == 2);
+  // Step 1 has left the memory: it stays damaged, and is named with each pass.
+  REQUIRE(!damage(temp / "ckpt", 1).empty());
+  wait_for("left", 2);
+  const auto store = open_local_store(temp / "ckpt");
+  CHECK_FALSE(Catalog(**store).verify(1)->ok());
+  CHECK(Catalog(**store).verify(2)->ok());
   CHECK(agent.end(SIGTERM) == 0);
 }
 

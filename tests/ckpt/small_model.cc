@@ -58,6 +58,7 @@ std::vector<Box> boxes_of(const SmallModel& model, const TensorInfo& tensor, uin
                                                         : std::vector<Box>{};
   }
   if (tensor.shape.size() < 2) return rank == 0 ? std::vector<Box>{whole} : std::vector<Box>{};
+  if (static_cast<int64_t>(rank) == model.forgets) return {};
   if (model.replicas) return {whole};
   const int64_t size = tensor.shape[static_cast<size_t>(model.cut)];
   const int64_t begin = size * rank / model.ranks;

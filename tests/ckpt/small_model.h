@@ -20,6 +20,7 @@ struct SmallModel {
   uint32_t chunk_bytes = 4096;
   uint64_t freeze = 0;    // steps that `layers.0` changes after; 0: with each step
   bool compress = false;  // on node 0
+  int forgets = -1;       // a rank that gives no matrices
 };
 
 // What the tensors are in all, row-major.

@@ -11,6 +11,8 @@
 #include <convoy/ckpt/restore.h>
 #include <convoy/launch/environment.h>
 
+#include <atomic>
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -18,6 +20,7 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <sys/mman.h>
 #include <thread>
 #include <unistd.h>
 
@@ -62,8 +65,9 @@ class Trainer {
     CONVOY_ASSIGN_OR_RETURN(agent_, ensure_agent({.agent = place_.agent,
                                                   .job = launch::local_job(place_),
                                                   .program = place_.program}));
-    CONVOY_ASSIGN_OR_RETURN(const uint64_t resumed, resume());
-    CONVOY_ASSIGN_OR_RETURN(client_, SnapshotClient::connect(options()));
+    CONVOY_ASSIGN_OR_RETURN(const uint64_t resumed, again([this] { return resume(); }));
+    CONVOY_RETURN_IF_ERROR(open_progress());
+    CONVOY_ASSIGN_OR_RETURN(client_, again([this] { return SnapshotClient::connect(options()); }));
     for (uint64_t step = resumed + 1; step <= settings_.number("steps"); ++step) {
       if (step == settings_.number("hold_step")) hold();
       CONVOY_RETURN_IF_ERROR(train(step));
@@ -88,6 +92,20 @@ class Trainer {
     o.bandwidth = settings_.number("bandwidth");
     o.threads = 1;
     return o;
+  }
+
+  // Where agents may die: until there is one.
+  template <class Call>
+  auto again(Call call) const -> decltype(call()) {
+    const Deadline deadline = Deadline::after(kPatience);
+    for (;;) {
+      auto result = call();
+      if (result.status().code() != Code::kUnavailable || settings_.number("failures") == 0 ||
+          deadline.passed()) {
+        return result;
+      }
+      std::this_thread::sleep_for(10ms);
+    }
   }
 
   void hold() const {
@@ -167,12 +185,35 @@ class Trainer {
     return load(source, state_.state());
   }
 
+  // As collectives would: no rank is more than a step ahead of another.
+  Status open_progress() {
+    const std::string name =
+        settings_.text("events") + ".progress." + std::to_string(place_.generation) + "." + agent_;
+    const UniqueFd file(::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+    const size_t bytes = ranks_ * sizeof(std::atomic<uint64_t>);
+    if (!file || ::ftruncate(file.get(), static_cast<off_t>(bytes)) != 0) {
+      return errno_status(name, errno);
+    }
+    void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), 0);
+    if (memory == MAP_FAILED) return errno_status(name, errno);
+    progress_ = static_cast<std::atomic<uint64_t>*>(memory);
+    return ok_status();
+  }
+  void keep_in_step(uint64_t step) {
+    progress_[rank_] = step;
+    for (uint32_t rank = 0; rank < ranks_; ++rank) {
+      while (progress_[rank] < step) std::this_thread::sleep_for(200us);
+    }
+  }
+
   Status train(uint64_t step) {
+    keep_in_step(step);
     state_.fill(step);
     Result<SaveOutcome> saved = client_->save(step, state_.state());
     if (saved.status().code() == Code::kUnavailable && failures_ < settings_.number("failures")) {
       ++failures_;
       note("failed", step);
+      std::this_thread::sleep_for(5ms);
       return ok_status();
     }
     if (!saved.ok()) return saved.status();
@@ -180,8 +221,9 @@ class Trainer {
     if (settings_.number("die") == step) ::kill(::getpid(), SIGKILL);
     const bool last = step == settings_.number("steps");
     if (settings_.text("wait") == "1" || (last && settings_.text("wait") == "last")) {
-      const Status durable = client_->wait(step, Tier::kLocalDurable, kPatience);
-      // An agent that died and came again knows nothing of it.
+      // Where agents die, another rank may not have saved the step at all.
+      const Nanos patience = settings_.number("failures") > 0 ? Nanos(1s) : Nanos(kPatience);
+      const Status durable = client_->wait(step, Tier::kLocalDurable, patience);
       if (durable.ok()) note("durable", step);
       if (!durable.ok() && settings_.number("failures") == 0) return durable;
     }
@@ -196,6 +238,7 @@ class Trainer {
   std::string agent_;
   std::unique_ptr<SnapshotClient> client_;
   uint64_t failures_ = 0;
+  std::atomic<uint64_t>* progress_ = nullptr;  // of all ranks: the step that each is at
 };
 
 // Every step that counts, as a single rank would load it, with the bytes of all ranks.

@@ -69,7 +69,7 @@ class CkptTest(unittest.TestCase):
         if done.returncode in (64, 66, 69, 70):
             self.assertRegex(done.stderr, r"^convoy: [^\n]+\n$")
         for line in done.stdout.splitlines():
-            sentence = line.startswith(("damaged: ", "does not count: ", "the folder belongs", "kept: ", "{", "  tensors: "))
+            sentence = line.startswith(("damaged: ", "does not count: ", "the folder belongs", "kept: ", "{", "  tensors: ", "incomplete: "))
             self.assertTrue(sentence or "--help" in words or len(line) <= WIDTH, line)
         return done.stdout + done.stderr
 
@@ -171,6 +171,18 @@ class CkptTest(unittest.TestCase):
         self.assertEqual((bad["rank"], bad["chunk"], bad["tensors"]), (2, 0, ["model.embed.weight"]))
         self.assertEqual(self.folder / bad["file"], self.data_files(20)[1])
 
+    def test_verify_finds_what_no_rank_gave(self):
+        self.make("forgets=2", 10)
+        text = self.ckpt("verify", self.folder, code=65)
+        self.assertIn("incomplete: no rank gave [32:48, 0:64] of tensor model.embed.weight", text)
+        self.assertIn("all right but INCOMPLETE", text)
+        out = self.json("verify", self.folder, code=65)["steps"][0]
+        self.assertIn({"tensor": "model.embed.weight", "box": "[32:48, 0:64]"}, out["missing"])
+        self.assertFalse(out["ok"])
+        # Each replica alone would do.
+        self.make("forgets=2", "replicas=1", "force=1", 20)
+        self.assertEqual(self.json("verify", self.folder, "--step", 20)["steps"][0]["missing"], [])
+
     def test_verify_of_cut_and_missing_files(self):
         self.make(10)
         one, two = self.data_files(10)
@@ -192,6 +204,61 @@ class CkptTest(unittest.TestCase):
         self.ckpt("verify", self.folder, "--step", 20, code=65)
         self.ckpt("verify", self.folder, "--step", 30, code=66)
         self.assertIn("excludes", self.ckpt("verify", self.folder, "--step", 10, "--all", code=64))
+
+    # scrub
+    def test_scrub_mends_everything_from_a_copy(self):
+        self.make("incremental=1", "freeze=1000", "compress=1", 100, 200)
+        self.assertEqual(self.ckpt("scrub", self.folder).count("all right\n"), 2)
+        copy, whole = self.root / "copy", self.files()
+        shutil.copytree(self.folder, copy)
+        flip(self.data_files(100)[0], 100)  # shared with step 200
+        one, two = self.data_files(200)
+        cut = one.stat().st_size - 10
+        one.write_bytes(one.read_bytes()[:cut])
+        two.unlink()
+        parts = self.data_files(200, ".part")
+        flip(parts[0], 70)
+        parts[1].unlink()
+        flip(self.folder / "commits/s000000000200-c00000001", 50)
+        flip(copy / one.relative_to(self.folder), cut)  # the copy is not whole either
+        out = self.json("scrub", self.folder, code=65)
+        self.assertEqual([(s["step"], s["ok"]) for s in out["steps"]], [(200, False), (100, False)])
+        self.assertIn("whole nowhere else", self.ckpt("scrub", self.folder, "--step", 100, code=65))
+        text = self.ckpt("scrub", self.folder, "--from", copy, code=65)
+        self.assertIn("healed: the commit record of step 200", text)
+        self.assertIn(f"healed: {parts[1].relative_to(self.folder)}, from {copy}", text)
+        self.assertRegex(text, r"damaged: 1 of \d+ bad chunks? of .*n00000-000.chunks are whole nowhere else")
+        flip(copy / one.relative_to(self.folder), cut)
+        out = self.json("scrub", self.folder, "--from", copy)
+        self.assertTrue(out["ok"])
+        self.assertEqual(self.files(), whole)
+        self.assertTrue(self.json("verify", self.folder, "--all")["ok"])
+        self.assertEqual(sum(len(s["healed"]) for s in self.json("scrub", self.folder, "--from", copy)["steps"]), 0)
+
+    def test_two_damaged_copies_make_a_whole_one(self):
+        self.make("width=300", 10)
+        copy, whole = self.root / "copy", self.files()
+        shutil.copytree(self.folder, copy)
+        mine = self.data_files(10)[0]
+        flip(mine, 0)
+        flip(copy / mine.relative_to(self.folder), mine.stat().st_size - 1)
+        self.assertIn("all right now", self.ckpt("scrub", self.folder, "--from", copy))
+        self.assertEqual(self.files(), whole)
+
+    def test_scrub_is_as_slow_as_it_is_told(self):
+        self.make("width=300", 10)
+        size = self.json("ls", self.folder)["steps"][0]["tensor_bytes"]
+        begin = time.monotonic()
+        self.ckpt("scrub", self.folder, "--bandwidth", size)
+        self.assertGreater(time.monotonic() - begin, 0.3)  # all of it in less would be three times as fast
+
+    def test_scrub_of_wrong_words(self):
+        self.make(10)
+        self.ckpt("scrub", self.folder, "--step", 20, code=66)
+        self.ckpt("scrub", self.folder, "--from", "nothing", code=66)
+        self.assertIn("--bandwidth", self.ckpt("scrub", self.folder, "--bandwidth", "fast", code=64))
+        (self.root / "empty").mkdir()
+        self.ckpt("scrub", "empty", code=66)
 
     def test_verify_shows_a_bar_on_a_terminal(self):
         self.make("width=1500", 10)  # 0.1 s and more of work

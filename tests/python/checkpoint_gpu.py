@@ -24,7 +24,8 @@ def findings() -> list[str]:
     return [finding["text"] for report in reports for finding in json.loads(report.read_text())["findings"]]
 
 
-def save_and_overwrite(checkpointer: Checkpointer, step: int, fenced: bool) -> None:
+def save_and_overwrite(checkpointer: Checkpointer, step: int, fenced: bool) -> bool:
+    """Whether what is loaded is what was saved."""
     mixed = {"gpu": torch.arange(100_000, device="cuda", dtype=torch.float32) + step, "columns": torch.ones(30, 50, device="cuda").t() * step,
              "cpu": torch.full((10,), float(step)), "half": torch.full((7,), step, device="cuda", dtype=torch.bfloat16)}
     expected = {name: tensor.cpu().clone() for name, tensor in mixed.items()}
@@ -35,12 +36,10 @@ def save_and_overwrite(checkpointer: Checkpointer, step: int, fenced: bool) -> N
     mixed["gpu"].zero_()
     assert future.result(60) == step
     torch.cuda.synchronize()
-    if not fenced:
-        return
     loaded = {name: torch.zeros_like(tensor) for name, tensor in mixed.items()}
     checkpointer.load(loaded, step)
-    for name, tensor in loaded.items():
-        assert tensor.device == mixed[name].device and torch.equal(tensor.cpu(), expected[name]), name
+    assert all(tensor.device == mixed[name].device for name, tensor in loaded.items())
+    return all(torch.equal(tensor.cpu(), expected[name]) for name, tensor in loaded.items())
 
 
 def train(checkpointer: Checkpointer) -> None:
@@ -64,12 +63,17 @@ def main() -> None:
     process = subprocess.Popen([CONVOY, "agent", "--name", name], env={k: v for k, v in os.environ.items() if k != "LD_PRELOAD"})
     os.environ["CONVOY_AGENT"] = name
     try:
-        with tempfile.TemporaryDirectory(prefix="convoy-test-") as folder, Checkpointer(folder, keep_newest=9) as checkpointer:
-            for step in (1, 2, 3):
-                save_and_overwrite(checkpointer, step, fenced=True)
-            train(checkpointer)
+        with tempfile.TemporaryDirectory(prefix="convoy-test-") as folder:
+            with Checkpointer(folder, keep_newest=9) as checkpointer:
+                assert all(save_and_overwrite(checkpointer, step, fenced=True) for step in (1, 2, 3))
+            with Checkpointer(folder, keep_newest=9) as checkpointer:
+                train(checkpointer)
             assert not findings(), findings()
-        print("fenced: ok", flush=True)
+            print("fenced: ok", flush=True)
+            with Checkpointer(folder, keep_newest=90) as checkpointer:
+                spoilt = [not save_and_overwrite(checkpointer, step, fenced=False) for step in range(20, 30)]
+            assert any(spoilt) or findings(), "nothing notices that the fence is missing"
+            print(f"not fenced: {sum(spoilt)} of {len(spoilt)} saves are spoilt, {len(findings())} findings", flush=True)
     finally:
         process.terminate()
         process.wait(60)

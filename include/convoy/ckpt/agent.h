@@ -29,6 +29,11 @@ struct AgentOptions {
   int launcher = -1;
   // Ends by itself when nobody has been connected for so long and all is durable; 0: never.
   Nanos idle_exit{0};
+  // Committed steps are read again so often, with so many bytes/s, on a thread of the lowest
+  // priority; what is damaged is named in the log, and mended from memory if that still has it. 0:
+  // never; no limit.
+  Nanos scrub_every = std::chrono::hours(6);
+  uint64_t scrub_bandwidth = uint64_t{32} << 20;
   std::function<void()> ready = {};  // called once it listens; may be empty
   ClusterListen listen = {};
 };
@@ -37,7 +42,7 @@ struct AgentOptions {
 // tiers, so that a trainer may die at any moment after a save.
 //
 // Serves ranks of one job, of this user only, one generation of workers after the other: the newest
-// whole step of the generation before stays until the new one has a whole step of its own. One
+// whole step of the generations before stays until the new one has a whole step of its own. One
 // thread for messages, one for the disk. Returns on SIGTERM, the end of the lifeline or
 // idleness, once the newest step that was staged is durable (a second SIGTERM: at once). Blocks
 // until then. kAlreadyExists: somebody has the name.

@@ -253,6 +253,9 @@ Result<std::vector<std::byte>> read_chunk(Store& store, const Part& part, const 
 Status read_chunk_into(Store& store, const Part& part, const Stream& stream, uint64_t i,
                        std::span<std::byte> out);
 
+// Names of the tensors with bytes in chunk `i` of a stream of `part`.
+std::vector<std::string> tensors_in(const Part& part, const Stream& stream, uint64_t i);
+
 // One zstd frame that holds `raw`, or nothing if it would not be shorter: store it raw then.
 std::optional<std::vector<std::byte>> compress_chunk(std::span<const std::byte> raw, int level = 1);
 

@@ -65,7 +65,7 @@ struct SaveOutcome {
 
 // One thread at a time. Every call has the options' timeout as its deadline. Errors are for the
 // caller to report: a save that failed must not end the training. After kUnavailable (the agent has
-// gone) the next call connects anew; an agent that died between two calls costs no call.
+// gone) the next call connects anew; a save to an agent that dies is tried once more by itself.
 class SnapshotClient {
  public:
   // kInvalidArgument (options), kUnavailable (no agent), kFailedPrecondition and kMismatch (the
@@ -95,6 +95,8 @@ class SnapshotClient {
   explicit SnapshotClient(ClientOptions options) : options_(std::move(options)) {}
   Status ensure_connected();
   Status reserve(uint64_t bytes);
+  Result<SaveOutcome> try_to_save(uint64_t step, const State& state,
+                                  const std::map<std::string, std::string>& notes);
 
   ClientOptions options_;
   UniqueFd socket_;
@@ -108,6 +110,11 @@ class SnapshotClient {
 // libconvoy_cluster is not installed.
 Result<std::string> agent_address(const std::string& agent,
                                   Nanos timeout = std::chrono::seconds(60));
+
+// What an agent has counted: "scrub.passes", "scrub.chunks", "scrub.bytes" (read again),
+// "scrub.bad", "scrub.healed", "scrub.left". kUnavailable: no agent.
+Result<std::map<std::string, uint64_t>> agent_counters(const std::string& agent,
+                                                       Nanos timeout = std::chrono::seconds(60));
 
 // A rank's snapshot in an agent's memory, mapped for reading. `part` has one stream, whose chunks
 // lie raw, one behind the other, in `stream`.

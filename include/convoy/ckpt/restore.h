@@ -91,6 +91,11 @@ struct LoadReport {
 Status load(StepSource& source, const State& wanted, const LoadOptions& options = {},
             LoadReport* report = nullptr);
 
+// What of the step's tensors nobody gave to it: a program that forgot a shard has saved such a
+// step, and no load can fill it whole. Reads the parts' records, no chunks. kDataLoss: a damaged
+// part.
+Result<std::vector<MissingTensor>> find_holes(StepSource& source);
+
 // Opens a committed step for load_newest(): first the source to read from, then others to mend it.
 using OpenStep =
     std::function<Result<std::vector<std::unique_ptr<StepSource>>>(const Commit& commit)>;

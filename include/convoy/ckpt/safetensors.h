@@ -2,6 +2,7 @@
 
 #include <convoy/base/status.h>
 #include <convoy/ckpt/catalog.h>
+#include <convoy/ckpt/import.h>
 #include <convoy/ckpt/records.h>
 #include <convoy/ckpt/store.h>
 
@@ -72,9 +73,6 @@ Result<std::map<std::string, std::string>> parse_safetensors_index(std::span<con
 
 // ---- whole folders
 
-// (bytes done, bytes in all); returning false stops the work with kAborted.
-using ByteProgress = std::function<bool(uint64_t, uint64_t)>;
-
 struct SafetensorsExport {
   std::string folder;                            // is made; must be empty if it is there
   uint64_t shard_bytes = 5'000'000'000;          // a file is closed before it exceeds this
@@ -105,31 +103,9 @@ Result<Exported> export_safetensors(Store& store, const Commit& commit,
                                     const ByteProgress& progress = {});
 
 // safetensors files to import: a file, or a folder with an index or a single file. Headers are read
-// and checked; the files stay open.
-class SafetensorsSource {
- public:
-  // kNotFound; kDataLoss if a file or the index is not what it should be, or two files have the
-  // same tensor; kInvalidArgument if it isn't clear which files are meant.
-  static Result<SafetensorsSource> open(const std::string& path);
-  SafetensorsSource(SafetensorsSource&&) noexcept;
-  SafetensorsSource& operator=(SafetensorsSource&&) noexcept;
-  ~SafetensorsSource();
-
-  const std::vector<std::string>& files() const;
-  uint64_t tensors() const;
-  uint64_t bytes() const;  // of tensors
-
- private:
-  friend Status import_safetensors(const SafetensorsSource&, Store&, Catalog&, uint64_t,
-                                   const ByteProgress&);
-  struct Impl;
-  explicit SafetensorsSource(std::unique_ptr<Impl> impl);
-  std::unique_ptr<Impl> impl_;
-};
-
-// Writes the tensors as step `step` of the folder that `catalog` has taken over, as those of a
-// single rank, and commits it. kDataLoss if a file is cut meanwhile; nothing is committed then.
-Status import_safetensors(const SafetensorsSource& source, Store& store, Catalog& catalog,
-                          uint64_t step, const ByteProgress& progress = {});
+// and checked; the files stay open. kNotFound; kDataLoss if a file or the index is not what it
+// should be, or two files have the same tensor; kInvalidArgument if it isn't clear which files are
+// meant.
+Result<std::unique_ptr<ImportSource>> open_safetensors(const std::string& path);
 
 }  // namespace convoy::ckpt

@@ -10,6 +10,7 @@ import os as _os
 from typing import Any as _Any
 
 from convoy.checkpoint._checkpointer import Checkpointer, SaveFuture
+from convoy.checkpoint._group import place as _place
 from convoy.checkpoint._load import Loaded, load
 from convoy.checkpoint._state import PerRank
 
@@ -22,7 +23,7 @@ def save_async(state_dict: _Any, path: str | _os.PathLike, step: int | None = No
     Uses a Checkpointer that is made by the first call for the folder, with `options`, and kept; collective then. See
     Checkpointer.save_async() for what the future tells.
     """
-    key = (_os.path.abspath(_os.fspath(path)), options.get("process_group"))
+    key = (_place(path), options.get("process_group"))
     made = key not in _checkpointers
     if made:
         _checkpointers[key] = Checkpointer(path, **options)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from convoy import _C, errors
-from convoy.checkpoint._group import Group
+from convoy.checkpoint._group import Group, place
 from convoy.checkpoint._layout import piece
 from convoy.checkpoint._load import Loaded, load_into
 from convoy.checkpoint._plan import Plan, make_plan
@@ -105,7 +105,7 @@ class Checkpointer:
                  timeout_s: float = 60.0, process_group: "torch.distributed.ProcessGroup | None" = None):
         if overtake not in _OVERTAKE:
             raise errors.InvalidArgument(f"overtake is {overtake!r}; use one of {', '.join(_OVERTAKE)}")
-        self.folder = os.path.abspath(os.fspath(folder))
+        self.folder = place(folder)
         self.group = Group(process_group)
         self._disk_every = disk_every
         self._plan: Plan | None = None

@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, W
 from torch.futures import Future
 
 from convoy import _C, errors
+from convoy.checkpoint._group import place
 from convoy.checkpoint._layout import BYTES, DTYPES, piece
 from convoy.checkpoint._state import MARK, decode, encode
 
@@ -65,7 +66,7 @@ class DcpWriter(BlockingAsyncStager, StorageWriter):
 
     def __init__(self, path: str | os.PathLike, *, step: int | None = None, keep_newest: int | None = None, job: str = "train"):
         super().__init__()
-        self.path = os.path.abspath(os.fspath(path))
+        self.path = place(path)
         self.step = step
         self.keep_newest = keep_newest
         self.job = job
@@ -75,7 +76,7 @@ class DcpWriter(BlockingAsyncStager, StorageWriter):
 
     def reset(self, checkpoint_id: str | os.PathLike | None = None) -> None:
         if checkpoint_id:
-            self.path = os.path.abspath(os.fspath(checkpoint_id))
+            self.path = place(checkpoint_id)
         self._owner = self._target = None
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
@@ -84,7 +85,8 @@ class DcpWriter(BlockingAsyncStager, StorageWriter):
         self._coordinator = is_coordinator
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        os.makedirs(self.path, exist_ok=True)
+        if "://" not in self.path:
+            os.makedirs(self.path, exist_ok=True)
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
@@ -140,7 +142,7 @@ class DcpWriter(BlockingAsyncStager, StorageWriter):
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike) -> bool:
-        return "://" not in os.fspath(checkpoint_id)
+        return True
 
 
 class DcpReader(StorageReader):
@@ -153,14 +155,14 @@ class DcpReader(StorageReader):
     def __init__(self, path: str | os.PathLike, *, step: int | None = None,
                  process_group: "torch.distributed.ProcessGroup | None" = None):
         super().__init__()
-        self.path = os.path.abspath(os.fspath(path))
+        self.path = place(path)
         self.step = step
         self.process_group = process_group
         self._reader: Any = None
 
     def reset(self, checkpoint_id: str | os.PathLike | None = None) -> None:
         if checkpoint_id:
-            self.path = os.path.abspath(os.fspath(checkpoint_id))
+            self.path = place(checkpoint_id)
         self._reader = None
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
@@ -182,7 +184,8 @@ class DcpReader(StorageReader):
             items[name] = TensorStorageMetadata(TensorProperties(dtype=_TORCH[dtype]), torch.Size(shape), [chunk])
         paths = {name: (name,) for name in items}
         if items.pop(PATHS, None) is not None:
-            paths = {name: tuple(path) for name, path in decode(self._read_bytes([PATHS], None)[PATHS]).items()}
+            paths = {name: tuple(word["key"] if isinstance(word, dict) else word for word in path)
+                     for name, path in decode(self._read_bytes([PATHS], None)[PATHS]).items()}
         return Metadata(state_dict_metadata=items, planner_data=paths, storage_data={}, storage_meta=StorageMeta(self.path))
 
     def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
@@ -229,7 +232,7 @@ class DcpReader(StorageReader):
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike) -> bool:
-        return "://" not in os.fspath(checkpoint_id)
+        return True
 
 
 def _as_dcp(data: bytes) -> io.BytesIO:

@@ -1,11 +1,18 @@
-"""The ranks that save or load together."""
+"""The ranks that save or load together, and where."""
 import json
+import os
 import zlib
 from typing import Any
 
 import torch.distributed as dist
 
 from convoy import _C
+
+
+def place(path: "str | os.PathLike") -> str:
+    """A folder's absolute path, or the URI of an object store as it is."""
+    text = os.fspath(path)
+    return text if "://" in text else os.path.abspath(text)
 
 
 class Group:

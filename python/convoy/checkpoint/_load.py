@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from convoy import _C, errors
-from convoy.checkpoint._group import Group
+from convoy.checkpoint._group import Group, place
 from convoy.checkpoint._layout import BYTES, local_of, pieces
 from convoy.checkpoint._plan import layouts_of
 from convoy.checkpoint._state import Flat, decode, flatten
@@ -36,7 +36,7 @@ class Loaded:
 def load_into(state: Any, folder: str | os.PathLike, step: int | None, strict: bool, group: Group, agent: str = "") -> Loaded:
     flat = flatten(state, group.rank)
     passed_over: list[str] = []
-    for name, open_reader in _candidates(os.path.abspath(os.fspath(folder)), step, group, agent):
+    for name, open_reader in _candidates(place(folder), step, group, agent):
         try:
             loaded = _load_step(open_reader(), flat, strict, group)
         except errors.DataLoss as error:
@@ -59,7 +59,7 @@ def _candidates(folder: str, step: int | None, group: Group, agent: str) -> list
     if group.rank == 0:
         try:
             mine["steps"] = [(number, claim) for number, claim, problem in _C.steps_in(folder)
-                             if not problem and step in (None, number)]
+                             if step in (None, number) and (not problem or problem.startswith("data loss"))]
         except errors.ConvoyError as error:
             mine["error"] = [errors.kind_of(error), str(error)]
     first = group.gather(mine)[0]

@@ -24,8 +24,10 @@ class _Unsupported(TypeError):
 def _plain(value: Any) -> Any:
     """As JSON; what JSON lacks is an object with one key that begins with `$`."""
     kind = type(value)
-    if value is None or kind in (bool, int, str):
+    if value is None or kind in (bool, str):
         return value
+    if kind is int:
+        return value if -(1 << 63) <= value < 1 << 63 else {"$int": hex(value)}
     if kind is float:
         return value if math.isfinite(value) else {"$float": repr(value)}
     if kind is bytes:
@@ -51,6 +53,8 @@ def _python(value: Any) -> Any:
         (key, item), = value.items()
         if key == "$float":
             return float(item)
+        if key == "$int":
+            return int(item, 16)
         if key == "$bytes":
             return base64.b64decode(item)
         if key == "$tuple":
@@ -62,14 +66,14 @@ def _python(value: Any) -> Any:
 
 def encode(value: Any) -> bytes:
     """Raises TypeError for what a checkpoint does not hold."""
-    return MARK + json.dumps(_plain(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "surrogatepass")
+    return MARK + json.dumps(_plain(value), separators=(",", ":"), allow_nan=False).encode()
 
 
 def decode(data: bytes) -> Any:
     """The value; bytes that encode() has not made stay bytes."""
     if not data.startswith(MARK):
         return data
-    return _python(json.loads(data[len(MARK):].decode("utf-8", "surrogatepass")))
+    return _python(json.loads(data[len(MARK):]))
 
 
 @dataclass
