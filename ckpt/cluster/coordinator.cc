@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <csignal>
+#include <iterator>
 #include <unistd.h>
 #include <utility>
 
@@ -17,6 +18,7 @@ using namespace std::chrono_literals;
 
 constexpr size_t kLogMax = 8192;  // events that are kept for nodes that are behind
 constexpr auto kWatchEvery = 100ms;
+constexpr int kNamedMax = 16;  // nodes in a message
 
 TimePoint now() {
   return Clock::system().now();
@@ -132,12 +134,15 @@ void Coordinator::join(const std::shared_ptr<rpc::Call>& call) {
   if (ending_) return call->finish(Status(Code::kUnavailable, "the coordinator is ending"));
   ++counts_.calls;
   Node& node = nodes_[join.node()];
+  // One that comes late must hear of the steps that others have begun; one that comes back has
+  // nothing of them, and they have failed.
+  const bool first = node.incarnation == 0 && log_begin_ == 0;
   if (!node.joined || node.incarnation != join.incarnation()) {
     if (node.waiting != nullptr) {
       node.waiting->finish(Status(Code::kFailedPrecondition, "another agent took this node over"));
       node.waiting = nullptr;
     }
-    if (node.incarnation != 0) board_.joined(join.node());
+    if (!first) board_.joined(join.node());
     node.joined = true;
     node.incarnation = join.incarnation();
     node.address = join.address();
@@ -146,7 +151,7 @@ void Coordinator::join(const std::shared_ptr<rpc::Call>& call) {
   node.seen = now();
   pump(lock);
   proto::Joined answer;
-  answer.set_next(log_begin_ + log_.size());
+  answer.set_next(first ? 0 : log_begin_ + log_.size());
   answer.set_hold_ns(static_cast<uint64_t>((options_.peer_timeout / 3).count()));
   answer.set_silence_ns(static_cast<uint64_t>(options_.peer_timeout.count()));
   finish(call, rpc::Message{answer.SerializeAsString()});
@@ -197,8 +202,11 @@ void Coordinator::take(const proto::Item& item, uint32_t node, std::unique_ptr<P
       const Status status = get_failure(item.wrote().failure());
       may_die("ckpt.coordinator.wrote.kill");
       if (part != nullptr && board_.awaits_part(node, step)) {
-        Written& written = written_[step];
-        written.parts.push_back(std::move(*part));
+        Written& written =
+            written_.try_emplace(step, Written{CommitBuilder(commit_head(step)), {}, {}, {}})
+                .first->second;
+        if (written.status.ok()) written.status = written.builder.add(*part);
+        std::ranges::move(part->files, std::back_inserter(written.files));
         for (const auto& [key, value] : item.wrote().notes()) written.notes[key] = value;
       }
       return board_.wrote(node, step, status, at);
@@ -292,6 +300,30 @@ void Coordinator::follow(const std::shared_ptr<rpc::Call>& call) {
   if (!call->cancelled()) node.waiting = call;
 }
 
+void Coordinator::roster(const std::shared_ptr<rpc::Call>& call) {
+  proto::AskRoster ask;
+  if (!parse(*call, ask)) return call->finish(nonsense());
+  const std::lock_guard lock(mutex_);
+  ++counts_.calls;
+  if (ask.generation() != options_.self.generation) {
+    return call->finish(Status(Code::kUnavailable,
+                               "generation " + std::to_string(ask.generation()) + " is not here"));
+  }
+  proto::Roster roster;
+  std::string missing;
+  int count = 0;
+  for (uint32_t i = 0; i < nodes_.size(); ++i) {
+    if (!nodes_[i].joined && ++count <= kNamedMax) missing += " " + std::to_string(i);
+    roster.add_address(nodes_[i].address);
+    roster.add_domain(nodes_[i].domain);
+  }
+  if (count > 0) {
+    return call->finish(
+        Status(Code::kUnavailable, std::to_string(count) + " nodes have not come yet:" + missing));
+  }
+  finish(call, rpc::Message{roster.SerializeAsString()});
+}
+
 // ---- the thread
 
 void Coordinator::main() {
@@ -317,8 +349,8 @@ void Coordinator::watch() {
     } else if (node.waiting == nullptr && silent > options_.peer_timeout) {
       node.joined = false;
       const auto seconds = std::chrono::duration_cast<std::chrono::milliseconds>(silent).count();
-      const std::string why =
-          "its agent (" + node.address + ") has been silent for " + std::to_string(seconds) + " ms";
+      const std::string why = "its agent (" + node.address.substr(0, node.address.find('/')) +
+                              ") has been silent for " + std::to_string(seconds) + " ms";
       CONVOY_LOG(Error) << "checkpoints: " << board_.node_text(i) << " has gone: " << why;
       board_.gone(i, why);
     }
@@ -326,24 +358,20 @@ void Coordinator::watch() {
   board_.tick(at);
 }
 
-void Coordinator::commit(uint64_t step, std::unique_lock<std::mutex>& lock) {
-  Written written = std::move(written_[step]);
-  written_.erase(step);
-  lock.unlock();
-  const auto begin = std::chrono::steady_clock::now();
+Commit Coordinator::commit_head(uint64_t step) const {
   Commit head;
   head.step = step;
   head.world_size = options_.self.world_size;
   head.mesh = options_.mesh;
-  head.notes = std::move(written.notes);
-  CommitBuilder builder(std::move(head));
-  std::vector<File> files;
-  Status status;
-  for (const PartSummary& part : written.parts) {
-    status = builder.add(part);
-    if (!status.ok()) break;
-    files.insert(files.end(), part.files.begin(), part.files.end());
-  }
+  return head;
+}
+
+void Coordinator::commit(uint64_t step, std::unique_lock<std::mutex>& lock) {
+  auto node = written_.extract(step);
+  if (node.empty()) return;
+  Written written = std::move(node.mapped());
+  lock.unlock();
+  const auto begin = std::chrono::steady_clock::now();
   const auto done = [weak = weak_from_this(), step](const Status& outcome) {
     const std::shared_ptr<Coordinator> self = weak.lock();
     if (self == nullptr) return;
@@ -352,13 +380,16 @@ void Coordinator::commit(uint64_t step, std::unique_lock<std::mutex>& lock) {
     self->pump(relock);
   };
   std::optional<Commit> commit;
-  if (status.ok()) commit = std::move(builder).finish();
+  if (written.status.ok()) {
+    commit = std::move(written.builder).finish();
+    commit->notes = std::move(written.notes);
+  }
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
   may_die("ckpt.coordinator.commit.kill");
   if (commit) {
-    options_.disk.commit(std::move(*commit), std::move(files), done);
+    options_.disk.commit(std::move(*commit), std::move(written.files), done);
   } else {
-    done(status);
+    done(written.status);
   }
   lock.lock();
   counts_.build_s += took.count();

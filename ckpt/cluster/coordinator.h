@@ -25,6 +25,7 @@ class Coordinator : public std::enable_shared_from_this<Coordinator> {
   void join(const std::shared_ptr<rpc::Call>& call);
   void report(const std::shared_ptr<rpc::Call>& call);
   void follow(const std::shared_ptr<rpc::Call>& call);
+  void roster(const std::shared_ptr<rpc::Call>& call);
   // Answers all who wait. No `done` of the disk does anything afterwards.
   void end();
 
@@ -52,6 +53,7 @@ class Coordinator : public std::enable_shared_from_this<Coordinator> {
   std::string events_from(uint64_t next) const;
   void main();
   void watch();
+  Commit commit_head(uint64_t step) const;
   void commit(uint64_t step, std::unique_lock<std::mutex>& lock);
   void finish(const std::shared_ptr<rpc::Call>& call, Result<rpc::Message> answer);
 
@@ -62,9 +64,12 @@ class Coordinator : public std::enable_shared_from_this<Coordinator> {
   std::vector<Node> nodes_;
   std::deque<std::string> log_;  // events, encoded
   uint64_t log_begin_ = 0;       // number of the first
+  // Parts are merged as they come: what is kept of them is what the commit record will say.
   struct Written {
-    std::vector<PartSummary> parts;
+    CommitBuilder builder;
+    std::vector<File> files;
     std::map<std::string, std::string> notes;
+    Status status;
   };
   std::map<uint64_t, Written> written_;
   std::optional<uint64_t> to_commit_;

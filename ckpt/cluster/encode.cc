@@ -62,6 +62,7 @@ void set_event(proto::Event& to, const StepEvent& event) {
   to.set_step(event.step);
   to.set_slot(static_cast<uint32_t>(event.slot));
   to.set_to_disk(event.to_disk);
+  to.set_dropped(event.dropped);
   to.set_claim(event.claim);
   to.set_who(event.who);
   if (!event.status.ok()) set_failure(*to.mutable_failure(), event.status);
@@ -73,10 +74,51 @@ StepEvent get_event(const proto::Event& from) {
   event.step = from.step();
   event.slot = static_cast<int>(from.slot());
   event.to_disk = from.to_disk();
+  event.dropped = from.dropped();
   event.claim = from.claim();
   event.who = from.who();
   event.status = get_failure(from.failure());
   return event;
+}
+
+void set_piece(proto::PieceInfo& to, const PieceInfo& piece) {
+  to.set_k(piece.scheme.k);
+  to.set_m(piece.scheme.m);
+  to.set_piece(piece.piece);
+  proto::ImageInfo& image = *to.mutable_image();
+  image.set_generation(piece.image.generation);
+  image.set_step(piece.image.step);
+  image.set_node(piece.image.node);
+  image.set_nodes(piece.image.nodes);
+  image.set_world_size(piece.image.world_size);
+  image.set_blocks(piece.image.blocks);
+  for (const ImageRank& rank : piece.image.ranks) {
+    proto::ImageRank& at = *image.add_ranks();
+    at.set_rank(rank.rank);
+    at.set_stream_block(rank.stream_block);
+    at.set_stream_bytes(rank.stream_bytes);
+    at.set_part_block(rank.part_block);
+    at.set_part_bytes(rank.part_bytes);
+  }
+}
+
+PieceInfo get_piece(const proto::PieceInfo& from) {
+  PieceInfo piece;
+  piece.scheme = {from.k(), from.m()};
+  piece.piece = from.piece();
+  const proto::ImageInfo& image = from.image();
+  piece.image = {image.generation(),
+                 image.step(),
+                 image.node(),
+                 image.nodes(),
+                 image.world_size(),
+                 image.blocks(),
+                 {}};
+  for (const proto::ImageRank& rank : image.ranks()) {
+    piece.image.ranks.push_back({rank.rank(), rank.stream_block(), rank.stream_bytes(),
+                                 rank.part_block(), rank.part_bytes()});
+  }
+  return piece;
 }
 
 }  // namespace convoy::ckpt

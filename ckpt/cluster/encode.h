@@ -1,6 +1,7 @@
 #pragma once
 
 #include "ckpt/cluster/cluster.pb.h"
+#include "ckpt/replica/piece_store.h"
 #include "ckpt/service/cluster.h"
 
 // Between plain values and the messages of cluster.proto.
@@ -17,5 +18,8 @@ Result<PartSummary> get_part(const proto::PartSummary& from);
 
 void set_event(proto::Event& to, const StepEvent& event);
 StepEvent get_event(const proto::Event& from);
+
+void set_piece(proto::PieceInfo& to, const PieceInfo& piece);
+PieceInfo get_piece(const proto::PieceInfo& from);
 
 }  // namespace convoy::ckpt

@@ -14,6 +14,7 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr auto kCallTimeout = 10s;
+constexpr auto kRosterTimeout = 5s;
 constexpr auto kPause = 200ms;   // between tries
 constexpr int kItemsMax = 64;    // of one report
 constexpr auto kPatience = 10s;  // after which a coordinator that can't be reached is reported
@@ -25,12 +26,22 @@ uint64_t random_number() {
 
 }  // namespace
 
-Link::Link(NodeIdentity self, std::string address, std::unique_ptr<rpc::Channel> coordinator,
-           std::function<void(const StepEvent&)> on_event)
+Link::Link(NodeIdentity self, Agent agent, std::unique_ptr<rpc::Channel> coordinator,
+           const ReplicaOptions& replicas, std::function<void(const StepEvent&)> on_event)
     : self_(std::move(self)),
-      address_(std::move(address)),
+      agent_(std::move(agent)),
       channel_(std::move(coordinator)),
       on_event_(std::move(on_event)) {
+  if (replicas.m > 0) {
+    ReplicatorOptions options;
+    options.node = self_.node;
+    options.scheme = {replicas.k, replicas.m};
+    options.bandwidth = replicas.bandwidth;
+    options.connect = agent_.connect;
+    options.roster = [this] { return ask_roster(*channel_, self_.generation, kRosterTimeout); };
+    options.done = [this](uint64_t step, const Status& status) { replicated(step, status); };
+    replicator_ = std::make_unique<Replicator>(std::move(options));
+  }
   follower_ = std::thread([this] { follow_events(); });
   reporter_ = std::thread([this] { send_reports(); });
 }
@@ -42,6 +53,7 @@ Link::~Link() {
   }
   changed_.notify_all();
   channel_->close();
+  replicator_.reset();
   follower_.join();
   reporter_.join();
 }
@@ -107,6 +119,20 @@ void Link::replicated(uint64_t step, const Status& status) {
   report(std::move(item));
 }
 
+void Link::replicate(std::shared_ptr<const NodeImage> image) {
+  agent_.memory->hold(image, replicator_ == nullptr ? ReplicaScheme{} : replicator_->scheme());
+  if (replicator_ != nullptr) replicator_->submit(std::move(image));
+}
+
+void Link::settle(uint64_t step) {
+  agent_.memory->settle({self_.generation, step});
+}
+
+void Link::forget_image(uint64_t step) {
+  if (replicator_ != nullptr) replicator_->cancel(step);
+  agent_.memory->release({self_.generation, step});
+}
+
 // ---- the threads
 
 // False: the link ends.
@@ -145,8 +171,10 @@ void Link::follow_events() {
         if (ending_) return;
       }
       // Events may have been missed, and the coordinator may have given this node up.
-      lose(status.with_context("node " + std::to_string(self_.node) + " lost the coordinator (" +
-                               channel_->address() + ")"));
+      const bool silent = status.code() == Code::kDeadlineExceeded;
+      lose(Status(silent ? Code::kUnavailable : status.code(),
+                  "node " + std::to_string(self_.node) + " lost the coordinator (" +
+                      channel_->address() + "): " + status.message()));
       if (status.code() == Code::kFailedPrecondition) return;
     } else if (status.code() != Code::kUnavailable && status.code() != Code::kDeadlineExceeded) {
       return lose(status);  // refused
@@ -168,7 +196,7 @@ Status Link::join() {
   join.set_node(self_.node);
   join.set_nodes(self_.nodes);
   join.set_domain(self_.domain);
-  join.set_address(address_);
+  join.set_address(agent_.address);
   const uint64_t incarnation = random_number();
   join.set_incarnation(incarnation);
   const Result<rpc::Received> answer =

@@ -1,6 +1,8 @@
 #pragma once
 
 #include "ckpt/cluster/cluster.pb.h"
+#include "ckpt/replica/peer_memory.h"
+#include "ckpt/replica/replicator.h"
 #include "ckpt/service/cluster.h"
 #include <convoy/rpc/channel.h>
 
@@ -17,9 +19,14 @@ namespace convoy::ckpt {
 // reported. A coordinator that is away is looked for until the link ends.
 class Link final : public NodeLink {
  public:
-  // `address`: of this node's own agent.
-  Link(NodeIdentity self, std::string address, std::unique_ptr<rpc::Channel> coordinator,
-       std::function<void(const StepEvent&)> on_event);
+  // What it needs of its agent, which outlives it.
+  struct Agent {
+    std::string address;
+    std::function<Result<std::unique_ptr<rpc::Channel>>(const std::string& address)> connect;
+    std::shared_ptr<PeerMemory> memory;  // shared with the server's calls
+  };
+  Link(NodeIdentity self, Agent agent, std::unique_ptr<rpc::Channel> coordinator,
+       const ReplicaOptions& replicas, std::function<void(const StepEvent&)> on_event);
   ~Link() override;
   void has_rank(uint32_t rank) override;
   void want(uint64_t step, Overtake policy) override;
@@ -28,6 +35,9 @@ class Link final : public NodeLink {
              const std::map<std::string, std::string>& notes) override;
   void lost(uint64_t step, const Status& why) override;
   void replicated(uint64_t step, const Status& status) override;
+  void replicate(std::shared_ptr<const NodeImage> image) override;
+  void settle(uint64_t step) override;
+  void forget_image(uint64_t step) override;
 
  private:
   void report(proto::Item item);
@@ -39,7 +49,7 @@ class Link final : public NodeLink {
   void tell(StepEvent::Kind kind, const Status& status);
 
   const NodeIdentity self_;
-  const std::string address_;
+  const Agent agent_;
   const std::unique_ptr<rpc::Channel> channel_;
   const std::function<void(const StepEvent&)> on_event_;
   std::mutex mutex_;  // guards all below
@@ -50,6 +60,7 @@ class Link final : public NodeLink {
   uint64_t incarnation_ = 0, next_ = 0;
   Nanos hold_{}, silence_{};
   std::thread follower_, reporter_;
+  std::unique_ptr<Replicator> replicator_;  // if there are replicas
 };
 
 }  // namespace convoy::ckpt

@@ -120,6 +120,7 @@ void StepBoard::want(uint64_t step, Overtake policy, TimePoint now) {
     steps_[dropped].phase = Phase::kOver;
     say(StepEvent::Kind::kFailed, dropped,
         {Code::kAborted, step_text(dropped) + " was replaced by the save of " + step_text(step)});
+    events_.back().dropped = true;
   }
   if (decision.verdict == SnapshotTable::Verdict::kBusy) {
     if (std::ranges::find(wants_, step, &Want::step) == wants_.end()) {
@@ -237,7 +238,8 @@ void StepBoard::committed(uint64_t step, const Status& status, TimePoint now) {
 void StepBoard::fail(uint64_t step, const Status& why) {
   Step& at = steps_[step];
   if (at.phase == Phase::kOver) return;
-  if (at.phase == Phase::kStaging) table_.drop(key(step));
+  const bool dropped = at.phase == Phase::kStaging;
+  if (dropped) table_.drop(key(step));
   if (at.phase == Phase::kWaiting) {
     std::erase(queue_, step);
     table_.done(key(step));
@@ -245,6 +247,7 @@ void StepBoard::fail(uint64_t step, const Status& why) {
   if (writing_ == step) writing_.reset();
   at.phase = Phase::kOver;
   say(StepEvent::Kind::kFailed, step, why);
+  events_.back().dropped = dropped;
 }
 
 // Once nobody reads the slot any more.
@@ -270,7 +273,7 @@ void StepBoard::end_replicas(uint64_t step, const Status& status) {
     replicated_ = step;
   } else {
     say(StepEvent::Kind::kNotReplicated, step, status);
-    table_.unpin(key(step));
+    table_.unpin(key(step), /*surplus=*/replicated_.has_value());
   }
 }
 

@@ -2,6 +2,7 @@
 #include <convoy/base/log.h>
 #include <convoy/ckpt/client.h>
 #include <convoy/ckpt/load_nearest.h>
+#include <convoy/ckpt/peers.h>
 
 #include <algorithm>
 #include <array>
@@ -24,15 +25,35 @@ std::string text_of(const Bytes& bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
-std::optional<HeldStep> in_memory(const LoadPlaces& places) {
-  if (places.agent.empty()) return std::nullopt;
+// The step that memory has: the agent's, or that of all nodes' agents together.
+struct Memory {
+  std::optional<HeldStep> held;
+  std::unique_ptr<StepSource> peers;
+  explicit operator bool() const { return held || peers != nullptr; }
+  uint64_t step() const { return peers != nullptr ? peers->commit().step : held ? held->step : 0; }
+};
+
+Memory in_memory(const LoadPlaces& places) {
+  Memory out;
+  if (!places.coordinator.empty()) {
+    auto peers = open_in_peers({places.coordinator, places.generation, places.tls});
+    if (peers.ok()) {
+      out.peers = std::move(peers).value();
+    } else if (peers.status().code() == Code::kNotFound) {
+      CONVOY_LOG(Debug) << "nothing is loaded from memory: " << peers.status().message();
+    } else {
+      CONVOY_LOG(Warn) << "nothing is loaded from memory: " << peers.status().message();
+    }
+    return out;
+  }
+  if (places.agent.empty()) return out;
   Result<std::optional<HeldStep>> held = find_in_memory(places.agent);
   if (!held.ok()) {
     CONVOY_LOG(Debug) << "nothing is loaded from memory: " << held.status().message();
-    return std::nullopt;
+  } else if (*held && (*held)->ranks.size() == (*held)->world_size) {
+    out.held = std::move(held).value();
   }
-  if (*held && (*held)->ranks.size() != (*held)->world_size) return std::nullopt;
-  return std::move(held).value();
+  return out;
 }
 
 // Reads of an object store wait for its latency, so many are in flight; and the memory for that.
@@ -107,10 +128,10 @@ Result<std::vector<Committed>> list_all(std::array<Folder, 2>& folders) {
 }
 
 // "1 STEP" (memory) or "0 0", then rank 0's commits.
-Result<std::string> candidates_text(const std::optional<HeldStep>& held,
-                                    std::array<Folder, 2>& folders, bool lists) {
+Result<std::string> candidates_text(const Memory& memory, std::array<Folder, 2>& folders,
+                                    bool lists) {
   std::ostringstream text;
-  text << (held ? 1 : 0) << ' ' << (held ? held->step : 0);
+  text << (memory ? 1 : 0) << ' ' << memory.step();
   if (!lists) return text.str();
   CONVOY_ASSIGN_OR_RETURN(const std::vector<Committed> all, list_all(folders));
   for (const Committed& c : all) {
@@ -119,9 +140,9 @@ Result<std::string> candidates_text(const std::optional<HeldStep>& held,
   return text.str();
 }
 
-Result<Candidates> agree_on_candidates(const std::optional<HeldStep>& held,
-                                       std::array<Folder, 2>& folders, Exchange& exchange) {
-  const Result<std::string> mine = candidates_text(held, folders, exchange.rank() == 0);
+Result<Candidates> agree_on_candidates(const Memory& memory, std::array<Folder, 2>& folders,
+                                       Exchange& exchange) {
+  const Result<std::string> mine = candidates_text(memory, folders, exchange.rank() == 0);
   CONVOY_RETURN_IF_ERROR(agree(exchange, mine.status()));
   CONVOY_ASSIGN_OR_RETURN(const auto all, exchange.all_gather(bytes_of(*mine)));
   Candidates out;
@@ -141,7 +162,9 @@ Result<Candidates> agree_on_candidates(const std::optional<HeldStep>& held,
   return out;
 }
 
-Result<std::unique_ptr<StepSource>> memory_source(const HeldStep& held) {
+Result<std::unique_ptr<StepSource>> memory_source(Memory memory) {
+  if (memory.peers != nullptr) return std::move(memory.peers);
+  const HeldStep& held = *memory.held;
   Commit head;
   head.step = held.step;
   head.world_size = held.world_size;
@@ -240,21 +263,23 @@ Status agree(Exchange& exchange, const Status& mine) {
 
 Result<std::optional<NearestStep>> load_nearest(const LoadPlaces& places, const State& wanted,
                                                 Exchange& exchange, const LoadOptions& options) {
-  const std::optional<HeldStep> held = in_memory(places);
+  Memory memory = in_memory(places);
   std::array<Folder, 2> folders;
   folders[0].place = places.folder;
   folders[1].place = places.remote;
   folders[1].tier = Tier::kRemoteDurable;
   CONVOY_ASSIGN_OR_RETURN(const Candidates candidates,
-                          agree_on_candidates(held, folders, exchange));
+                          agree_on_candidates(memory, folders, exchange));
   if (!candidates.memory && candidates.committed.empty()) return std::optional<NearestStep>();
   Attempts attempts(wanted, exchange);
   NearestStep out;
   if (candidates.memory) {
+    const uint64_t step = memory.step();
+    if (memory.peers != nullptr) out.tier = Tier::kReplicated;
     CONVOY_ASSIGN_OR_RETURN(
         const bool loaded,
-        attempts.load(memory_source(*held), {held->step, 0},
-                      "step " + std::to_string(held->step) + " in memory", options, out));
+        attempts.load(memory_source(std::move(memory)), {step, 0},
+                      "step " + std::to_string(step) + " in memory", options, out));
     if (loaded) return std::optional(std::move(out));
   }
   Result<std::shared_ptr<DiskEngine>> engine = DiskEngine::create({});

@@ -67,6 +67,7 @@ class Agent {
   Status staged(Session& session, const proto::Staged& staged);
   Status wait(Session& session, const proto::Wait& wait);
   Status find(Session& session);
+  Status ensure_cluster();
   void start_scrubber();
   std::optional<HeldCopy> held_copy();
 
@@ -74,7 +75,7 @@ class Agent {
   void fail(Session& session, const Status& status);
   // Answers when `attempt` can, or with `late` after the time.
   void when_possible(Session& session, uint64_t timeout_ns, std::function<bool()> attempt,
-                     Status late);
+                     Status late, std::function<void()> gave_up = {});
   void retry_waiting();
 
   void post(std::function<void()> what);  // any thread
@@ -89,6 +90,7 @@ class Agent {
   std::unique_ptr<EventLoop> loop_;
   UniqueFd listener_, signals_, wake_;
   std::list<Session> sessions_;
+  std::unique_ptr<Cluster> cluster_;  // once there are other nodes
   std::shared_ptr<DiskTier> disk_;
   std::unique_ptr<Scrubber> scrubber_;
   std::string folder_;
@@ -133,6 +135,15 @@ Workers workers_of(const proto::Hello& hello) {
   w.remote_keep_every = hello.remote_keep_every();
   w.remote_bandwidth = hello.remote_bandwidth();
   w.remote_compress = static_cast<int>(hello.remote_compress());
+  w.node = hello.node();
+  w.nodes = std::max<uint32_t>(1, hello.nodes());
+  w.coordinator = hello.coordinator();
+  w.domain = hello.domain();
+  w.step_timeout = Nanos(hello.step_timeout_ns());
+  w.peer_timeout = Nanos(hello.peer_timeout_ns());
+  w.replica_k = std::max<uint32_t>(1, hello.replica_k());
+  w.replica_m = hello.replica_m();
+  w.replica_bandwidth = hello.replica_bandwidth();
   return w;
 }
 
@@ -159,6 +170,7 @@ Status Agent::run() {
   // Nothing is left for them, or somebody wants the end at once.
   if (remote_ != nullptr) remote_->abandon();
   remote_.reset();
+  cluster_.reset();
   disk_.reset();  // waits for what it is writing
   return ok_status();
 }
@@ -249,7 +261,7 @@ void Agent::rest() {
   loop_->cancel(idle_);
   if (options_.idle_exit == Nanos(0) || !sessions_.empty() || ending_) return;
   idle_ = loop_->after(options_.idle_exit, [this] {
-    if (is_writing()) return rest();
+    if (is_writing() || (job_ != nullptr && job_->busy())) return rest();
     CONVOY_LOG(Info) << "nobody was here for " << format_duration(options_.idle_exit)
                      << ", and all is written: the agent ends";
     end();
@@ -259,6 +271,13 @@ void Agent::rest() {
 Status Agent::handle(Session& session, const proto::Ask& ask) {
   if (ask.has_hello()) return hello(session, ask.hello());
   if (ask.has_find()) return find(session);  // also for who only wants to read
+  if (ask.has_address()) {
+    CONVOY_RETURN_IF_ERROR(ensure_cluster());
+    proto::Answer out;
+    out.set_address(cluster_->address());
+    answer(session, out);
+    return ok_status();
+  }
   if (ask.has_counters()) {
     proto::Answer out;
     out.mutable_counters();
@@ -295,12 +314,20 @@ Status Agent::hello(Session& session, const proto::Hello& hello) {
                                         std::to_string(workers.world_size) + " with " +
                                         std::to_string(workers.local_size) + " on this node"};
   }
-  if (workers.world_size != workers.local_size) {
+  if (workers.nodes == 1 && workers.world_size != workers.local_size) {
     return {Code::kFailedPrecondition,
-            "checkpoints of jobs on several machines are not built yet: run all ranks on one"};
+            "this job has ranks on other machines: its ranks must say so (ClientOptions::node, "
+            "nodes, and the coordinator that agent_address() of node 0's agent gives)"};
+  }
+  if (workers.nodes > 1 && (workers.node >= workers.nodes || workers.coordinator.empty() ||
+                            workers.nodes > workers.world_size)) {
+    return {Code::kInvalidArgument, "node " + std::to_string(workers.node) + " of " +
+                                        std::to_string(workers.nodes) + " with coordinator '" +
+                                        workers.coordinator + "'"};
   }
   CONVOY_ASSIGN_OR_RETURN(session.job, job_for(workers));
   session.rank = hello.rank();
+  session.job->has_rank(session.rank);
   answer(session, done());
   return ok_status();
 }
@@ -326,6 +353,8 @@ Result<std::shared_ptr<AgentJob>> Agent::job_for(const Workers& workers) {
       disk.folder = folder_;
       disk.claimant = {workers.job, workers.generation,
                        host_name() + ", agent " + std::to_string(::getpid())};
+      // So that no two agents write the same: other nodes know the folder by it.
+      if (workers.nodes > 1) disk.claimant.who += " " + random_hex().substr(0, 8);
       disk.keep_newest = workers.keep_newest;
       disk.keep_every = workers.keep_every;
       disk.bandwidth = workers.bandwidth;
@@ -333,16 +362,29 @@ Result<std::shared_ptr<AgentJob>> Agent::job_for(const Workers& workers) {
       disk.take_over = workers.take_over;
       disk.compress = workers.compress;
       disk_ = std::make_shared<DiskTier>(std::move(disk));
-      start_scrubber();
+      if (workers.node == 0) start_scrubber();  // the nodes have one folder
     }
   }
-  if (remote_ == nullptr || remote_place_ != workers.remote) open_remote(workers);
+  // The store takes what the folder has got, so one node is enough.
+  const bool opens_remote = workers.node == 0;
+  if (opens_remote && (remote_ == nullptr || remote_place_ != workers.remote)) open_remote(workers);
+  auto job = std::make_shared<AgentJob>(
+      workers, disk_, opens_remote ? remote_ : nullptr,
+      [this](std::function<void()> what) { post(std::move(what)); }, [this] { retry_waiting(); });
+  if (workers.nodes > 1) {
+    CONVOY_RETURN_IF_ERROR(ensure_cluster());
+    CONVOY_RETURN_IF_ERROR(job->join(*cluster_));
+  }
   // A generation that died before it had a whole step leaves that of its predecessor.
   if (job_ != nullptr && (job_->newest() || before_ == nullptr)) before_ = std::move(job_);
-  job_ = std::make_shared<AgentJob>(
-      workers, disk_, remote_, [this](std::function<void()> what) { post(std::move(what)); },
-      [this] { retry_waiting(); });
+  job_ = std::move(job);
   return job_;
+}
+
+Status Agent::ensure_cluster() {
+  if (cluster_ != nullptr) return ok_status();
+  CONVOY_ASSIGN_OR_RETURN(cluster_, load_cluster(options_.listen));
+  return ok_status();
 }
 
 void Agent::open_remote(const Workers& workers) {
@@ -424,11 +466,12 @@ Status Agent::acquire(Session& session, const proto::Acquire& acquire) {
     answer(session, out);
     return true;
   };
-  when_possible(session, acquire.timeout_ns(), attempt,
-                {Code::kDeadlineExceeded,
-                 "no room for step " + std::to_string(step) +
-                     ": two earlier saves are still being written. Save less often, or let the "
-                     "policy skip"});
+  const Status late(Code::kDeadlineExceeded,
+                    "no room for step " + std::to_string(step) +
+                        ": two earlier saves are still being written. Save less often, or let the "
+                        "policy skip");
+  when_possible(session, acquire.timeout_ns(), attempt, late,
+                [&session, step, late] { session.job->give_up(step, late); });
   return ok_status();
 }
 
@@ -506,15 +549,17 @@ void Agent::fail(Session& session, const Status& status) {
 }
 
 void Agent::when_possible(Session& session, uint64_t timeout_ns, std::function<bool()> attempt,
-                          Status late) {
+                          Status late, std::function<void()> gave_up) {
   if (attempt()) return;
   session.waiting = std::move(attempt);
   session.has_deadline = true;
-  session.deadline = loop_->after(Nanos(timeout_ns), [this, &session, late = std::move(late)] {
-    session.waiting = nullptr;
-    session.has_deadline = false;
-    fail(session, late);
-  });
+  session.deadline = loop_->after(
+      Nanos(timeout_ns), [this, &session, late = std::move(late), gave_up = std::move(gave_up)] {
+        session.waiting = nullptr;
+        session.has_deadline = false;
+        if (gave_up) gave_up();
+        fail(session, late);
+      });
 }
 
 // A session's answer may change what others wait for, so once more as long as one got through.
@@ -586,6 +631,11 @@ void Agent::drain() {
   if (progress.jobs > 0) {
     tell_launcher("writing" + number(progress.step) + number(progress.done) +
                   number(progress.total) + number(progress.jobs - 1));
+    loop_->after(kDrainEvery, [this] { drain(); });
+    return;
+  }
+  // A step that waits for other nodes; it has a deadline.
+  if (job_ != nullptr && job_->busy()) {
     loop_->after(kDrainEvery, [this] { drain(); });
     return;
   }

@@ -54,7 +54,7 @@ AgentJob::AgentJob(Workers workers, std::shared_ptr<DiskTier> disk,
       remote_(std::move(remote)),
       post_(std::move(post)),
       changed_(std::move(changed)),
-      table_(kSlots, workers_.local_size) {}
+      table_(kSlots, workers_.local_size, /*alone=*/workers_.nodes == 1) {}
 
 // Steps that were to go on from the folder don't any more.
 AgentJob::~AgentJob() {
@@ -87,6 +87,7 @@ Result<AgentJob::Slot> AgentJob::acquire(uint32_t rank, uint64_t step, Overtake 
   }
   give_up(table_.pass_over(rank, key(step)),
           "rank " + std::to_string(rank) + " went on to step " + std::to_string(step) + " before");
+  if (link_ != nullptr) return acquire_together(rank, step, policy);
   Slot slot;
   slot.decision = table_.acquire(key(step), policy, [this](const SnapshotKey& waiting) {
     return (disk_ != nullptr && disk_->withdraw(waiting.step)) ||
@@ -128,6 +129,7 @@ Status AgentJob::stage(uint32_t rank, uint64_t step, const StagedSnapshot& where
   const auto memory = memory_.find(rank);
   const auto found = steps_.find(step);
   if (memory == memory_.end() || found == steps_.end() || !table_.is_known(key(step))) {
+    if (found != steps_.end() && !found->second.failed.ok()) return found->second.failed;
     return {Code::kAborted, rank_text(rank, step) + "its slot was taken back"};
   }
   StagedSnapshot mine = where;
@@ -147,7 +149,13 @@ Status AgentJob::stage(uint32_t rank, uint64_t step, const StagedSnapshot& where
   here.ranks[rank] = mine;
   here.parts[rank] = std::move(part);
   here.notes.merge(notes);
-  if (table_.stage(key(step), rank)) whole(step);
+  if (!table_.stage(key(step), rank)) return ok_status();
+  if (link_ == nullptr) {
+    whole(step);
+  } else {
+    here.staged = true;
+    link_->staged(step);
+  }
   return ok_status();
 }
 
@@ -158,8 +166,6 @@ void AgentJob::whole(uint64_t step) {
   };
   StepProgress& progress = steps_[step].progress;
   progress.reach(Tier::kStaged);
-  progress.fail(Tier::kReplicated, {Code::kFailedPrecondition,
-                                    "copies in the memory of other nodes are not built yet"});
   plan(step, disk_ != nullptr && is_turn(workers_.disk_every),
        remote_ != nullptr && is_turn(workers_.remote_every));
   forget_old_steps();
@@ -217,27 +223,29 @@ std::function<void(std::function<void()>)> AgentJob::later() const {
   };
 }
 
-void AgentJob::to_disk(uint64_t step) {
+void AgentJob::to_disk(uint64_t step, DiskJob job) {
   Step& here = steps_[step];
-  DiskJob job;
+  here.to_disk = true;
   job.step = step;
   job.generation = workers_.generation;
   job.world_size = workers_.world_size;
   job.mesh = workers_.mesh;
   job.notes = here.notes;
   job.ranks = snapshots(here);
-  if (!here.to_remote) here.parts.clear();
-  job.begins = [this, step, later = later()] { later([this, step] { table_.use(key(step)); }); };
-  job.ended = [this, step, later = later()](const Status& status) {
-    if (status.ok()) {
-      CONVOY_LOG(Info) << "checkpoint step " << step << " is durable in the folder";
-    } else {
-      CONVOY_LOG(Error) << "checkpoint step " << step
-                        << " is not on the disk: " << status.message();
-    }
-    later([this, step, status] { on_disk(step, status); });
-  };
-  table_.queue(key(step));
+  if (link_ != nullptr || !here.to_remote) here.parts.clear();
+  if (job.work == DiskWork::kStep) {
+    job.begins = [this, step, later = later()] { later([this, step] { table_.use(key(step)); }); };
+    job.ended = [this, step, later = later()](const Status& status) {
+      if (status.ok()) {
+        CONVOY_LOG(Info) << "checkpoint step " << step << " is durable in the folder";
+      } else {
+        CONVOY_LOG(Error) << "checkpoint step " << step
+                          << " is not on the disk: " << status.message();
+      }
+      later([this, step, status] { on_disk(step, status); });
+    };
+    table_.queue(key(step));
+  }
   disk_->submit(std::move(job));
 }
 
@@ -307,6 +315,14 @@ Result<bool> AgentJob::reached(uint32_t rank, uint64_t step, Tier tier) {
   if (at == steps_.end()) {
     return Status(Code::kNotFound, "step " + std::to_string(step) + " was not saved here");
   }
+  if (tier == Tier::kReplicated && (workers_.replica_m == 0 || workers_.nodes == 1)) {
+    return Status(Code::kFailedPrecondition,
+                  "peer memory is off: ClientOptions::replica_m, of a job on several nodes");
+  }
+  if (tier == Tier::kRemoteDurable && workers_.node != 0) {
+    return Status(Code::kFailedPrecondition,
+                  "the ranks of node 0 know how far a step is on its way to the store");
+  }
   return at->second.progress.reached(tier);
 }
 
@@ -314,12 +330,21 @@ void AgentJob::lose(uint32_t rank) {
   give_up(table_.lose(rank), "rank " + std::to_string(rank) + " ended before");
 }
 
+// It comes no further; what is under way to the memory of peers goes on once it is whole.
+void AgentJob::stop(Step& step, const Status& why) {
+  step.failed = why;
+  if (!step.progress.is_there(Tier::kStaged)) return step.progress.fail(why);
+  step.progress.fail(Tier::kLocalDurable, why);
+  step.progress.fail(Tier::kRemoteDurable, why);
+}
+
 void AgentJob::give_up(const std::vector<SnapshotKey>& keys, const std::string& why) {
   for (const SnapshotKey& lost : keys) {
-    steps_[lost.step].progress.fail(
-        {Code::kAborted, why + " it had saved step " + std::to_string(lost.step)});
-    steps_[lost.step].ranks.clear();
-    steps_[lost.step].parts.clear();
+    Step& here = steps_[lost.step];
+    stop(here, {Code::kAborted, why + " it had saved step " + std::to_string(lost.step)});
+    here.ranks.clear();
+    here.parts.clear();
+    if (link_ != nullptr) link_->lost(lost.step, here.failed);
   }
   if (!keys.empty()) changed_();
 }
@@ -331,7 +356,7 @@ bool AgentJob::flush() {
   Step& here = steps_[step];
   const bool disk = disk_ != nullptr && !here.to_disk;
   const bool remote = remote_ != nullptr && !here.to_remote;
-  if (!disk && (!remote || here.to_disk)) return true;
+  if (link_ != nullptr || (!disk && (!remote || here.to_disk))) return true;
   for (const auto& [rank, where] : here.ranks) {
     Result<Part> part = read_part(rank, step, where);
     if (!part.ok()) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "ckpt/service/cluster.h"
 #include "ckpt/service/disk_tier.h"
 #include "ckpt/service/remote_tier.h"
 #include "ckpt/service/snapshot_table.h"
@@ -37,6 +38,12 @@ struct Workers {
   uint64_t remote_keep_newest = 2, remote_keep_every = 0;
   uint64_t remote_bandwidth = 0;
   int remote_compress = 0;
+  uint32_t node = 0, nodes = 1;
+  std::string coordinator;  // address; of several nodes only
+  std::string domain;
+  Nanos step_timeout{}, peer_timeout{};
+  uint32_t replica_k = 1, replica_m = 0;
+  uint64_t replica_bandwidth = 0;
   bool operator==(const Workers&) const = default;
 };
 
@@ -63,6 +70,14 @@ class AgentJob {
   AgentJob& operator=(const AgentJob&) = delete;
 
   const Workers& workers() const { return workers_; }
+  // Of several nodes: from now on steps are decided by the coordinator, which is made first if this
+  // is node 0. Once, before ranks are served.
+  Status join(Cluster& cluster);
+  void has_rank(uint32_t rank);
+  // Whether a step that was staged may still come to the disk.
+  bool busy() const;
+  // A rank no longer waits for room for the step.
+  void give_up(uint64_t step, const Status& why);
 
   // Room for snapshots of `bytes` each. What a rank had reserved before stays alive for as long as
   // a step lies in it.
@@ -105,6 +120,10 @@ class AgentJob {
     StepProgress progress;
     bool to_disk = false, to_remote = false;  // handed, or to be handed, to that tier
     bool at_remote = false;                   // the remote tier has it
+    Status failed;                            // what keeps it from coming any further
+    // Of several nodes: all ranks here have staged it; the coordinator was asked, has skipped it,
+    // has decided how it ends; its part is being written.
+    bool staged = false, wanted = false, skipped = false, over = false, writing = false;
   };
   SnapshotKey key(uint64_t step) const { return {workers_.generation, step}; }
   Result<Part> read_part(uint32_t rank, uint64_t step, const StagedSnapshot& where) const;
@@ -112,12 +131,25 @@ class AgentJob {
   std::vector<RankSnapshot> snapshots(const Step& step) const;
   std::function<void(std::function<void()>)> later() const;
   void plan(uint64_t step, bool disk, bool remote);
-  void to_disk(uint64_t step);
+  void to_disk(uint64_t step, DiskJob job = {});
   void on_disk(uint64_t step, const Status& status);
   void to_remote(uint64_t step, bool from_folder);
   void on_remote(uint64_t step, bool from_folder, const Status& status);
+  void stop(Step& step, const Status& why);
   void give_up(const std::vector<SnapshotKey>& keys, const std::string& why);
   void forget_old_steps();
+  // agent_job_nodes.cc: a node among several.
+  Result<Slot> acquire_together(uint32_t rank, uint64_t step, Overtake policy);
+  void follow(const StepEvent& event);
+  void granted(const StepEvent& event);
+  void whole_together(const StepEvent& event);
+  void replicate(uint64_t step);
+  void write_part(const StepEvent& event);
+  void part_ended(uint64_t step, const Status& status, const PartSummary& part);
+  void failed(uint64_t step, const Status& why, bool dropped);
+  void end_slot(uint64_t step);
+  static CoordinatorDisk coordinator_disk(const std::shared_ptr<DiskTier>& disk,
+                                          uint64_t generation);
 
   const Workers workers_;
   const std::shared_ptr<DiskTier> disk_;
@@ -128,8 +160,12 @@ class AgentJob {
   std::map<uint32_t, RankMemory> memory_;
   std::map<uint64_t, Step> steps_;
   uint64_t whole_steps_ = 0;
+  std::optional<uint64_t> committed_;   // of several nodes: the newest whose commit was seen
+  std::optional<uint64_t> replicated_;  // the newest that all peers have
+  Status cut_off_;                      // why the coordinator can't be reached
   // Answers of the disk tier may come when this has gone.
   const std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+  std::unique_ptr<NodeLink> link_;  // of several nodes; ends first
 };
 
 }  // namespace convoy::ckpt

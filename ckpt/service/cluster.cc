@@ -2,12 +2,15 @@
 // costs 11 ms at the start of each program that has it, and most need none.
 #include "ckpt/service/cluster.h"
 
+#include <convoy/ckpt/peers.h>
+
 #include <dlfcn.h>
 
 namespace convoy::ckpt {
 
-Result<std::unique_ptr<Cluster>> load_cluster(const ClusterListen& listen) {
-  using Open = Status(const ClusterListen&, std::unique_ptr<Cluster>&);
+namespace {
+
+Result<void*> find_in_library(const char* function) {
   // Never closed: gRPC's threads live in it.
   void* library = ::dlopen("libconvoy_cluster.so.0", RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) {
@@ -16,14 +19,28 @@ Result<std::unique_ptr<Cluster>> load_cluster(const ClusterListen& listen) {
                               "beside libconvoy_core: ") +
                       ::dlerror());
   }
-  auto* open = reinterpret_cast<Open*>(::dlsym(library, "convoy_ckpt_open_cluster"));
-  if (open == nullptr) {
-    return Status(Code::kFailedPrecondition,
-                  "libconvoy_cluster.so.0 is of another Convoy than libconvoy_core");
-  }
+  void* found = ::dlsym(library, function);
+  if (found != nullptr) return found;
+  return Status(Code::kFailedPrecondition,
+                "libconvoy_cluster.so.0 is of another Convoy than libconvoy_core");
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Cluster>> load_cluster(const ClusterListen& listen) {
+  using Open = Status(const ClusterListen&, std::unique_ptr<Cluster>&);
+  CONVOY_ASSIGN_OR_RETURN(void* const found, find_in_library("convoy_ckpt_open_cluster"));
   std::unique_ptr<Cluster> cluster;
-  CONVOY_RETURN_IF_ERROR(open(listen, cluster));
+  CONVOY_RETURN_IF_ERROR(reinterpret_cast<Open*>(found)(listen, cluster));
   return cluster;
+}
+
+Result<std::unique_ptr<StepSource>> open_in_peers(const PeersPlace& place) {
+  using Open = Status(const PeersPlace&, std::unique_ptr<StepSource>&);
+  CONVOY_ASSIGN_OR_RETURN(void* const found, find_in_library("convoy_ckpt_open_peers"));
+  std::unique_ptr<StepSource> source;
+  CONVOY_RETURN_IF_ERROR(reinterpret_cast<Open*>(found)(place, source));
+  return source;
 }
 
 }  // namespace convoy::ckpt

@@ -1,7 +1,9 @@
 #pragma once
 
+#include "ckpt/service/node_image.h"
 #include <convoy/base/clock.h>
 #include <convoy/base/status.h>
+#include <convoy/ckpt/agent.h>
 #include <convoy/ckpt/catalog.h>
 #include <convoy/ckpt/tier.h>
 
@@ -38,6 +40,7 @@ struct StepEvent {
   uint64_t step = 0;
   int slot = 0;
   bool to_disk = false;
+  bool dropped = false;  // kFailed: its slot is free; else it may stay in memory
   uint64_t claim = 0;
   std::string who;
   Status status;
@@ -68,6 +71,18 @@ class NodeLink {
   virtual void lost(uint64_t step, const Status& why) = 0;
   // All pieces of this node lie with its peers, or why not.
   virtual void replicated(uint64_t step, const Status& status) = 0;
+  // Sends pieces of the image to the nodes that keep them, in the background, and reports
+  // replicated(). Needs replicas in the options of join().
+  virtual void replicate(std::shared_ptr<const NodeImage> image) = 0;
+  // All nodes have the step's pieces: older ones go, and the image stays readable for peers.
+  virtual void settle(uint64_t step) = 0;
+  // They won't. When it returns the image is no longer read.
+  virtual void forget_image(uint64_t step) = 0;
+};
+
+struct ReplicaOptions {
+  uint32_t k = 1, m = 0;   // m = 0: nothing is sent to peers
+  uint64_t bandwidth = 0;  // bytes/s; 0: no limit
 };
 
 // What the coordinator needs of its node's disk. Each calls `done` later, on any thread.
@@ -91,12 +106,6 @@ struct CoordinatorOptions {
   CoordinatorDisk disk;                           // no functions: memory only
 };
 
-struct ClusterListen {
-  std::string host;                     // that other machines know this one by; empty: its name
-  uint16_t port = 0;                    // 0: the kernel chooses
-  std::string certificate, key, roots;  // PEM files; empty: no TLS
-};
-
 class Cluster {
  public:
   virtual ~Cluster() = default;
@@ -107,7 +116,7 @@ class Cluster {
   // Joins the generation whose coordinator has the address; tries until it is there. `on_event` is
   // called on a thread of the link's, one at a time.
   virtual Result<std::unique_ptr<NodeLink>> join(
-      const NodeIdentity& self, const std::string& coordinator,
+      const NodeIdentity& self, const std::string& coordinator, const ReplicaOptions& replicas,
       std::function<void(const StepEvent&)> on_event) = 0;
 };
 

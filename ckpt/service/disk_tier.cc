@@ -22,7 +22,9 @@ using namespace std::chrono_literals;
 
 constexpr int kTriesMax = 3;
 constexpr auto kPause = 1s;  // before the second try; four times as long before each further one
-constexpr uint32_t kNode = 0;
+// A network file system may show what another node has written so much later.
+constexpr auto kSeenWithin = 10s;
+constexpr auto kLookEvery = 200ms;
 
 void may_die(const char* point) {
   if (fault::strikes(point)) ::kill(::getpid(), SIGKILL);
@@ -63,7 +65,7 @@ DiskTier::~DiskTier() {
   }
   changed_.notify_all();
   thread_.join();
-  if (catalog_ == nullptr) return;
+  if (catalog_ == nullptr || !took_over_) return;
   // So that tools know that nobody writes there any more.
   if (const Status released = catalog_->release(); !released.ok()) {
     CONVOY_LOG(Warn) << "the checkpoint folder " << options_.folder
@@ -147,17 +149,18 @@ void DiskTier::main() {
 // Made when the first step needs them: a folder that is not there yet, or held by another job, must
 // not keep training from starting.
 Status DiskTier::prepare(const DiskJob& job) {
-  if (catalog_ != nullptr && generation_ == job.generation) return ok_status();
+  if (engine_ == nullptr) {
+    DiskOptions disk;
+    disk.bandwidth = options_.bandwidth;
+    CONVOY_ASSIGN_OR_RETURN(engine_, DiskEngine::create(disk));
+  }
+  if (job.joins) return join(job);
+  if (catalog_ != nullptr && took_over_ && generation_ == job.generation) return ok_status();
   std::error_code error;
   std::filesystem::create_directories(options_.folder, error);
   if (error) {
     return {Code::kInvalidArgument,
             "the checkpoint folder " + options_.folder + " can't be made: " + error.message()};
-  }
-  if (engine_ == nullptr) {
-    DiskOptions disk;
-    disk.bandwidth = options_.bandwidth;
-    CONVOY_ASSIGN_OR_RETURN(engine_, DiskEngine::create(disk));
   }
   CONVOY_ASSIGN_OR_RETURN(auto store, open_local_store(options_.folder));
   auto catalog = std::make_unique<Catalog>(*store);
@@ -167,11 +170,72 @@ Status DiskTier::prepare(const DiskJob& job) {
   catalog_ = std::move(catalog);  // before the store that the old one used
   store_ = std::move(store);
   generation_ = job.generation;
+  took_over_ = true;
+  return ok_status();
+}
+
+// The coordinator's owner record is the proof that both see the same folder.
+Status DiskTier::join(const DiskJob& job) {
+  if (catalog_ != nullptr && !took_over_ && catalog_->claim() == job.claim) return ok_status();
+  catalog_.reset();
+  took_over_ = false;
+  Claimant claimant = options_.claimant;
+  claimant.generation = job.generation;
+  const Deadline deadline = Deadline::after(kSeenWithin);
+  for (;;) {
+    Result<std::unique_ptr<Store>> store = open_local_store(options_.folder);
+    if (store.ok()) {
+      auto catalog = std::make_unique<Catalog>(**store);
+      const Result<std::optional<Owner>> owner = catalog->owner();
+      if (owner.ok() && owner->has_value() && (*owner)->who == job.who &&
+          catalog->join(claimant).ok() && catalog->claim() == job.claim) {
+        catalog_ = std::move(catalog);
+        store_ = std::move(store).value();
+        return ok_status();
+      }
+    }
+    if (deadline.passed()) break;
+    std::this_thread::sleep_for(kLookEvery);
+  }
+  return {Code::kFailedPrecondition,
+          "the checkpoint folder " + options_.folder + " is not the one that node 0 (" + job.who +
+              ") has: what it wrote there is not seen here. Give a folder on a file system that "
+              "all machines mount, or one in an object store that all reach"};
+}
+
+// On one node of several. The part counts when the coordinator has committed it.
+Status DiskTier::write_part(const DiskJob& job) {
+  if (!job.base) {
+    last_ = {};
+  } else if (written_.step == *job.base) {
+    last_ = written_;
+  }
+  written_ = {};
+  CONVOY_ASSIGN_OR_RETURN(const Part part, write_streams(job));
+  may_die("ckpt.tier.part.kill");
+  CONVOY_ASSIGN_OR_RETURN(const PartRef ref, catalog_->write_part(part));
+  CONVOY_ASSIGN_OR_RETURN(job.result->part, summarise(ref, part));
+  written_ = part;
+  may_die("ckpt.node.wrote.kill");
   return ok_status();
 }
 
 Status DiskTier::write(const DiskJob& job) {
   CONVOY_RETURN_IF_ERROR(prepare(job));
+  switch (job.work) {
+    case DiskWork::kClaim:
+      *job.result = {catalog_->claim(), options_.claimant.who, {}};
+      return ok_status();
+    case DiskWork::kPart:
+      return write_part(job);
+    case DiskWork::kCommit:
+      may_die("ckpt.tier.commit.kill");
+      CONVOY_RETURN_IF_ERROR(catalog_->commit_vouched(job.record, job.files));
+      collect(job.step);
+      return ok_status();
+    case DiskWork::kStep:
+      break;
+  }
   CONVOY_ASSIGN_OR_RETURN(const Part part, write_streams(job));
   CONVOY_RETURN_IF_ERROR(commit(job, part));
   last_ = part;
@@ -182,7 +246,7 @@ Status DiskTier::write(const DiskJob& job) {
 Result<Part> DiskTier::write_streams(const DiskJob& job) {
   Part part;
   part.step = job.step;
-  part.node = kNode;
+  part.node = job.node;
   part.generation = job.generation;
   PartBuilder builder(part);
   std::set<std::string> old_files;
@@ -202,7 +266,7 @@ Result<Part> DiskTier::write_streams(const DiskJob& job) {
     const Stream* before = refers ? stream_of(last_, stream.rank) : nullptr;
     const Changed changed = changed_chunks(rank, stream, before);
     const auto index = static_cast<uint32_t>(files.size());
-    const std::string path = catalog_->data_path(job.step, kNode, index);
+    const std::string path = catalog_->data_path(job.step, job.node, index);
     uint64_t offset = 0;
     size_t next = 0;
     for (uint64_t i = 0; i < stream.chunks.size(); ++i) {
@@ -234,7 +298,7 @@ Status DiskTier::write_compressed(const DiskJob& job, const RankSnapshot& rank, 
   may_die("ckpt.tier.data.kill");
   total_ += stream.bytes;
   const ChunkTarget target{
-      *store_, [&] { return catalog_->data_path(job.step, kNode, compressed_files_++); },
+      *store_, [&] { return catalog_->data_path(job.step, job.node, compressed_files_++); },
       options_.compress,
       [this](uint64_t bytes) {
         *done_ += bytes;

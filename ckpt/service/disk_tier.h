@@ -15,6 +15,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <thread>
@@ -42,8 +43,32 @@ struct DiskTierOptions {
   int compress = 0;         // zstd level; 0: none
 };
 
+// What a node of several does of a step, one after the other; a node alone does all of it at once.
+enum class DiskWork : uint8_t {
+  kStep,    // data, part and commit
+  kClaim,   // take the folder over
+  kPart,    // data and part, under the claim that the coordinator has
+  kCommit,  // the commit record of all nodes' parts
+};
+
+// Where a job leaves what it has found out, for its `ended`.
+struct DiskResult {
+  uint64_t claim = 0;  // kClaim
+  std::string who;
+  PartSummary part;  // kPart
+};
+
 struct DiskJob {
   uint64_t step = 0;
+  DiskWork work = DiskWork::kStep;
+  uint32_t node = 0;
+  bool joins = false;                  // kPart, where another node has taken the folder over
+  uint64_t claim = 0;                  // kPart: that node's, and
+  std::string who;                     // its owner record's
+  std::optional<uint64_t> base;        // kPart: the committed step whose chunks may be referred to
+  Commit record;                       // kCommit
+  std::vector<File> files;             // kCommit: that the parts say are new
+  std::shared_ptr<DiskResult> result;  // kClaim, kPart; shared with `ended`
   uint64_t generation = 0;  // of the workers; a higher one than before claims the folder anew
   uint32_t world_size = 1;
   std::string mesh;
@@ -94,11 +119,13 @@ class DiskTier {
     std::shared_ptr<const Arena> owner;
   };
   Status prepare(const DiskJob& job);
+  Status join(const DiskJob& job);
   Status write(const DiskJob& job);
   Result<Part> write_streams(const DiskJob& job);
   Status write_compressed(const DiskJob& job, const RankSnapshot& rank, bool refers,
                           class PartBuilder& builder, Stream& stream);
   Status write_files(const std::vector<NewFile>& files);
+  Status write_part(const DiskJob& job);
   Status commit(const DiskJob& job, const Part& part);
   void collect(uint64_t step);
 
@@ -107,7 +134,9 @@ class DiskTier {
   std::unique_ptr<Store> store_;
   std::unique_ptr<Catalog> catalog_;
   uint64_t generation_ = 0;  // of the claim
-  Part last_;                // what was committed last, for incremental saves
+  bool took_over_ = false;
+  Part last_;     // what was committed last, for incremental saves
+  Part written_;  // by kPart: becomes last_ when it is committed
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   uint32_t compressed_files_ = 0;

@@ -107,8 +107,11 @@ void SnapshotTable::pin(const SnapshotKey& key) {
   if (Entry* entry = find(key)) ++entry->pins;
 }
 
-void SnapshotTable::unpin(const SnapshotKey& key) {
-  if (Entry* entry = find(key)) --entry->pins;
+void SnapshotTable::unpin(const SnapshotKey& key, bool surplus) {
+  if (Entry* entry = find(key)) {
+    --entry->pins;
+    entry->surplus = surplus;
+  }
   drop_superseded();
 }
 
@@ -140,8 +143,9 @@ void SnapshotTable::done(const SnapshotKey& key) {
 
 std::optional<SnapshotTable::Held> SnapshotTable::newest() const {
   const Entry* best = nullptr;
+  const auto rank = [](const Entry& e) { return std::pair(!e.surplus, e.order); };
   for (const Entry& e : entries_) {
-    if (e.whole && (best == nullptr || e.order > best->order)) best = &e;
+    if (e.whole && (best == nullptr || rank(e) > rank(*best))) best = &e;
   }
   return best == nullptr ? std::nullopt : std::optional<Held>({best->key, best->slot});
 }

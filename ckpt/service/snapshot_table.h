@@ -66,7 +66,8 @@ class SnapshotTable {
 
   // Keeps the step, whatever tiers and newer steps do. Counted.
   void pin(const SnapshotKey& key);
-  void unpin(const SnapshotKey& key);
+  // `surplus`: an older step is the better one to keep; this one goes when no tier needs it.
+  void unpin(const SnapshotKey& key, bool surplus = false);
 
   struct Held {
     SnapshotKey key;
@@ -81,6 +82,7 @@ class SnapshotTable {
     std::set<uint32_t> staged;
     bool whole = false, queued = false, used = false;
     int pins = 0;
+    bool surplus = false;
     uint64_t order = 0;  // in which they became whole
   };
   const Entry* find(const SnapshotKey& key) const;

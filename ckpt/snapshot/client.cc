@@ -120,6 +120,15 @@ Status SnapshotClient::ensure_connected() {
   hello.set_remote_keep_every(options_.remote_keep_every);
   hello.set_remote_bandwidth(options_.remote_bandwidth);
   hello.set_remote_compress(static_cast<uint32_t>(options_.remote_compress));
+  hello.set_node(options_.node);
+  hello.set_nodes(options_.nodes);
+  hello.set_coordinator(options_.coordinator);
+  hello.set_domain(options_.domain);
+  hello.set_replica_k(options_.replica_k);
+  hello.set_replica_m(options_.replica_m);
+  hello.set_replica_bandwidth(options_.replica_bandwidth);
+  hello.set_step_timeout_ns(static_cast<uint64_t>(options_.step_timeout.count()));
+  hello.set_peer_timeout_ns(static_cast<uint64_t>(options_.peer_timeout.count()));
   hello.set_take_over(options_.take_over);
   const auto answer = request(socket.get(), ask);
   if (!answer.ok()) return answer.status();
@@ -216,6 +225,15 @@ Status SnapshotClient::wait(uint64_t step, Tier tier, Nanos timeout) {
   if (!answer.ok() && answer.status().code() == Code::kUnavailable) socket_.reset();
   if (socket_) CONVOY_RETURN_IF_ERROR(set_timeout(socket_.get(), options_.timeout));
   return answer.status();
+}
+
+Result<std::string> agent_address(const std::string& agent, Nanos timeout) {
+  CONVOY_ASSIGN_OR_RETURN(const UniqueFd socket, connect_packets(agent));
+  CONVOY_RETURN_IF_ERROR(set_timeout(socket.get(), timeout));
+  proto::Ask ask;
+  ask.set_address(true);
+  CONVOY_ASSIGN_OR_RETURN(const auto answer, request(socket.get(), ask));
+  return answer.first.address();
 }
 
 Result<std::map<std::string, uint64_t>> agent_counters(const std::string& agent, Nanos timeout) {

@@ -47,9 +47,10 @@ Status CommitBuilder::add(const PartSummary& part) {
     Known& known =
         tensors_.try_emplace(tensor.name, Known{tensor, part.ref.node, {}}).first->second;
     if (!(known.info == tensor)) {
-      return {Code::kMismatch, "nodes " + std::to_string(known.node) + " and " +
-                                   std::to_string(part.ref.node) + " disagree on tensor " +
-                                   tensor.name + " of step " + std::to_string(part.step) +
+      const auto [first, second] = std::minmax(known.node, part.ref.node);
+      return {Code::kMismatch, "nodes " + std::to_string(first) + " and " + std::to_string(second) +
+                                   " disagree on tensor " + tensor.name + " of step " +
+                                   std::to_string(part.step) +
                                    ": its dtype or global shape differs."};
     }
     if (part.held[i]) known.parts.push_back(static_cast<uint32_t>(commit_.parts.size()));

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cerrno>
+#include <charconv>
 #include <cstdlib>
 #include <fcntl.h>
 #include <memory>
@@ -21,7 +22,23 @@ struct AgentArguments {
   std::string scrub_every = "6h";
   std::string scrub_bandwidth = "32MiB";
   bool detach = false;
+  std::string listen;
 };
+
+// "HOST" or "HOST:PORT".
+Status read_listen(const std::string& text, ckpt::ClusterListen& listen) {
+  const size_t colon = text.rfind(':');
+  listen.host = text.substr(0, colon);
+  if (colon == std::string::npos) return ok_status();
+  const std::string port = text.substr(colon + 1);
+  unsigned value = 0;
+  const auto [end, error] = std::from_chars(port.data(), port.data() + port.size(), value);
+  if (error != std::errc() || end != port.data() + port.size() || value > 65535) {
+    return {Code::kInvalidArgument, "--listen " + text + ": HOST or HOST:PORT"};
+  }
+  listen.port = static_cast<uint16_t>(value);
+  return ok_status();
+}
 
 constexpr const char* kFooter =
     R"(It outlives the trainers of a job: one that is started again finds its newest snapshot in memory.
@@ -38,7 +55,7 @@ Status complete(AgentArguments* a) {
   CONVOY_ASSIGN_OR_RETURN(a->options.scrub_every, parse_duration("--scrub-every", a->scrub_every));
   CONVOY_ASSIGN_OR_RETURN(a->options.scrub_bandwidth,
                           parse_bytes("--scrub-bandwidth", a->scrub_bandwidth));
-  return ok_status();
+  return read_listen(a->listen, a->options.listen);
 }
 
 int run(const ckpt::AgentOptions& options) {
@@ -95,6 +112,13 @@ void add_agent(CLI::App& root, Invocation& invocation) {
       ->type_name("SIZE");
   app->add_flag("--detach", arguments->detach,
                 "return once it listens, and leave it behind in a session of its own");
+  app->add_option("--listen", arguments->listen,
+                  "where agents of other machines reach this one, HOST or HOST:PORT; default: this "
+                  "machine's name, any port")
+      ->type_name("ADDRESS");
+  app->add_option("--tls-certificate", options.listen.certificate, "PEM file, of this machine");
+  app->add_option("--tls-key", options.listen.key, "PEM file");
+  app->add_option("--tls-roots", options.listen.roots, "PEM file, of who signs all machines'");
   app->footer(kFooter);
   app->callback([&invocation, arguments] {
     const Status status = complete(arguments.get());

@@ -12,6 +12,7 @@ namespace convoy::rpc {
 namespace {
 
 constexpr int kReconnectMsMin = 100, kReconnectMsMax = 2000;
+constexpr int kConnectMs = 10000;  // of one attempt: gRPC calls it the least backoff
 
 Result<std::shared_ptr<grpc::ChannelCredentials>> credentials(const TlsFiles& tls) {
   if (tls.empty()) return grpc::InsecureChannelCredentials();
@@ -50,7 +51,7 @@ Result<std::unique_ptr<Channel>> Channel::create(const std::string& address,
   grpc::ChannelArguments args;
   set_limits(options, [&](const char* name, int value) { args.SetInt(name, value); });
   args.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kReconnectMsMin);
-  args.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kReconnectMsMin);
+  args.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectMs);
   args.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kReconnectMsMax);
   args.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);          // nodes of one cluster
   args.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // a connection for each channel

@@ -7,6 +7,7 @@
 #include <convoy/base/socket.h>
 #include <convoy/ckpt/agent_process.h>
 #include <convoy/ckpt/catalog.h>
+#include <convoy/ckpt/find_nodes.h>
 
 #include <ATen/ops/zeros.h>
 
@@ -66,6 +67,7 @@ ckpt::ClientOptions client_options(const TrainOptions& options, Runtime& runtime
 }
 
 std::string place_text(const ckpt::NearestStep& from, const ckpt::LoadPlaces& places) {
+  if (from.tier == ckpt::Tier::kReplicated) return "the memory of all machines";
   return from.tier == ckpt::Tier::kStaged ? "the memory of this machine" : places.folder;
 }
 
@@ -86,8 +88,13 @@ Result<Checkpoints> Checkpoints::open(const TrainOptions& options, Runtime& runt
                                                   .program = environment.program});
   CONVOY_RETURN_IF_ERROR(ckpt::agree(*out.exchange_, agent.status()));
   out.places_ = {*agent, std::filesystem::absolute(options.checkpoint).string()};
-  auto checkpointer = ckpt::Checkpointer::create(
-      {client_options(options, runtime, *agent), options.checkpoint_spread});
+  ckpt::ClientOptions client = client_options(options, runtime, *agent);
+  if (client.local_size < client.world_size) {
+    CONVOY_RETURN_IF_ERROR(ckpt::find_nodes(*out.exchange_, client));
+    out.places_.coordinator = client.coordinator;
+    out.places_.generation = client.generation;
+  }
+  auto checkpointer = ckpt::Checkpointer::create({std::move(client), options.checkpoint_spread});
   CONVOY_RETURN_IF_ERROR(ckpt::agree(*out.exchange_, checkpointer.status()));
   out.checkpointer_ = std::move(checkpointer).value();
   return out;

@@ -25,6 +25,8 @@ BENCHES = {
     "ckpt.remote": ([sys.executable, HERE / "ckpt_remote.py", "--build", "{build}"], ["--mib", "32", "--runs", "2"]),
     "rehearse": ([sys.executable, HERE / "rehearse.py", "--build", "{build}"], ["--ranks", "1", "--runs", "3"]),
     "ckpt.records": (["{build}/tests/bench/ckpt_records"], ["10", "0.1"]),
+    "ckpt.coordinator": (["{build}/tests/bench/ckpt_coordinator", "{build}/bench/coordinator"], ["100", "8", "2"]),
+    "ckpt.replica": (["{build}/tests/bench/ckpt_replica"], ["16", "3"]),
     "build": ([sys.executable, HERE / "build.py"], ["--incremental-only"]),
 }
 
@@ -33,7 +35,8 @@ def wanted(name: str, prefix: str) -> bool:
     """Whether the group `name` can print a line whose bench begins with `prefix`."""
     if name == "comm" and prefix.startswith("comm.tcp"):
         return False
-    if name == "ckpt" and prefix.startswith(("ckpt.load", "ckpt.records", "ckpt.remote", "ckpt.save", "ckpt.coordinator")):
+    elsewhere = ("ckpt.load", "ckpt.records", "ckpt.remote", "ckpt.save", "ckpt.coordinator", "ckpt.replica")
+    if name == "ckpt" and prefix.startswith(elsewhere):
         return False
     return name.startswith(prefix) or prefix.startswith(name)
 

@@ -9,6 +9,14 @@
 
 namespace convoy::ckpt {
 
+// Where agents of other machines reach this one; used by jobs on several machines only.
+struct ClusterListen {
+  std::string host = {};  // that they know this machine by, and that it binds; empty: its name, all
+  uint16_t port = 0;      // 0: the kernel chooses
+  // PEM files; all empty: no TLS. `roots` signs the others' certificates.
+  std::string certificate = {}, key = {}, roots = {};
+};
+
 struct AgentOptions {
   std::string name = {};  // of its abstract unix socket
   // Readable, or closed by the other end, when whoever started the agent has gone; -1: nobody.
@@ -27,6 +35,7 @@ struct AgentOptions {
   Nanos scrub_every = std::chrono::hours(6);
   uint64_t scrub_bandwidth = uint64_t{32} << 20;
   std::function<void()> ready = {};  // called once it listens; may be empty
+  ClusterListen listen = {};
 };
 
 // `convoy agent`: the process of a node that keeps its ranks' snapshots and carries them to the

@@ -27,6 +27,13 @@ struct ClientOptions {
   uint32_t rank = 0;
   uint32_t world_size = 1;
   uint32_t local_size = 1;
+  // Of a job on several machines: this node and how many there are (node 0 has rank 0 by custom),
+  // and the address of node 0's agent. Rank 0 gets it from agent_address() and gives it to all,
+  // through the job's rendezvous store or a broadcast.
+  uint32_t node = 0;
+  uint32_t nodes = 1;
+  std::string coordinator = {};
+  std::string domain = {};   // of failure (rack, power feed): nodes of one are likely lost together
   std::string mesh;          // for people
   std::string folder;        // of the disk tier; empty: snapshots stay in memory
   uint64_t keep_newest = 2;  // committed steps that stay in the folder
@@ -46,7 +53,17 @@ struct ClientOptions {
   int remote_compress = 0;
   Overtake overtake = Overtake::kWait;
   int threads = 2;  // that copy, the caller included
+  // Peer memory, of several nodes: each snapshot is cut into k pieces and m more are computed,
+  // which lie with k + m - 1 other nodes; any m nodes of a group of k + m may be lost. k = 1:
+  // copies. m = 0: off.
+  uint32_t replica_k = 1;
+  uint32_t replica_m = 0;
+  uint64_t replica_bandwidth = 0;  // bytes/s that a node sends; 0: no limit
   Nanos timeout = std::chrono::seconds(60);
+  // Of several nodes: in which all must have staged a step, and then written it; and after which a
+  // node whose agent is silent counts as gone. The step fails then, and says who is missing.
+  Nanos step_timeout = std::chrono::minutes(10);
+  Nanos peer_timeout = std::chrono::seconds(10);
 };
 
 struct SaveOutcome {
@@ -96,6 +113,12 @@ class SnapshotClient {
   std::shared_ptr<Arena> arena_;
   uint64_t slot_bytes_ = 0;
 };
+
+// Where agents of other machines reach this one: what goes into ClientOptions::coordinator. The
+// agent begins to listen with the first such question. kUnavailable: no agent; kFailedPrecondition:
+// libconvoy_cluster is not installed.
+Result<std::string> agent_address(const std::string& agent,
+                                  Nanos timeout = std::chrono::seconds(60));
 
 // What an agent has counted: "scrub.passes", "scrub.chunks", "scrub.bytes" (read again),
 // "scrub.bad", "scrub.healed", "scrub.left". kUnavailable: no agent.

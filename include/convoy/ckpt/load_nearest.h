@@ -1,5 +1,6 @@
 #pragma once
 
+#include <convoy/ckpt/agent.h>
 #include <convoy/ckpt/load_together.h>
 #include <convoy/ckpt/tier.h>
 
@@ -17,6 +18,11 @@ struct LoadPlaces {
   std::string agent;        // the node's, whose memory may hold a step
   std::string folder;       // may not exist yet
   std::string remote = {};  // URI of the object store: the last resort
+  // Of a job on several nodes, whose agents' memory is looked at in place of the one agent's
+  // (ClientOptions::coordinator); all ranks' clients must have connected.
+  std::string coordinator = {};
+  uint64_t generation = 0;  // of the workers that load
+  ClusterListen tls = {};   // its PEM files
 };
 
 struct NearestStep {
