@@ -1,7 +1,6 @@
 #pragma once
 
 #include "ckpt/service/packet.h"
-#include "tests/exit_rank.h"
 #include <convoy/base/fault.h>
 #include <convoy/base/socket.h>
 #include <convoy/ckpt/agent.h>
@@ -47,7 +46,9 @@ class NodeAgent {
       options.listen.host = "127.0.0.1";
       const Status status = run_agent(options);
       if (!status.ok()) std::fprintf(stderr, "agent: %s\n", status.to_string().c_str());
-      exit_rank(status.ok() ? 0 : 1);
+      // Without a look for leaks: the leak sanitizer's own thread dies where gRPC's threads come
+      // and go. service_test.cc looks.
+      ::_exit(status.ok() ? 0 : 1);
     }
     for (int i = 0; i < 3000 && !connect_packets(name).ok(); ++i) std::this_thread::sleep_for(10ms);
   }
