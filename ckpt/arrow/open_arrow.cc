@@ -101,9 +101,19 @@ S3Place place_of(const arrow::fs::S3Options& options, const std::string& region,
   return place;
 }
 
+// Registers the end of S3 when a store has been opened, or could not be: not before, since it has
+// to run ahead of the ends of what Arrow makes for the first client.
+struct FinalizeAtExit {
+  ~FinalizeAtExit() {
+    static const int registered = std::atexit(&finalize);
+    (void)registered;
+  }
+};
+
 arrow::Result<Opened> open_s3(const arrow::util::Uri& uri, const arrow::io::IOContext& context,
                               const StoreOptions& limits) {
   ARROW_RETURN_NOT_OK(start_s3());
+  const FinalizeAtExit finalizes;
   Opened out;
   ARROW_ASSIGN_OR_RAISE(arrow::fs::S3Options options,
                         arrow::fs::S3Options::FromUri(uri, &out.root));
@@ -113,9 +123,6 @@ arrow::Result<Opened> open_s3(const arrow::util::Uri& uri, const arrow::io::IOCo
   options.request_timeout = options.connect_timeout;
   options.retry_strategy = std::make_shared<Retry>(limits.tries_max);
   ARROW_ASSIGN_OR_RAISE(const auto fs, arrow::fs::S3FileSystem::Make(options, context));
-  // Not before: it has to run before the ends of what Arrow made for the first client.
-  static const int registered = std::atexit(&finalize);
-  (void)registered;
   const std::string bucket = out.root.substr(0, out.root.find('/'));
   if (bucket.empty()) return arrow::Status::Invalid("the URI names no bucket");
   out.s3 = std::make_unique<S3Requests>(place_of(options, fs->region(), bucket), limits, [options] {
