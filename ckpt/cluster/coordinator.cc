@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <csignal>
 #include <iterator>
 #include <unistd.h>
 #include <utility>
@@ -22,10 +21,6 @@ constexpr int kNamedMax = 16;  // nodes in a message
 
 TimePoint now() {
   return Clock::system().now();
-}
-
-void may_die(const char* point) {
-  if (fault::strikes(point)) ::kill(::getpid(), SIGKILL);
 }
 
 template <class Message>
@@ -195,12 +190,12 @@ void Coordinator::take(const proto::Item& item, uint32_t node, std::unique_ptr<P
       return board_.want(item.want().step(),
                          static_cast<Overtake>(std::min<uint32_t>(item.want().policy(), 2)), at);
     case proto::Item::kStaged:
-      may_die("ckpt.coordinator.staged.kill");
+      fault::die_at("ckpt.coordinator.staged.kill");
       return board_.staged(node, item.staged(), at);
     case proto::Item::kWrote: {
       const uint64_t step = item.wrote().step();
       const Status status = get_failure(item.wrote().failure());
-      may_die("ckpt.coordinator.wrote.kill");
+      fault::die_at("ckpt.coordinator.wrote.kill");
       if (part != nullptr && board_.awaits_part(node, step)) {
         Written& written =
             written_.try_emplace(step, Written{CommitBuilder(commit_head(step)), {}, {}, {}})
@@ -385,7 +380,7 @@ void Coordinator::commit(uint64_t step, std::unique_lock<std::mutex>& lock) {
     commit->notes = std::move(written.notes);
   }
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
-  may_die("ckpt.coordinator.commit.kill");
+  fault::die_at("ckpt.coordinator.commit.kill");
   if (commit) {
     options_.disk.commit(std::move(*commit), std::move(written.files), done);
   } else {

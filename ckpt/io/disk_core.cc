@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <csignal>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -51,7 +50,7 @@ FaultNames fault_names(IoOp op) {
 // The error that a fault point wants instead of the request, or 0.
 int struck(IoRequest& request) {
   const FaultNames names = fault_names(request.op);
-  if (fault::strikes(names.kill)) ::raise(SIGKILL);
+  fault::die_at(names.kill);
   if (fault::strikes(names.fail)) return EIO;
   if (names.space != nullptr && fault::strikes(names.space)) return ENOSPC;
   if (names.cut != nullptr && request.bytes >= 2 && fault::strikes(names.cut)) request.bytes /= 2;

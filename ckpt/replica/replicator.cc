@@ -260,7 +260,7 @@ Status Replicator::send(const NodeImage& image) {
       break;
     }
     gather(image, first, *batch);
-    if (fault::strikes("ckpt.replica.put.kill")) ::kill(::getpid(), SIGKILL);
+    fault::die_at("ckpt.replica.put.kill");
     put(image, first, batch);
   }
   for (const auto& batch : batches) {

@@ -161,13 +161,10 @@ Status AgentJob::stage(uint32_t rank, uint64_t step, const StagedSnapshot& where
 
 void AgentJob::whole(uint64_t step) {
   const uint64_t number = whole_steps_++;
-  const auto is_turn = [number](uint64_t every) {
-    return number % std::max<uint64_t>(1, every) == 0;
-  };
   StepProgress& progress = steps_[step].progress;
   progress.reach(Tier::kStaged);
-  plan(step, disk_ != nullptr && is_turn(workers_.disk_every),
-       remote_ != nullptr && is_turn(workers_.remote_every));
+  plan(step, disk_ != nullptr && is_turn(number, workers_.disk_every),
+       remote_ != nullptr && is_turn(number, workers_.remote_every));
   forget_old_steps();
   changed_();
 }

@@ -56,6 +56,11 @@ struct StagedSnapshot {
   uint64_t part_bytes = 0;
 };
 
+// Whether save number `number`, from 0, is one of every `every`.
+inline bool is_turn(uint64_t number, uint64_t every) {
+  return every <= 1 || number % every == 0;
+}
+
 class AgentJob {
  public:
   static constexpr int kSlots = 2;

@@ -4,7 +4,6 @@
 #include "ckpt/service/agent_job.h"
 #include <convoy/base/log.h>
 
-#include <algorithm>
 #include <utility>
 
 namespace convoy::ckpt {
@@ -188,7 +187,7 @@ void AgentJob::whole_together(const StepEvent& event) {
   }
   table_.queue(key(event.step));
   // Node 0 uploads what all have written to the folder.
-  if (remote_ != nullptr && number % std::max<uint64_t>(1, workers_.remote_every) == 0) {
+  if (remote_ != nullptr && is_turn(number, workers_.remote_every)) {
     here.to_remote = true;
     disk_->pin(event.step);
   } else {

@@ -4,10 +4,10 @@
 #include "ckpt/service/disk_tier.h"
 
 #include "ckpt/service/part_builder.h"
+#include "ckpt/service/tier_step.h"
 #include <convoy/base/fault.h>
 #include <convoy/base/log.h>
 
-#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <filesystem>
@@ -25,10 +25,6 @@ constexpr auto kPause = 1s;  // before the second try; four times as long before
 // A network file system may show what another node has written so much later.
 constexpr auto kSeenWithin = 10s;
 constexpr auto kLookEvery = 200ms;
-
-void may_die(const char* point) {
-  if (fault::strikes(point)) ::kill(::getpid(), SIGKILL);
-}
 
 // Chunks [first, first + count) of a snapshot that have to be written.
 struct Changed {
@@ -66,11 +62,7 @@ DiskTier::~DiskTier() {
   changed_.notify_all();
   thread_.join();
   if (catalog_ == nullptr || !took_over_) return;
-  // So that tools know that nobody writes there any more.
-  if (const Status released = catalog_->release(); !released.ok()) {
-    CONVOY_LOG(Warn) << "the checkpoint folder " << options_.folder
-                     << " was not given back: " << released.message();
-  }
+  give_back(*catalog_, options_.folder);
 }
 
 void DiskTier::submit(DiskJob job) {
@@ -212,11 +204,11 @@ Status DiskTier::write_part(const DiskJob& job) {
   }
   written_ = {};
   CONVOY_ASSIGN_OR_RETURN(const Part part, write_streams(job));
-  may_die("ckpt.tier.part.kill");
+  fault::die_at("ckpt.tier.part.kill");
   CONVOY_ASSIGN_OR_RETURN(const PartRef ref, catalog_->write_part(part));
   CONVOY_ASSIGN_OR_RETURN(job.result->part, summarise(ref, part));
   written_ = part;
-  may_die("ckpt.node.wrote.kill");
+  fault::die_at("ckpt.node.wrote.kill");
   return ok_status();
 }
 
@@ -229,7 +221,7 @@ Status DiskTier::write(const DiskJob& job) {
     case DiskWork::kPart:
       return write_part(job);
     case DiskWork::kCommit:
-      may_die("ckpt.tier.commit.kill");
+      fault::die_at("ckpt.tier.commit.kill");
       CONVOY_RETURN_IF_ERROR(catalog_->commit_vouched(job.record, job.files));
       collect(job.step);
       return ok_status();
@@ -295,7 +287,7 @@ Result<Part> DiskTier::write_streams(const DiskJob& job) {
 // Frames have no size before they are made, so they go through the store, one behind the other.
 Status DiskTier::write_compressed(const DiskJob& job, const RankSnapshot& rank, bool refers,
                                   PartBuilder& builder, Stream& stream) {
-  may_die("ckpt.tier.data.kill");
+  fault::die_at("ckpt.tier.data.kill");
   total_ += stream.bytes;
   const ChunkTarget target{
       *store_, [&] { return catalog_->data_path(job.step, job.node, compressed_files_++); },
@@ -311,7 +303,7 @@ Status DiskTier::write_compressed(const DiskJob& job, const RankSnapshot& rank, 
 }
 
 Status DiskTier::write_files(const std::vector<NewFile>& files) {
-  may_die("ckpt.tier.data.kill");
+  fault::die_at("ckpt.tier.data.kill");
   std::vector<std::unique_ptr<DiskWriter>> writers;
   *done_ = 0;
   total_ = std::accumulate(files.begin(), files.end(), uint64_t{0},
@@ -339,34 +331,22 @@ Status DiskTier::write_files(const std::vector<NewFile>& files) {
 
 // Writing the part makes the folder's names durable too: it lies beside the data files.
 Status DiskTier::commit(const DiskJob& job, const Part& part) {
-  may_die("ckpt.tier.part.kill");
-  CONVOY_ASSIGN_OR_RETURN(const PartRef ref, catalog_->write_part(part));
   Commit head;
   head.step = job.step;
   head.world_size = job.world_size;
   head.mesh = job.mesh;
   head.notes = job.notes;
-  CommitBuilder builder(std::move(head));
-  CONVOY_RETURN_IF_ERROR(builder.add(ref, part));
-  may_die("ckpt.tier.commit.kill");
-  return catalog_->commit(std::move(builder).finish());
+  return commit_step(*catalog_, std::move(head), part, "ckpt.tier");
 }
 
-// What fails here costs room only, and the next step tries again.
 void DiskTier::collect(uint64_t step) {
-  may_die("ckpt.tier.collect.kill");
-  KeepPolicy policy;
-  policy.newest = std::max<uint64_t>(1, options_.keep_newest);
-  policy.every = options_.keep_every;
+  std::set<uint64_t> pins;
   {
     const std::lock_guard lock(mutex_);
-    policy.pins = pins_;
+    pins = pins_;
   }
-  const Result<Collected> collected = catalog_->collect(policy);
-  if (!collected.ok()) {
-    CONVOY_LOG(Warn) << "old checkpoints were not removed after step " << step << ": "
-                     << collected.status().message();
-  }
+  collect_old_steps(*catalog_, options_.keep_newest, options_.keep_every, std::move(pins), step,
+                    options_.folder, "ckpt.tier");
 }
 
 }  // namespace convoy::ckpt

@@ -3,6 +3,7 @@
 
 #include "ckpt/io/backoff.h"
 #include "ckpt/service/part_builder.h"
+#include "ckpt/service/tier_step.h"
 #include <convoy/base/fault.h>
 #include <convoy/base/log.h>
 
@@ -27,10 +28,6 @@ constexpr Nanos kFirstPause = 1s;
 constexpr Nanos kLongestPause = 1min;
 constexpr uint64_t kBatchBytes = uint64_t{4} << 20;  // that are asked of the source at once
 constexpr uint32_t kNode = 0;
-
-void may_die(const char* point) {
-  if (fault::strikes(point)) ::kill(::getpid(), SIGKILL);
-}
 
 // Nothing that waiting could mend.
 bool is_final(const Status& status) {
@@ -103,11 +100,7 @@ RemoteTier::~RemoteTier() {
   changed_.notify_all();
   thread_.join();
   if (catalog_ == nullptr || abandoned_) return;
-  // So that tools know that nobody writes there any more.
-  if (const Status released = catalog_->release(); !released.ok()) {
-    CONVOY_LOG(Warn) << "the checkpoint folder " << store_->name()
-                     << " was not given back: " << released.message();
-  }
+  give_back(*catalog_, store_->name());
 }
 
 void RemoteTier::submit(RemoteJob job) {
@@ -210,7 +203,7 @@ Status RemoteTier::upload(const RemoteJob& job) {
 // training from starting.
 Status RemoteTier::prepare(const RemoteJob& job) {
   if (catalog_ != nullptr && generation_ == job.generation) return ok_status();
-  may_die("ckpt.remote.claim.kill");
+  fault::die_at("ckpt.remote.claim.kill");
   if (!is_store_uri(options_.where)) {
     return {Code::kInvalidArgument, "the remote checkpoint folder '" + options_.where +
                                         "' is no URI such as s3://… or "
@@ -235,7 +228,7 @@ Status RemoteTier::count(uint64_t bytes) {
 }
 
 Result<Part> RemoteTier::write_streams(const RemoteJob& job, StepSource& source) {
-  may_die("ckpt.remote.data.kill");
+  fault::die_at("ckpt.remote.data.kill");
   Part out;
   out.step = job.step;
   out.node = kNode;
@@ -267,30 +260,17 @@ Result<Part> RemoteTier::write_streams(const RemoteJob& job, StepSource& source)
 }
 
 Status RemoteTier::commit(const RemoteJob& job, const Part& part) {
-  may_die("ckpt.remote.part.kill");
-  CONVOY_ASSIGN_OR_RETURN(const PartRef ref, catalog_->write_part(part));
   Commit head;
   head.step = job.step;
   head.world_size = job.world_size;
   head.mesh = job.mesh;
   head.notes = job.notes;
-  CommitBuilder builder(std::move(head));
-  CONVOY_RETURN_IF_ERROR(builder.add(ref, part));
-  may_die("ckpt.remote.commit.kill");
-  return catalog_->commit(std::move(builder).finish());
+  return commit_step(*catalog_, std::move(head), part, "ckpt.remote");
 }
 
-// What fails here costs room only, and the next step tries again.
 void RemoteTier::collect(uint64_t step) {
-  may_die("ckpt.remote.collect.kill");
-  KeepPolicy policy;
-  policy.newest = std::max<uint64_t>(1, options_.keep_newest);
-  policy.every = options_.keep_every;
-  const Result<Collected> collected = catalog_->collect(policy);
-  if (!collected.ok()) {
-    CONVOY_LOG(Warn) << "old checkpoints in " << store_->name() << " were not removed after step "
-                     << step << ": " << collected.status().message();
-  }
+  collect_old_steps(*catalog_, options_.keep_newest, options_.keep_every, {}, step, store_->name(),
+                    "ckpt.remote");
 }
 
 }  // namespace convoy::ckpt

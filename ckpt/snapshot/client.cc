@@ -74,10 +74,6 @@ Part staged_part(const StreamLayout& layout, uint64_t step, const ClientOptions&
   return part;
 }
 
-void may_die(const char* point) {
-  if (fault::strikes(point)) ::raise(SIGKILL);
-}
-
 // Whether the agent that we were connected with has died since.
 bool has_hung_up(int socket) {
   pollfd events{socket, POLLRDHUP, 0};
@@ -178,14 +174,14 @@ Result<SaveOutcome> SnapshotClient::try_to_save(uint64_t step, const State& stat
       return SaveOutcome{true, slot.first.skipped(), 0};
     }
     const auto memory = arena_->bytes().subspan(slot.first.slot().offset(), slot_bytes_);
-    may_die("ckpt.client.acquired.kill");
+    fault::die_at("ckpt.client.acquired.kill");
     std::vector<uint64_t> checksums(part.streams[0].chunks.size());
     CONVOY_RETURN_IF_ERROR(pool_->copy(layout.runs, memory.first(layout.stream.bytes), checksums));
-    may_die("ckpt.client.copied.kill");
+    fault::die_at("ckpt.client.copied.kill");
     for (size_t i = 0; i < checksums.size(); ++i) part.streams[0].chunks[i].checksum = checksums[i];
     CONVOY_ASSIGN_OR_RETURN(const std::vector<std::byte> record, encode(part));
     std::memcpy(memory.data() + part_offset, record.data(), record.size());
-    may_die("ckpt.client.written.kill");
+    fault::die_at("ckpt.client.written.kill");
     proto::Ask staged;
     staged.mutable_staged()->set_step(step);
     staged.mutable_staged()->set_stream_bytes(layout.stream.bytes);
@@ -193,7 +189,7 @@ Result<SaveOutcome> SnapshotClient::try_to_save(uint64_t step, const State& stat
     staged.mutable_staged()->set_part_bytes(record.size());
     for (const auto& [name, text] : notes) (*staged.mutable_staged()->mutable_notes())[name] = text;
     CONVOY_ASSIGN_OR_RETURN(const auto accepted, request(socket_.get(), staged));
-    may_die("ckpt.client.staged.kill");
+    fault::die_at("ckpt.client.staged.kill");
     return SaveOutcome{false, "", layout.stream.bytes};
   }();
   if (!outcome.ok() && (outcome.status().code() == Code::kUnavailable ||

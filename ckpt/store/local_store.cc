@@ -52,7 +52,7 @@ Status io_error(const std::string& what, int error) {
 // which case it is not made, or the process die in its place (point + ".kill").
 template <class Call>
 bool fails(const char* point, Call call) {
-  if (fault::strikes(std::string(point) + ".kill")) ::raise(SIGKILL);
+  fault::die_at(std::string(point) + ".kill");
   if (!fault::strikes(point)) return call() < 0;
   errno = EIO;
   return true;

@@ -9,16 +9,6 @@
 namespace convoy::ckpt {
 namespace {
 
-// The device of the first box that is not on the CPU.
-std::optional<at::Device> device_of(const TensorState& state) {
-  for (const NamedTensor& tensor : state) {
-    for (const TensorBox& box : tensor.boxes) {
-      if (!box.data.is_cpu()) return box.data.device();
-    }
-  }
-  return std::nullopt;
-}
-
 bool same_boxes(const TensorState& a, const TensorState& b) {
   if (a.size() != b.size()) return false;
   for (size_t t = 0; t < a.size(); ++t) {
@@ -51,7 +41,7 @@ Checkpointer::~Checkpointer() {
 
 Status Checkpointer::prepare(const TensorState& state) {
   (void)outcome();
-  if (!on_device(state)) {
+  if (!device_of(state)) {
     CONVOY_ASSIGN_OR_RETURN(const State host, host_state(state));
     return client_->prepare(host);
   }
@@ -84,7 +74,7 @@ void Checkpointer::copy_from_device(const TensorState& state) {
 Result<SaveOutcome> Checkpointer::save_async(uint64_t step, TensorState state,
                                              const std::map<std::string, std::string>& notes) {
   Result<SaveOutcome> before = outcome();  // and its pinned memory is free
-  if (!on_device(state)) {
+  if (!device_of(state)) {
     copied_.reset();
     if (!options_.spread) return last_ = save_host(step, state, notes);
     going_ = std::async(std::launch::async, [this, step, notes, state = std::move(state)] {
@@ -122,7 +112,7 @@ Status Checkpointer::wait(uint64_t step, Tier tier, Nanos timeout) {
 
 Result<std::optional<NearestStep>> load_nearest(const LoadPlaces& places, const TensorState& wanted,
                                                 Exchange& exchange, const LoadOptions& options) {
-  if (!on_device(wanted)) {
+  if (!device_of(wanted)) {
     CONVOY_ASSIGN_OR_RETURN(const State host, host_state(wanted));
     return load_nearest(places, host, exchange, options);
   }

@@ -3,8 +3,6 @@
 #include <ATen/ops/empty.h>
 #include <c10/core/ScalarType.h>
 
-#include <algorithm>
-
 namespace convoy::ckpt {
 
 Result<Dtype> dtype_of(at::ScalarType type) {
@@ -93,11 +91,13 @@ void copy_boxes(const TensorState& to, const TensorState& from) {
   }
 }
 
-bool on_device(const TensorState& state) {
-  return std::ranges::any_of(state, [](const NamedTensor& tensor) {
-    return std::ranges::any_of(tensor.boxes,
-                               [](const TensorBox& box) { return !box.data.is_cpu(); });
-  });
+std::optional<at::Device> device_of(const TensorState& state) {
+  for (const NamedTensor& tensor : state) {
+    for (const TensorBox& box : tensor.boxes) {
+      if (!box.data.is_cpu()) return box.data.device();
+    }
+  }
+  return std::nullopt;
 }
 
 }  // namespace convoy::ckpt

@@ -3,11 +3,13 @@
 #include <convoy/base/fault.h>
 
 #include <atomic>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
 #include <mutex>
 #include <string>
+#include <unistd.h>
 
 namespace convoy::fault {
 namespace {
@@ -58,6 +60,10 @@ bool strikes(std::string_view point) {
   std::fprintf(stderr, "convoy: fault point %.*s fires\n", static_cast<int>(point.size()),
                point.data());
   return true;
+}
+
+void die_at(std::string_view point) {
+  if (strikes(point)) ::kill(::getpid(), SIGKILL);
 }
 
 void arm(std::string_view spec) {

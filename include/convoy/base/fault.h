@@ -14,6 +14,9 @@ namespace convoy::fault {
 // prove that it caused what it checks.
 bool strikes(std::string_view point);
 
+// Ends this process with SIGKILL if the fault at `point` strikes now.
+void die_at(std::string_view point);
+
 // Replaces what is armed (same grammar as CONVOY_FAULT); "" disarms all. For tests in one process.
 void arm(std::string_view spec);
 

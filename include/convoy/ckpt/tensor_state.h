@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,7 +40,7 @@ TensorState host_copies(const TensorState& state);
 // without waiting.
 void copy_boxes(const TensorState& to, const TensorState& from);
 
-// Whether any box lies on a GPU.
-bool on_device(const TensorState& state);
+// The GPU that boxes lie on; nullopt: all are on the CPU.
+std::optional<at::Device> device_of(const TensorState& state);
 
 }  // namespace convoy::ckpt
