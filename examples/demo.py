@@ -9,6 +9,7 @@
 """
 import argparse
 import json
+import math
 import os
 import pathlib
 import signal
@@ -54,7 +55,7 @@ class Demo:
         self.steps, self.folder = arguments.steps, pathlib.Path(arguments.output)
 
     def command(self, mesh: str, output: pathlib.Path, *options: str) -> list[str]:
-        ranks = eval("*".join(part.split("=")[1] for part in mesh.split(",")))  # noqa: S307  "tp=2,pp=2" to 4
+        ranks = math.prod(int(part.split("=")[1]) for part in mesh.split(","))
         return [self.convoy, "run", "-n", str(ranks), "--mesh", mesh, "--no-prefix", "--output", str(output), "--", self.train,
                 "--config", "demo", "--data", f"{self.data}.train.tokens", "--validation", f"{self.data}.validation.tokens",
                 "--steps", str(self.steps), *options]

@@ -3,10 +3,9 @@
 // Checkpointer: tensors whose values follow from (step, name, element) are saved from strided views
 // and changed right after the fence; ranks load them with other cuts and compare. Not here: GPUs
 // (train_resume_test.py --rehearse), tiers and failures of the service (service_test.cc).
+#include "tests/ckpt/agent_child.h"
 #include "tests/comm/forked_ranks.h"
-#include "tests/exit_rank.h"
 #include "tests/temp_folder.h"
-#include <convoy/ckpt/agent.h>
 #include <convoy/ckpt/checkpointer.h>
 #include <convoy/ckpt/group_exchange.h>
 #include <convoy/comm/mesh_groups.h>
@@ -18,10 +17,7 @@
 #include <torch/csrc/distributed/c10d/FileStore.hpp>
 
 #include <csignal>
-#include <fcntl.h>
 #include <functional>
-#include <sys/wait.h>
-#include <unistd.h>
 
 namespace convoy::ckpt {
 namespace {
@@ -169,28 +165,11 @@ void save_and_load(int rank, const std::string& file, const std::string& agent,
 TEST_CASE("tensors are saved, changed, and loaded with another cut, from memory and the folder") {
   const bool spread = GENERATE(false, true);
   const TempFolder folder;
-  const std::string agent = "convoy-test-" + std::to_string(::getpid()) + (spread ? "s" : "d");
-  int lifeline[2] = {-1, -1};
-  REQUIRE(::pipe2(lifeline, O_CLOEXEC) == 0);
-  const pid_t pid = ::fork();
-  REQUIRE(pid >= 0);
-  if (pid == 0) {
-    ::close(lifeline[1]);
-    AgentOptions options;
-    options.name = agent;
-    options.lifeline = lifeline[0];
-    exit_rank(run_agent(options).ok() ? 0 : 1);
-  }
-  for (int i = 0; i < 1000 && !find_in_memory(agent).ok(); ++i) ::usleep(10000);
+  AgentChild agent(agent_body());
   CHECK(all_pass(kRanks, 120, [&](int rank) {
-    save_and_load(rank, folder / "store", agent, folder / "checkpoints", spread);
+    save_and_load(rank, folder / "store", agent.name, folder / "checkpoints", spread);
   }));
-  ::kill(pid, SIGTERM);
-  int status = 0;
-  ::waitpid(pid, &status, 0);
-  CHECK(status == 0);
-  ::close(lifeline[0]);
-  ::close(lifeline[1]);
+  CHECK(agent.end(SIGTERM) == 0);
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "ckpt/service/packet.h"
+#include "tests/ckpt/agent_child.h"
 #include <convoy/base/fault.h>
 #include <convoy/base/socket.h>
 #include <convoy/ckpt/agent.h>
@@ -31,49 +31,19 @@ using namespace std::chrono_literals;
 constexpr auto kPatience = 120s;
 constexpr int64_t kElements = 300'000;  // float32, a rank
 
-class NodeAgent {
+class NodeAgent : public AgentChild {
  public:
-  explicit NodeAgent(const std::string& fault = "") : name("convoy-test-" + random_hex()) {
-    REQUIRE(::pipe2(lifeline_, O_CLOEXEC) == 0);
-    pid = ::fork();
-    REQUIRE(pid >= 0);
-    if (pid == 0) {
-      ::close(lifeline_[1]);
-      fault::arm(fault);
-      AgentOptions options;
-      options.name = name;
-      options.lifeline = lifeline_[0];
-      options.listen.host = "127.0.0.1";
-      const Status status = run_agent(options);
-      if (!status.ok()) std::fprintf(stderr, "agent: %s\n", status.to_string().c_str());
-      // Without a look for leaks: the leak sanitizer's own thread dies where gRPC's threads come
-      // and go. service_test.cc looks.
-      ::_exit(status.ok() ? 0 : 1);
-    }
-    for (int i = 0; i < 3000 && !connect_packets(name).ok(); ++i) std::this_thread::sleep_for(10ms);
-  }
-  NodeAgent(const NodeAgent&) = delete;
-  ~NodeAgent() {
-    if (pid > 0) end(SIGKILL);
-    ::close(lifeline_[0]);
-    ::close(lifeline_[1]);
-  }
-  int end(int signal) {
-    ::kill(pid, signal);
-    return join();
-  }
-  // waitpid's status.
-  int join() {
-    int status = 0;
-    ::waitpid(pid, &status, 0);
-    pid = -1;
-    return status;
-  }
-  const std::string name;
-  pid_t pid = -1;
+  // Without a look for leaks: the leak sanitizer's own thread dies where gRPC's threads come and
+  // go. service_test.cc looks.
+  explicit NodeAgent(const std::string& fault = "")
+      : AgentChild(agent_body(fault, on_loopback(), [](int code) { ::_exit(code); })) {}
 
  private:
-  int lifeline_[2] = {-1, -1};
+  static AgentOptions on_loopback() {
+    AgentOptions options;
+    options.listen.host = "127.0.0.1";
+    return options;
+  }
 };
 
 // What rank `rank` holds at `step`: its rows of "w", and bytes of its own.

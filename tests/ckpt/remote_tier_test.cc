@@ -5,7 +5,7 @@
 // answering, breaks off. Not checked here: the store's own promises (object_store_test.cc), speed.
 #include "ckpt/service/remote_tier.h"
 
-#include "ckpt/service/packet.h"
+#include "tests/ckpt/agent_child.h"
 #include "tests/ckpt/s3_proxy.h"
 #include "tests/ckpt/thread_exchange.h"
 #include "tests/temp_folder.h"
@@ -39,41 +39,15 @@ std::string fresh(const std::string& name) {
 }
 
 // `convoy agent` in a process of its own, which this program has not forked from with Arrow loaded.
-class AgentProcess {
+class AgentProcess : public AgentChild {
  public:
   explicit AgentProcess(const std::string& fault = "")
-      : name("convoy-test-" + std::to_string(::getpid()) + fresh("agent")) {
-    REQUIRE(::pipe2(lifeline, O_CLOEXEC) == 0);
-    const std::string line = std::to_string(lifeline[0]);
-    pid = ::fork();
-    REQUIRE(pid >= 0);
-    if (pid == 0) {
-      ::fcntl(lifeline[0], F_SETFD, 0);
-      if (!fault.empty()) ::setenv("CONVOY_FAULT", fault.c_str(), 1);
-      ::execl(CONVOY_CLI, "convoy", "agent", "--name", name.c_str(), "--lifeline", line.c_str(),
-              static_cast<char*>(nullptr));
-      ::_exit(127);
-    }
-    for (int i = 0; i < 3000 && !connect_packets(name).ok(); ++i) std::this_thread::sleep_for(10ms);
-  }
-  ~AgentProcess() {
-    if (pid > 0) end(SIGKILL);
-    ::close(lifeline[0]);
-    ::close(lifeline[1]);
-  }
-  int end(int signal) {
-    ::kill(pid, signal);
-    return join();
-  }
-  int join() {
-    int status = 0;
-    ::waitpid(pid, &status, 0);
-    pid = -1;
-    return status;
-  }
-  const std::string name;
-  pid_t pid = -1;
-  int lifeline[2] = {-1, -1};
+      : AgentChild([&fault](const std::string& name, int lifeline) {
+          ::fcntl(lifeline, F_SETFD, 0);
+          if (!fault.empty()) ::setenv("CONVOY_FAULT", fault.c_str(), 1);
+          ::execl(CONVOY_CLI, "convoy", "agent", "--name", name.c_str(), "--lifeline",
+                  std::to_string(lifeline).c_str(), static_cast<char*>(nullptr));
+        }) {}
 };
 
 // What rank `rank` of `ranks` has at `step`, or room for it.

@@ -5,6 +5,7 @@
 // (restore_test.cc), the folder's own rules (catalog_test.cc), speed.
 #include "ckpt/service/packet.h"
 #include "ckpt/service/snapshot_table.h"
+#include "tests/ckpt/agent_child.h"
 #include "tests/exit_rank.h"
 #include "tests/temp_folder.h"
 #include <convoy/base/fault.h>
@@ -34,46 +35,17 @@ constexpr auto kPatience = 120s;
 constexpr int64_t kRows = 700, kColumns = 900;  // of the matrix: some chunks a rank
 
 // An agent in a child process. `fault`: CONVOY_FAULT's grammar, armed in the child only.
-class AgentProcess {
+class AgentProcess : public AgentChild {
  public:
   explicit AgentProcess(const std::string& fault = "", Nanos scrub_every = Nanos(0))
-      : name("convoy-test-" + random_hex()) {
-    REQUIRE(::pipe2(lifeline, O_CLOEXEC) == 0);
-    pid = ::fork();
-    REQUIRE(pid >= 0);
-    if (pid == 0) {
-      ::close(lifeline[1]);
-      fault::arm(fault);
-      AgentOptions options;
-      options.name = name;
-      options.lifeline = lifeline[0];
-      options.scrub_every = scrub_every;
-      const Status status = run_agent(options);
-      if (!status.ok()) std::fprintf(stderr, "agent: %s\n", status.to_string().c_str());
-      exit_rank(status.ok() ? 0 : 1);
-    }
-    // It answers once it listens.
-    for (int i = 0; i < 1000 && !connect_packets(name).ok(); ++i) std::this_thread::sleep_for(10ms);
+      : AgentChild(agent_body(fault, scrubbing(scrub_every))) {}
+
+ private:
+  static AgentOptions scrubbing(Nanos every) {
+    AgentOptions options;
+    options.scrub_every = every;
+    return options;
   }
-  ~AgentProcess() {
-    if (pid > 0) end(SIGKILL);
-    ::close(lifeline[0]);
-    ::close(lifeline[1]);
-  }
-  // Returns waitpid's status.
-  int end(int signal) {
-    ::kill(pid, signal);
-    return join();
-  }
-  int join() {
-    int status = 0;
-    ::waitpid(pid, &status, 0);
-    pid = -1;
-    return status;
-  }
-  const std::string name;
-  pid_t pid = -1;
-  int lifeline[2] = {-1, -1};  // the agent ends when this process does
 };
 
 // What rank `rank` of `ranks` has at `step`: its rows of a matrix, a scalar, bytes.

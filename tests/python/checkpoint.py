@@ -441,12 +441,7 @@ def test_fsdp_is_killed_and_resumed() -> None:
 
 
 def main() -> None:
-    chosen = sys.argv[2:]
-    for name, test in list(globals().items()):
-        if name.startswith("test_") and (not chosen or name.removeprefix("test_") in chosen):
-            started = time.monotonic()
-            test()
-            print(f"{name}: ok, {time.monotonic() - started:.1f} s", flush=True)
+    ranks.run_tests(globals(), sys.argv[2:])
 
 
 if __name__ == "__main__":

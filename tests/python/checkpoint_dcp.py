@@ -147,11 +147,7 @@ def test_alone() -> None:
 
 def main() -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    chosen = sys.argv[2:]
-    for name, test in list(globals().items()):
-        if name.startswith("test_") and (not chosen or name.removeprefix("test_") in chosen):
-            test()
-            print(f"{name}: ok", flush=True)
+    ranks.run_tests(globals(), sys.argv[2:])
 
 
 if __name__ == "__main__":

@@ -284,11 +284,7 @@ def test_hostile_metadata() -> None:
 
 
 def main() -> None:
-    chosen = sys.argv[2:]
-    for name, test in list(globals().items()):
-        if name.startswith("test_") and (not chosen or name.removeprefix("test_") in chosen):
-            test()
-            print(f"{name}: ok", flush=True)
+    ranks.run_tests(globals(), sys.argv[2:])
 
 
 if __name__ == "__main__":

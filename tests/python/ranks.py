@@ -83,3 +83,12 @@ def run(size: int, body: Callable, *args, limit_s: float = 100, dies: frozenset 
                 bad.append(f"rank {rank} ended with {code}")
         if bad:
             raise RuntimeError("; ".join(bad))
+
+
+def run_tests(tests: dict, chosen: list[str]) -> None:
+    """Calls the test_* functions among `tests` (a module's globals()), or those that are chosen by name."""
+    for name, test in list(tests.items()):
+        if name.startswith("test_") and (not chosen or name.removeprefix("test_") in chosen):
+            started = time.monotonic()
+            test()
+            print(f"{name}: ok, {time.monotonic() - started:.1f} s", flush=True)

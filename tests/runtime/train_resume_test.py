@@ -9,6 +9,7 @@ round differently); a checkpoint that is copied beside the next step; a damaged 
 --rehearse the same on simulated GPUs: nothing here has run on a GPU.
 """
 import json
+import math
 import os
 import pathlib
 import re
@@ -18,19 +19,16 @@ import sys
 import tempfile
 import time
 
-CONVOY, TRAIN = map(os.path.abspath, sys.argv[1:3])
+from rehearse_train_test import CONVOY, ENVIRONMENT, TRAIN, result, run
+from train_llama_test import rank_of_job
+
 REHEARSE = "--rehearse" in sys.argv
-VARIABLES = re.compile(r"^(RANK|WORLD_SIZE|LOCAL_|MASTER_|CONVOY_|LD_PRELOAD|CUDA_VISIBLE_DEVICES)")
-ENVIRONMENT = {**{k: v for k, v in os.environ.items() if not VARIABLES.match(k)}, "OMP_NUM_THREADS": "1"}
 STEPS = 12
 NUMBERS = ("loss", "grad_norm", "validation_loss")
 
 
 def ranks_of(mesh: str) -> int:
-    ranks = 1
-    for size in re.findall(r"=(\d+)", mesh):
-        ranks *= int(size)
-    return ranks
+    return math.prod(int(size) for size in re.findall(r"=(\d+)", mesh))
 
 
 def job(folder: pathlib.Path, mesh: str, *options: str, steps: int = STEPS, dtype: str = "float64") -> list[str]:
@@ -38,27 +36,6 @@ def job(folder: pathlib.Path, mesh: str, *options: str, steps: int = STEPS, dtyp
     return [CONVOY, "run", "-n", str(ranks_of(mesh)), "--mesh", mesh, "--no-prefix", "--output", str(folder / "out"),
             *(["--rehearse"] if REHEARSE else []), "--", TRAIN, "--data", str(folder / "text.tokens"), "--steps", str(steps),
             "--batch", "8", "--sequence", "24", "--json", "--no-baseline", "--sample", "0", "--dtype", dtype, *device, *options]
-
-
-def run(words: list[str], code: int = 0, **more: str) -> subprocess.CompletedProcess:
-    done = subprocess.run(words, capture_output=True, text=True, timeout=240, env=ENVIRONMENT | more, stdin=subprocess.DEVNULL)
-    assert done.returncode == code, f"{words}: exit code {done.returncode}, not {code}\n{done.stdout}{done.stderr}"
-    return done
-
-
-def result(done: subprocess.CompletedProcess) -> dict:
-    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"mesh"')))
-
-
-def rank_process(folder: pathlib.Path, rank: int) -> int:
-    for entry in pathlib.Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and f"RANK={rank}".encode() in (entry / "environ").read_bytes().split(b"\0") \
-                    and str(folder).encode() in (entry / "cmdline").read_bytes():
-                return int(entry.name)
-        except OSError:
-            pass
-    return 0
 
 
 def steps_in(checkpoints: pathlib.Path) -> list[int]:
@@ -76,7 +53,7 @@ def killed_run(folder: pathlib.Path, mesh: str, checkpoints: pathlib.Path, *opti
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and max(steps_in(checkpoints), default=0) < STEPS // 2 and started.poll() is None:
         time.sleep(0.02)
-    victim = rank_process(folder, ranks_of(mesh) - 1)
+    victim = rank_of_job(folder, ranks_of(mesh) - 1)
     assert victim, "the run had ended before its rank could be killed:\n" + started.communicate()[0]
     os.kill(victim, signal.SIGKILL)
     text, _ = started.communicate(timeout=120)
