@@ -188,7 +188,8 @@ void Coordinator::take(const proto::Item& item, uint32_t node, std::unique_ptr<P
       return board_.has_rank(node, item.rank());
     case proto::Item::kWant:
       return board_.want(item.want().step(),
-                         static_cast<Overtake>(std::min<uint32_t>(item.want().policy(), 2)), at);
+                         static_cast<Overtake>(std::min<uint32_t>(item.want().policy(), 2)), at,
+                         item.want().everywhere());
     case proto::Item::kStaged:
       fault::die_at("ckpt.coordinator.staged.kill");
       return board_.staged(node, item.staged(), at);

@@ -7,7 +7,7 @@
 // Between plain values and the messages of cluster.proto.
 namespace convoy::ckpt {
 
-inline constexpr uint32_t kClusterVersion = 1;
+inline constexpr uint32_t kClusterVersion = 2;
 
 void set_failure(proto::ClusterFailure& to, const Status& status);
 Status get_failure(const proto::ClusterFailure& from);

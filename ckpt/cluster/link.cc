@@ -78,10 +78,11 @@ void Link::has_rank(uint32_t rank) {
   report(std::move(item));
 }
 
-void Link::want(uint64_t step, Overtake policy) {
+void Link::want(uint64_t step, Overtake policy, bool everywhere) {
   proto::Item item;
   item.mutable_want()->set_step(step);
   item.mutable_want()->set_policy(static_cast<uint32_t>(policy));
+  item.mutable_want()->set_everywhere(everywhere);
   report(std::move(item));
 }
 

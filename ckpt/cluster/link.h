@@ -29,7 +29,7 @@ class Link final : public NodeLink {
        const ReplicaOptions& replicas, std::function<void(const StepEvent&)> on_event);
   ~Link() override;
   void has_rank(uint32_t rank) override;
-  void want(uint64_t step, Overtake policy) override;
+  void want(uint64_t step, Overtake policy, bool everywhere) override;
   void staged(uint64_t step) override;
   void wrote(uint64_t step, const Result<PartSummary>& part,
              const std::map<std::string, std::string>& notes) override;

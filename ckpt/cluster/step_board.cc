@@ -104,7 +104,7 @@ StepBoard::Step& StepBoard::add_step(uint64_t step, Phase phase, TimePoint now) 
   return at;
 }
 
-void StepBoard::want(uint64_t step, Overtake policy, TimePoint now) {
+void StepBoard::want(uint64_t step, Overtake policy, TimePoint now, bool everywhere) {
   if (steps_.contains(step)) return;  // all have been told
   if (!away_.empty()) {
     add_step(step, Phase::kOver, now);
@@ -124,13 +124,13 @@ void StepBoard::want(uint64_t step, Overtake policy, TimePoint now) {
   }
   if (decision.verdict == SnapshotTable::Verdict::kBusy) {
     if (std::ranges::find(wants_, step, &Want::step) == wants_.end()) {
-      wants_.push_back({step, policy});
+      wants_.push_back({step, policy, everywhere});
     }
   } else if (decision.verdict == SnapshotTable::Verdict::kSkipped) {
     add_step(step, Phase::kOver, now);
     say(StepEvent::Kind::kSkipped, step, {Code::kAborted, decision.why});
   } else {
-    add_step(step, Phase::kStaging, now);
+    add_step(step, Phase::kStaging, now).everywhere = everywhere;
     say(StepEvent::Kind::kGranted, step);
     events_.back().slot = decision.slot;
   }
@@ -144,8 +144,8 @@ void StepBoard::staged(uint32_t node, uint64_t step, TimePoint now) {
 
 void StepBoard::whole(uint64_t step, TimePoint now) {
   Step& at = steps_[step];
-  const bool to_disk =
-      options_.disk && whole_steps_++ % std::max<uint64_t>(1, options_.disk_every) == 0;
+  const bool is_turn = whole_steps_++ % std::max<uint64_t>(1, options_.disk_every) == 0;
+  const bool to_disk = options_.disk && (is_turn || at.everywhere);
   say(StepEvent::Kind::kWhole, step);
   events_.back().to_disk = to_disk;
   if (options_.replicate) {
@@ -299,7 +299,9 @@ void StepBoard::tick(TimePoint now) {
 
 void StepBoard::retry(TimePoint now) {
   const std::deque<Want> wants = wants_;
-  for (const Want& want_it : wants) want(want_it.step, want_it.policy, now);
+  for (const Want& want_it : wants) {
+    want(want_it.step, want_it.policy, now, want_it.everywhere);
+  }
 }
 
 void StepBoard::forget() {

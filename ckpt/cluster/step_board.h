@@ -35,7 +35,8 @@ class StepBoard {
   // A node's agent is here, for the first time or anew: what it had before is lost.
   void joined(uint32_t node);
   void gone(uint32_t node, const std::string& why);
-  void want(uint64_t step, Overtake policy, TimePoint now);
+  // `everywhere`: to disk, whatever disk_every says.
+  void want(uint64_t step, Overtake policy, TimePoint now, bool everywhere = false);
   void staged(uint32_t node, uint64_t step, TimePoint now);
   void wrote(uint32_t node, uint64_t step, const Status& status, TimePoint now);
   void replicated(uint32_t node, uint64_t step, const Status& status);
@@ -63,11 +64,13 @@ class StepBoard {
     Phase phase = Phase::kStaging;
     NodeSet staged, ended, replicas;
     bool replicating = false;
+    bool everywhere = false;
     TimePoint since, replicas_since;
   };
   struct Want {
     uint64_t step;
     Overtake policy;
+    bool everywhere;
   };
   SnapshotKey key(uint64_t step) const { return {0, step}; }
   Step& add_step(uint64_t step, Phase phase, TimePoint now);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <convoy/base/status.h>
+#include <convoy/ckpt/client.h>
 
 #include <cstdint>
 #include <string>
@@ -18,7 +19,6 @@ struct ReplicaScheme {
   uint32_t pieces() const { return k + m; }
   bool operator==(const ReplicaScheme&) const = default;
 };
-inline constexpr uint32_t kReplicaPiecesMax = 32;
 
 struct Placement {
   // holders[owner][piece]: a node each. Piece 0 is the owner's own: it has the snapshot itself.

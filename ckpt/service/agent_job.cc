@@ -81,13 +81,14 @@ uint64_t AgentJob::slot_bytes(uint32_t rank) const {
   return at == memory_.end() ? 0 : at->second.slot_bytes;
 }
 
-Result<AgentJob::Slot> AgentJob::acquire(uint32_t rank, uint64_t step, Overtake policy) {
+Result<AgentJob::Slot> AgentJob::acquire(uint32_t rank, uint64_t step, Overtake policy,
+                                         bool everywhere) {
   if (slot_bytes(rank) == 0) {
     return Status(Code::kFailedPrecondition, rank_text(rank, step) + "no memory was reserved");
   }
   give_up(table_.pass_over(rank, key(step)),
           "rank " + std::to_string(rank) + " went on to step " + std::to_string(step) + " before");
-  if (link_ != nullptr) return acquire_together(rank, step, policy);
+  if (link_ != nullptr) return acquire_together(rank, step, policy, everywhere);
   Slot slot;
   slot.decision = table_.acquire(key(step), policy, [this](const SnapshotKey& waiting) {
     return (disk_ != nullptr && disk_->withdraw(waiting.step)) ||
@@ -95,7 +96,7 @@ Result<AgentJob::Slot> AgentJob::acquire(uint32_t rank, uint64_t step, Overtake 
   });
   if (slot.decision.verdict == SnapshotTable::Verdict::kGranted) {
     slot.offset = static_cast<uint64_t>(slot.decision.slot) * slot_bytes(rank);
-    steps_.try_emplace(step);
+    steps_[step].everywhere |= everywhere;
   }
   if (slot.decision.dropped) {
     const uint64_t dropped = slot.decision.dropped->step;
@@ -161,10 +162,10 @@ Status AgentJob::stage(uint32_t rank, uint64_t step, const StagedSnapshot& where
 
 void AgentJob::whole(uint64_t step) {
   const uint64_t number = whole_steps_++;
-  StepProgress& progress = steps_[step].progress;
-  progress.reach(Tier::kStaged);
-  plan(step, disk_ != nullptr && is_turn(number, workers_.disk_every),
-       remote_ != nullptr && is_turn(number, workers_.remote_every));
+  Step& here = steps_[step];
+  here.progress.reach(Tier::kStaged);
+  plan(step, disk_ != nullptr && (here.everywhere || is_turn(number, workers_.disk_every)),
+       remote_ != nullptr && (here.everywhere || is_turn(number, workers_.remote_every)));
   forget_old_steps();
   changed_();
 }

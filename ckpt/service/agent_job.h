@@ -93,7 +93,8 @@ class AgentJob {
     SnapshotTable::Decision decision;
     uint64_t offset = 0;  // if granted
   };
-  Result<Slot> acquire(uint32_t rank, uint64_t step, Overtake policy);
+  // `everywhere`: the step goes to all tiers, whatever disk_every and remote_every say.
+  Result<Slot> acquire(uint32_t rank, uint64_t step, Overtake policy, bool everywhere);
   // kInvalidArgument for a snapshot that isn't in the rank's slot, kDataLoss for a damaged part.
   Status stage(uint32_t rank, uint64_t step, const StagedSnapshot& where,
                std::map<std::string, std::string> notes);
@@ -123,6 +124,7 @@ class AgentJob {
     std::map<uint32_t, Part> parts;  // until the step is handed to the disk
     std::map<std::string, std::string> notes;
     StepProgress progress;
+    bool everywhere = false;                  // a turn of all tiers
     bool to_disk = false, to_remote = false;  // handed, or to be handed, to that tier
     bool at_remote = false;                   // the remote tier has it
     Status failed;                            // what keeps it from coming any further
@@ -144,7 +146,7 @@ class AgentJob {
   void give_up(const std::vector<SnapshotKey>& keys, const std::string& why);
   void forget_old_steps();
   // agent_job_nodes.cc: a node among several.
-  Result<Slot> acquire_together(uint32_t rank, uint64_t step, Overtake policy);
+  Result<Slot> acquire_together(uint32_t rank, uint64_t step, Overtake policy, bool everywhere);
   void follow(const StepEvent& event);
   void granted(const StepEvent& event);
   void whole_together(const StepEvent& event);

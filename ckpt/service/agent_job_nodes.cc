@@ -81,9 +81,11 @@ void AgentJob::give_up(uint64_t step, const Status& why) {
   link_->lost(step, why);
 }
 
-Result<AgentJob::Slot> AgentJob::acquire_together(uint32_t rank, uint64_t step, Overtake policy) {
+Result<AgentJob::Slot> AgentJob::acquire_together(uint32_t rank, uint64_t step, Overtake policy,
+                                                  bool everywhere) {
   Slot slot;
   Step& here = steps_[step];
+  here.everywhere |= everywhere;
   if (here.skipped) {
     slot.decision = {SnapshotTable::Verdict::kSkipped, -1, here.failed.message(), {}};
     return slot;
@@ -99,7 +101,7 @@ Result<AgentJob::Slot> AgentJob::acquire_together(uint32_t rank, uint64_t step, 
     slot.offset = static_cast<uint64_t>(slot.decision.slot) * slot_bytes(rank);
     return slot;
   }
-  if (!std::exchange(here.wanted, true)) link_->want(step, policy);
+  if (!std::exchange(here.wanted, true)) link_->want(step, policy, here.everywhere);
   return slot;  // busy, until the coordinator has decided
 }
 
@@ -187,7 +189,7 @@ void AgentJob::whole_together(const StepEvent& event) {
   }
   table_.queue(key(event.step));
   // Node 0 uploads what all have written to the folder.
-  if (remote_ != nullptr && is_turn(number, workers_.remote_every)) {
+  if (remote_ != nullptr && (here.everywhere || is_turn(number, workers_.remote_every))) {
     here.to_remote = true;
     disk_->pin(event.step);
   } else {

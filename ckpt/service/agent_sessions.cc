@@ -186,8 +186,9 @@ Status Agent::acquire(Session& session, const proto::Acquire& acquire) {
   if (ending_) return {Code::kUnavailable, "the agent is ending"};
   const auto policy = static_cast<Overtake>(std::min<uint32_t>(acquire.overtaking(), 2));
   const uint64_t step = acquire.step();
-  const auto attempt = [this, &session, step, policy] {
-    const Result<AgentJob::Slot> slot = session.job->acquire(session.rank, step, policy);
+  const auto attempt = [this, &session, step, policy, everywhere = acquire.everywhere()] {
+    const Result<AgentJob::Slot> slot =
+        session.job->acquire(session.rank, step, policy, everywhere);
     if (!slot.ok()) {
       fail(session, slot.status());
       return true;

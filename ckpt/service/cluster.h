@@ -62,7 +62,8 @@ class NodeLink {
  public:
   virtual ~NodeLink() = default;
   virtual void has_rank(uint32_t rank) = 0;  // for messages that name who is missing
-  virtual void want(uint64_t step, Overtake policy) = 0;
+  // `everywhere`: to the disk, whatever CoordinatorOptions::disk_every says.
+  virtual void want(uint64_t step, Overtake policy, bool everywhere) = 0;
   virtual void staged(uint64_t step) = 0;
   // `notes`: for the commit record.
   virtual void wrote(uint64_t step, const Result<PartSummary>& part,

@@ -80,9 +80,28 @@ bool has_hung_up(int socket) {
   return ::poll(&events, 1, 0) == 1;
 }
 
+// What an agent would find out only at the first save, or never.
+Status check(const ClientOptions& o) {
+  const uint64_t pieces = uint64_t{o.replica_k} + o.replica_m;
+  if (o.replica_m > 0 && (o.replica_k < 1 || pieces > kReplicaPiecesMax || pieces > o.nodes)) {
+    return {Code::kInvalidArgument,
+            "peer memory of " + std::to_string(o.replica_k) + " + " + std::to_string(o.replica_m) +
+                " pieces needs as many nodes, at most " + std::to_string(kReplicaPiecesMax) +
+                "; there are " + std::to_string(o.nodes)};
+  }
+  if (o.nodes > 1 && !o.remote.empty() && o.folder.empty()) {
+    return {Code::kInvalidArgument,
+            "the store " + o.remote +
+                " takes what the nodes have written to their folder, and there is no folder: give "
+                "one that all of them see"};
+  }
+  return ok_status();
+}
+
 }  // namespace
 
 Result<std::unique_ptr<SnapshotClient>> SnapshotClient::connect(ClientOptions options) {
+  CONVOY_RETURN_IF_ERROR(check(options));
   std::unique_ptr<SnapshotClient> client(new SnapshotClient(std::move(options)));
   CONVOY_ASSIGN_OR_RETURN(client->pool_, CopyPool::create(client->options_.threads));
   CONVOY_RETURN_IF_ERROR(client->ensure_connected());
@@ -157,7 +176,8 @@ Status SnapshotClient::prepare(const State& state) {
 }
 
 Result<SaveOutcome> SnapshotClient::try_to_save(uint64_t step, const State& state,
-                                                const std::map<std::string, std::string>& notes) {
+                                                const std::map<std::string, std::string>& notes,
+                                                bool everywhere) {
   CONVOY_ASSIGN_OR_RETURN(const StreamLayout layout, lay_out(state));
   Part part = staged_part(layout, step, options_);
   CONVOY_ASSIGN_OR_RETURN(const std::vector<std::byte> size, encode(part));
@@ -169,6 +189,7 @@ Result<SaveOutcome> SnapshotClient::try_to_save(uint64_t step, const State& stat
     ask.mutable_acquire()->set_step(step);
     ask.mutable_acquire()->set_overtaking(static_cast<uint32_t>(options_.overtake));
     ask.mutable_acquire()->set_timeout_ns(static_cast<uint64_t>(options_.timeout.count()));
+    ask.mutable_acquire()->set_everywhere(everywhere);
     CONVOY_ASSIGN_OR_RETURN(const auto slot, request(socket_.get(), ask));
     if (slot.first.what_case() == proto::Answer::kSkipped) {
       return SaveOutcome{true, slot.first.skipped(), 0};
@@ -200,12 +221,13 @@ Result<SaveOutcome> SnapshotClient::try_to_save(uint64_t step, const State& stat
 }
 
 Result<SaveOutcome> SnapshotClient::save(uint64_t step, const State& state,
-                                         const std::map<std::string, std::string>& notes) {
+                                         const std::map<std::string, std::string>& notes,
+                                         bool everywhere) {
   const bool was_connected = static_cast<bool>(socket_);
-  Result<SaveOutcome> outcome = try_to_save(step, state, notes);
+  Result<SaveOutcome> outcome = try_to_save(step, state, notes, everywhere);
   // The agent has died, and `convoy run` has started a new one: the state is still the step's.
   if (outcome.status().code() == Code::kUnavailable && was_connected) {
-    outcome = try_to_save(step, state, notes);
+    outcome = try_to_save(step, state, notes, everywhere);
   }
   return outcome;
 }

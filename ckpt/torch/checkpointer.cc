@@ -51,9 +51,10 @@ Status Checkpointer::prepare(const TensorState& state) {
 }
 
 Result<SaveOutcome> Checkpointer::save_host(uint64_t step, const TensorState& state,
-                                            const std::map<std::string, std::string>& notes) {
+                                            const std::map<std::string, std::string>& notes,
+                                            bool everywhere) {
   CONVOY_ASSIGN_OR_RETURN(const State host, host_state(state));
-  return client_->save(step, host, notes);
+  return client_->save(step, host, notes, everywhere);
 }
 
 // On a stream of its own that begins where the current one is now.
@@ -72,22 +73,25 @@ void Checkpointer::copy_from_device(const TensorState& state) {
 }
 
 Result<SaveOutcome> Checkpointer::save_async(uint64_t step, TensorState state,
-                                             const std::map<std::string, std::string>& notes) {
+                                             const std::map<std::string, std::string>& notes,
+                                             bool everywhere) {
   Result<SaveOutcome> before = outcome();  // and its pinned memory is free
   if (!device_of(state)) {
     copied_.reset();
-    if (!options_.spread) return last_ = save_host(step, state, notes);
-    going_ = std::async(std::launch::async, [this, step, notes, state = std::move(state)] {
-      return save_host(step, state, notes);
-    });
+    if (!options_.spread) return last_ = save_host(step, state, notes, everywhere);
+    going_ =
+        std::async(std::launch::async, [this, step, notes, everywhere, state = std::move(state)] {
+          return save_host(step, state, notes, everywhere);
+        });
     return before;
   }
   if (!same_boxes(pinned_, state)) pinned_ = host_copies(state);
   copy_from_device(state);
-  going_ = std::async(std::launch::async, [this, step, notes, state = std::move(state)] {
-    copied_->synchronize();
-    return save_host(step, pinned_, notes);
-  });
+  going_ =
+      std::async(std::launch::async, [this, step, notes, everywhere, state = std::move(state)] {
+        copied_->synchronize();
+        return save_host(step, pinned_, notes, everywhere);
+      });
   return before;
 }
 

@@ -30,21 +30,53 @@ std::string job_name(const launch::Environment& environment) {
   return environment.job_id.empty() ? "convoy" : environment.job_id;
 }
 
-// Makes the folder, and finds out whether this job may write there: before training, not at its
-// first save.
-Status check_folder(const TrainOptions& options, const launch::Environment& environment) {
-  std::error_code error;
-  std::filesystem::create_directories(options.checkpoint, error);
-  if (error) {
-    return {Code::kInvalidArgument,
-            "the checkpoint folder " + options.checkpoint + " can't be made: " + error.message()};
-  }
-  CONVOY_ASSIGN_OR_RETURN(const auto store, ckpt::open_local_store(options.checkpoint));
-  const Status status = ckpt::Catalog(*store).may_claim(
+Status may_claim(ckpt::Store& store, const TrainOptions& options,
+                 const launch::Environment& environment) {
+  const Status status = ckpt::Catalog(store).may_claim(
       {job_name(environment), static_cast<uint64_t>(environment.generation), host_name()},
-      options.take_over);
+      options.checkpoint.take_over);
   if (status.code() != Code::kFailedPrecondition) return status;
   return {status.code(), status.message() + " (--take-over)"};
+}
+
+Status check_folder(const TrainOptions& options, const launch::Environment& environment) {
+  const std::string& folder = options.checkpoint.folder.where;
+  if (folder.empty()) return ok_status();
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) {
+    return {Code::kInvalidArgument,
+            "the checkpoint folder " + folder + " can't be made: " + error.message()};
+  }
+  CONVOY_ASSIGN_OR_RETURN(const auto store, ckpt::open_local_store(folder));
+  return may_claim(*store, options, environment);
+}
+
+// A store that can't be reached now may be later; the folder serves until then.
+Status check_remote(const TrainOptions& options, const launch::Environment& environment) {
+  const std::string& where = options.checkpoint.remote.where;
+  if (where.empty()) return ok_status();
+  const auto store = ckpt::open_store(where);
+  const Status status = store.ok() ? may_claim(**store, options, environment) : store.status();
+  const bool may_pass =
+      status.code() == Code::kUnavailable || status.code() == Code::kDeadlineExceeded;
+  if (!may_pass || options.checkpoint.folder.where.empty()) {
+    return status.with_context("--checkpoint-remote");
+  }
+  CONVOY_LOG(Warn) << "nothing is saved to the store until it can be reached: " << status.message();
+  return ok_status();
+}
+
+// Makes the folder, and finds out whether this job may write there and to the store: before
+// training, not at its first save.
+Status check_places(const TrainOptions& options, const launch::Environment& environment) {
+  CONVOY_RETURN_IF_ERROR(check_folder(options, environment));
+  return check_remote(options, environment);
+}
+
+std::string folder_of(const TrainOptions& options) {
+  const std::string& folder = options.checkpoint.folder.where;
+  return folder.empty() ? "" : std::filesystem::absolute(folder).string();
 }
 
 ckpt::ClientOptions client_options(const TrainOptions& options, Runtime& runtime,
@@ -58,43 +90,85 @@ ckpt::ClientOptions client_options(const TrainOptions& options, Runtime& runtime
   client.world_size = static_cast<uint32_t>(environment.world_size);
   client.local_size = static_cast<uint32_t>(environment.local_world_size);
   client.mesh = runtime.mesh().to_string();
-  client.folder = std::filesystem::absolute(options.checkpoint).string();
-  client.keep_newest = static_cast<uint64_t>(options.checkpoint_keep);
-  client.bandwidth = options.checkpoint_bandwidth;
-  client.take_over = options.take_over;
+  const CheckpointOptions& o = options.checkpoint;
+  client.folder = folder_of(options);
+  client.disk_every = static_cast<uint64_t>(o.disk_every);
+  client.keep_newest = static_cast<uint64_t>(o.folder.keep);
+  client.keep_every = static_cast<uint64_t>(o.folder.keep_every);
+  client.bandwidth = o.folder.bandwidth;
+  client.compress = o.folder.compress;
+  client.remote = o.remote.where;
+  client.remote_every = static_cast<uint64_t>(o.remote_every);
+  client.remote_keep_newest = static_cast<uint64_t>(o.remote.keep);
+  client.remote_keep_every = static_cast<uint64_t>(o.remote.keep_every);
+  client.remote_bandwidth = o.remote.bandwidth;
+  client.remote_compress = o.remote.compress;
+  client.replica_k = static_cast<uint32_t>(o.replica_k);
+  client.replica_m = static_cast<uint32_t>(o.replica_m);
+  client.replica_bandwidth = o.replica_bandwidth;
+  client.domain = o.domain;
+  client.incremental = o.incremental;
+  client.take_over = o.take_over;
   client.threads = threads_per_rank(environment);
   return client;
 }
 
+// What depends on how many machines there are.
+Status check_nodes(const CheckpointOptions& o, uint32_t nodes) {
+  const int pieces = o.replica_k + o.replica_m;
+  if (o.replica_m > 0 && static_cast<uint32_t>(pieces) > nodes) {
+    return {Code::kInvalidArgument,
+            "--checkpoint-replicas " + std::to_string(o.replica_k) + "," +
+                std::to_string(o.replica_m) + " needs " + std::to_string(pieces) +
+                " machines, one for each piece; this job has " + std::to_string(nodes) + "."};
+  }
+  if (nodes > 1 && !o.remote.where.empty() && o.folder.where.empty()) {
+    return {Code::kInvalidArgument,
+            "--checkpoint-remote needs --checkpoint FOLDER, too, where a job has several machines: "
+            "the store takes what all of them have written there."};
+  }
+  return ok_status();
+}
+
 std::string place_text(const ckpt::NearestStep& from, const ckpt::LoadPlaces& places) {
-  if (from.tier == ckpt::Tier::kReplicated) return "the memory of all machines";
-  return from.tier == ckpt::Tier::kStaged ? "the memory of this machine" : places.folder;
+  switch (from.tier) {
+    case ckpt::Tier::kStaged:
+      return "the memory of this machine";
+    case ckpt::Tier::kReplicated:
+      return "the memory of all machines";
+    case ckpt::Tier::kLocalDurable:
+      return places.folder;
+    case ckpt::Tier::kRemoteDurable:
+      return places.remote;
+  }
+  return "";
 }
 
 }  // namespace
 
 Result<Checkpoints> Checkpoints::open(const TrainOptions& options, Runtime& runtime) {
   Checkpoints out;
-  if (options.checkpoint.empty()) return out;
+  if (!options.checkpoint.any()) return out;
   out.rank_ = runtime.rank();
-  out.every_ = options.checkpoint_every;
+  out.every_ = options.checkpoint.every;
   out.position_ = at::zeros({4}, at::kLong);
   out.exchange_ = std::make_unique<ckpt::GroupExchange>(runtime.groups().world());
   const launch::Environment& environment = runtime.environment();
   CONVOY_RETURN_IF_ERROR(ckpt::agree(
-      *out.exchange_, out.rank_ == 0 ? check_folder(options, environment) : ok_status()));
+      *out.exchange_, out.rank_ == 0 ? check_places(options, environment) : ok_status()));
   Result<std::string> agent = ckpt::ensure_agent({.agent = environment.agent,
                                                   .job = launch::local_job(environment),
                                                   .program = environment.program});
   CONVOY_RETURN_IF_ERROR(ckpt::agree(*out.exchange_, agent.status()));
-  out.places_ = {*agent, std::filesystem::absolute(options.checkpoint).string()};
+  out.places_ = {*agent, folder_of(options), options.checkpoint.remote.where};
   ckpt::ClientOptions client = client_options(options, runtime, *agent);
   if (client.local_size < client.world_size) {
     CONVOY_RETURN_IF_ERROR(ckpt::find_nodes(*out.exchange_, client));
     out.places_.coordinator = client.coordinator;
     out.places_.generation = client.generation;
   }
-  auto checkpointer = ckpt::Checkpointer::create({std::move(client), options.checkpoint_spread});
+  CONVOY_RETURN_IF_ERROR(check_nodes(options.checkpoint, client.nodes));
+  auto checkpointer = ckpt::Checkpointer::create({std::move(client), options.checkpoint.spread});
   CONVOY_RETURN_IF_ERROR(ckpt::agree(*out.exchange_, checkpointer.status()));
   out.checkpointer_ = std::move(checkpointer).value();
   return out;
@@ -159,7 +233,8 @@ double Checkpoints::after_step(int64_t step, bool is_last, Trainer& trainer,
   n[3] = static_cast<int64_t>(now.offset);
   ckpt::TensorState state = trainer.state_to_save();
   if (rank_ == 0) state = add_position(std::move(state));
-  const auto outcome = checkpointer_->save_async(static_cast<uint64_t>(step), std::move(state));
+  const auto outcome = checkpointer_->save_async(static_cast<uint64_t>(step), std::move(state), {},
+                                                 /*everywhere=*/is_last);
   last_ = step;
   copying_ = true;
   (void)outcome;  // known at the next one, or at the end
@@ -179,10 +254,12 @@ Status Checkpoints::finish() {
   const auto outcome = checkpointer_->outcome();
   report(last_, outcome);
   CONVOY_RETURN_IF_ERROR(outcome.status());
+  const bool local = !places_.folder.empty();
   return checkpointer_
-      ->wait(static_cast<uint64_t>(last_), ckpt::Tier::kLocalDurable, kFinishTimeout)
+      ->wait(static_cast<uint64_t>(last_),
+             local ? ckpt::Tier::kLocalDurable : ckpt::Tier::kRemoteDurable, kFinishTimeout)
       .with_context("the last checkpoint, step " + std::to_string(last_) + ", is not in " +
-                    places_.folder);
+                    (local ? places_.folder : places_.remote));
 }
 
 }  // namespace convoy::runtime

@@ -15,14 +15,16 @@
 namespace convoy::runtime {
 
 // The checkpoints of a training run: what it resumes from, and what it leaves behind. Without
-// --checkpoint all of it does nothing.
+// --checkpoint or --checkpoint-remote all of it does nothing.
 class Checkpoints {
  public:
-  // Collective. kFailedPrecondition if another job has the folder; kUnavailable without an agent.
+  // Collective. kFailedPrecondition if another job has the folder or the store; kUnavailable
+  // without an agent.
   static Result<Checkpoints> open(const TrainOptions& options, Runtime& runtime);
 
-  // Goes on from the newest step that memory or folder have; the number of steps that are done
-  // then, 0 if there are none. Collective. kMismatch: made from other data or with another seed.
+  // Goes on from the newest step that memory, folder or store have; the number of steps that are
+  // done then, 0 if there are none. Collective. kMismatch: made from other data or with another
+  // seed.
   Result<int64_t> resume(Trainer& trainer, Samples& samples);
   // How the run began, for people: "resumed from step 120 of ...". Empty: from the start.
   const std::string& story() const { return story_; }
@@ -32,14 +34,15 @@ class Checkpoints {
   double after_step(int64_t step, bool is_last, Trainer& trainer, const Samples& samples);
   // Before an update of what is being saved; seconds that it took.
   double before_update();
-  // Waits until the last step is durable in the folder; its failure is the run's.
+  // Waits until the last step is durable in the folder, or the store if there is no folder; its
+  // failure is the run's. What else goes to the store the agent sees to.
   Status finish();
 
  private:
   ckpt::TensorState add_position(ckpt::TensorState state) const;
   void report(int64_t step, const Result<ckpt::SaveOutcome>& outcome) const;
 
-  std::unique_ptr<ckpt::Checkpointer> checkpointer_;  // null: no --checkpoint
+  std::unique_ptr<ckpt::Checkpointer> checkpointer_;  // null: nothing is saved
   std::unique_ptr<ckpt::GroupExchange> exchange_;
   ckpt::LoadPlaces places_;
   int64_t every_ = 0;

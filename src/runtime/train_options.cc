@@ -1,6 +1,8 @@
 // The command line of the trainer, and what the names of model sizes stand for.
 #include <convoy/base/config.h>
 #include <convoy/base/units.h>
+#include <convoy/ckpt/client.h>
+#include <convoy/ckpt/store.h>
 #include <convoy/runtime/train_options.h>
 
 #include <CLI/CLI.hpp>
@@ -60,17 +62,106 @@ void describe_run(CLI::App& app, TrainOptions& o) {
   app.add_flag("!--no-baseline", o.measure_one, "don't measure the rate of one process first");
 }
 
-void describe_checkpoints(CLI::App& app, TrainOptions& o, std::string& bandwidth) {
-  app.add_option("--checkpoint", o.checkpoint,
-                 "folder to save to, and to resume from if it has a step; any mesh will do");
-  app.add_option("--checkpoint-every", o.checkpoint_every, "steps between saves")->check(kPositive);
-  app.add_option("--checkpoint-keep", o.checkpoint_keep, "newest checkpoints that stay")
+// Options whose texts mean more than CLI11 can read.
+struct Texts {
+  std::string bandwidth, remote_bandwidth, replica_bandwidth, replicas;
+};
+
+// --checkpoint-keep and the like, or --checkpoint-remote-keep.
+void describe_place(CLI::App& app, const std::string& prefix, CheckpointPlace& place,
+                    std::string& bandwidth) {
+  const std::string in = prefix == "--checkpoint" ? " in the folder" : " in the store";
+  app.add_option(prefix + "-keep", place.keep, "newest checkpoints that stay" + in)
       ->check(kPositive);
-  app.add_option("--checkpoint-bandwidth", bandwidth, "of the writes, e.g. 200MiB (a second)");
-  app.add_flag("--checkpoint-spread", o.checkpoint_spread,
+  app.add_option(prefix + "-keep-every", place.keep_every,
+                 "those whose step is a multiple of it stay too; 0: none")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option(prefix + "-bandwidth", bandwidth, "of the writes, e.g. 200MiB (a second)");
+  app.add_option(prefix + "-compress", place.compress, "zstd level; 0: none")
+      ->check(CLI::Range(0, 22));
+}
+
+void describe_checkpoints(CLI::App& app, CheckpointOptions& o, Texts& texts) {
+  app.add_option("--checkpoint", o.folder.where,
+                 "folder to save to, and to resume from if it has a step; any mesh will do");
+  app.add_option("--checkpoint-every", o.every, "steps between saves")->check(kPositive);
+  app.add_option("--checkpoint-disk-every", o.disk_every,
+                 "of the saves one in so many goes to the folder, and the last one; the others "
+                 "stay in memory")
+      ->check(kPositive);
+  describe_place(app, "--checkpoint", o.folder, texts.bandwidth);
+  app.add_option("--checkpoint-remote", o.remote.where,
+                 "object store to save to, too, such as s3://bucket/run; the last resort to resume "
+                 "from")
+      ->type_name("URI");
+  app.add_option("--checkpoint-remote-every", o.remote_every,
+                 "of the saves one in so many goes to the store, and the last one")
+      ->check(kPositive);
+  describe_place(app, "--checkpoint-remote", o.remote, texts.remote_bandwidth);
+  app.add_option("--checkpoint-replicas", texts.replicas,
+                 "keep each save in other machines' memory, too: in K pieces with M more for as "
+                 "many lost machines; 1,1: a copy")
+      ->type_name("K,M");
+  app.add_option("--checkpoint-replica-bandwidth", texts.replica_bandwidth,
+                 "that a machine sends, e.g. 1GiB (a second)");
+  app.add_option("--checkpoint-domain", o.domain,
+                 "this machine's rack or power feed; pieces go to others");
+  app.add_flag("!--no-checkpoint-incremental", o.incremental,
+               "write all of each checkpoint, not only what has changed");
+  app.add_flag("--checkpoint-spread", o.spread,
                "copy beside the next step's compute, not before it");
   app.add_flag("--take-over", o.take_over,
-               "take the folder from another job that was killed before it could give it back");
+               "take folder and store from another job that was killed before it could give them "
+               "back");
+}
+
+Status read_replicas(const std::string& text, CheckpointOptions& o) {
+  const std::vector<std::string> numbers = split(text, ',');
+  if (numbers.size() != 2) {
+    return {Code::kInvalidArgument, "--checkpoint-replicas is '" + text +
+                                        "', but must be K,M: pieces, and how many lost machines "
+                                        "they survive, e.g. 1,1 or 4,2."};
+  }
+  CONVOY_ASSIGN_OR_RETURN(const int64_t k, parse_integer("K of --checkpoint-replicas", numbers[0],
+                                                         1, ckpt::kReplicaPiecesMax - 1));
+  CONVOY_ASSIGN_OR_RETURN(const int64_t m, parse_integer("M of --checkpoint-replicas", numbers[1],
+                                                         0, ckpt::kReplicaPiecesMax - k));
+  o.replica_k = static_cast<int>(k);
+  o.replica_m = static_cast<int>(m);
+  return ok_status();
+}
+
+Status read_bandwidth(const char* name, const std::string& text, uint64_t& out) {
+  if (text.empty()) return ok_status();
+  CONVOY_ASSIGN_OR_RETURN(out, parse_bytes(name, text));
+  return ok_status();
+}
+
+Status complete(const CLI::App& app, const Texts& texts, CheckpointOptions& o) {
+  CONVOY_RETURN_IF_ERROR(
+      read_bandwidth("--checkpoint-bandwidth", texts.bandwidth, o.folder.bandwidth));
+  CONVOY_RETURN_IF_ERROR(
+      read_bandwidth("--checkpoint-remote-bandwidth", texts.remote_bandwidth, o.remote.bandwidth));
+  CONVOY_RETURN_IF_ERROR(read_bandwidth("--checkpoint-replica-bandwidth", texts.replica_bandwidth,
+                                        o.replica_bandwidth));
+  if (!texts.replicas.empty()) CONVOY_RETURN_IF_ERROR(read_replicas(texts.replicas, o));
+  if (!o.remote.where.empty() && !ckpt::is_store_uri(o.remote.where)) {
+    return {Code::kInvalidArgument,
+            "--checkpoint-remote is '" + o.remote.where +
+                "', but must be a URI such as s3://bucket/run; a folder is for --checkpoint."};
+  }
+  for (const CLI::Option* option : app.get_options()) {
+    const std::string name = option->get_name();
+    if (option->count() == 0) continue;
+    if (o.remote.where.empty() && name.starts_with("--checkpoint-remote-")) {
+      return {Code::kInvalidArgument, name + " needs --checkpoint-remote URI."};
+    }
+    if (!o.any() && (name.starts_with("--checkpoint-") || name.starts_with("--no-checkpoint-"))) {
+      return {Code::kInvalidArgument,
+              name + " needs --checkpoint FOLDER or --checkpoint-remote URI."};
+    }
+  }
+  return ok_status();
 }
 
 void describe_model(CLI::App& app, TrainOptions& o) {
@@ -141,9 +232,9 @@ Result<TrainOptions> parse_train_options(int argc, const char* const* argv, std:
   CLI::App app("Trains a Llama-family language model on a token file, over the mesh of the job.");
   // A script's usual options can be followed by others: the last one counts.
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
-  std::string bandwidth;
+  Texts texts;
   describe_run(app, options);
-  describe_checkpoints(app, options, bandwidth);
+  describe_checkpoints(app, options.checkpoint, texts);
   describe_model(app, options);
   describe_parallel(app, options);
   try {
@@ -157,10 +248,7 @@ Result<TrainOptions> parse_train_options(int argc, const char* const* argv, std:
     return Status(Code::kInvalidArgument,
                   one_line(error.what()) + ". `--help` lists the options of this program.");
   }
-  if (!bandwidth.empty()) {
-    CONVOY_ASSIGN_OR_RETURN(options.checkpoint_bandwidth,
-                            parse_bytes("--checkpoint-bandwidth", bandwidth));
-  }
+  CONVOY_RETURN_IF_ERROR(complete(app, texts, options.checkpoint));
   return options;
 }
 
@@ -193,8 +281,9 @@ std::string describe_json(const TrainOptions& options, const ModelPreset& preset
       {"weight_decay", options.weight_decay},
       {"clip", options.clip},
       {"seed", options.seed},
-      {"checkpoint", options.checkpoint},
-      {"checkpoint_every", options.checkpoint_every},
+      {"checkpoint", options.checkpoint.folder.where},
+      {"checkpoint_remote", options.checkpoint.remote.where},
+      {"checkpoint_every", options.checkpoint.every},
   };
   return json.dump(2) + "\n";
 }

@@ -66,6 +66,36 @@ TEST_CASE("a step's way, and the next one's behind it") {
   CHECK(f.text() == "committed 1, write 2, granted 3");
 }
 
+TEST_CASE("every other save goes to the disk, and one that is to go everywhere") {
+  Fixture f({.nodes = 2, .disk_every = 2});
+  const auto save = [&](uint64_t step, bool everywhere) {
+    f.board.want(step, Overtake::kWait, f.now, everywhere);
+    f.stage(step, 2);
+    const std::string text = f.text();
+    f.write(step, 2);
+    if (f.board.take_commit()) f.board.committed(step, {}, f.now);
+    (void)f.text();
+    return text;
+  };
+  CHECK(save(1, false) == "granted 1, whole 1, write 1");
+  CHECK(save(2, false) == "granted 2, whole 2");
+  CHECK(save(3, false) == "granted 3, whole 3, write 3");
+  CHECK(save(4, true) == "granted 4, whole 4, write 4");
+  // One that found no room at first.
+  Fixture full({.nodes = 1, .disk_every = 3});
+  for (const uint64_t step : {1, 2}) {
+    full.board.want(step, Overtake::kWait, full.now);
+    full.stage(step, 1);
+  }
+  full.board.want(3, Overtake::kWait, full.now, true);
+  CHECK(full.text() == "granted 1, whole 1, granted 2, whole 2, write 1");
+  full.write(1, 1);
+  CHECK(full.board.take_commit() == 1);
+  full.board.committed(1, {}, full.now);
+  full.stage(3, 1);
+  CHECK(full.text() == "committed 1, granted 3, whole 3, write 3");
+}
+
 TEST_CASE("skip and replace are decided once for all") {
   Fixture f({.nodes = 2});
   for (const uint64_t step : {1, 2}) {

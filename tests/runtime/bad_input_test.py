@@ -41,6 +41,23 @@ def wrong_options(folder: pathlib.Path, data: str) -> None:
     refused("unknown dimension", 64, ["ep"], train(2, "ep=2", folder, *good), folder)
 
 
+def wrong_checkpoint_options(folder: pathlib.Path, data: str) -> None:
+    good = ["--data", data, "--steps", "2", "--batch", "8", "--sequence", "24", "--no-baseline"]
+    kept = [*good, "--checkpoint", str(folder / "checkpoints")]
+    for name, words, options in (
+            ("replicas that are no pair", ["--checkpoint-replicas is '2'", "K,M", "1,1"], [*kept, "--checkpoint-replicas", "2"]),
+            ("no piece", ["K of --checkpoint-replicas is '0'", "at least 1"], [*kept, "--checkpoint-replicas", "0,1"]),
+            ("too many pieces", ["M of --checkpoint-replicas is '5'", "at most 2"], [*kept, "--checkpoint-replicas", "30,5"]),
+            ("fewer machines than pieces", ["--checkpoint-replicas 2,1", "3 machines", "has 1"], [*kept, "--checkpoint-replicas", "2,1"]),
+            ("no such level", ["--checkpoint-compress", "99"], [*kept, "--checkpoint-compress", "99"]),
+            ("no bandwidth", ["--checkpoint-remote-bandwidth is 'fast'"],
+             [*kept, "--checkpoint-remote", "s3://b/f", "--checkpoint-remote-bandwidth", "fast"]),
+            ("a path as store", ["--checkpoint-remote is '/mnt/far'", "s3://bucket/run"], [*kept, "--checkpoint-remote", "/mnt/far"]),
+            ("rules of no store", ["--checkpoint-remote-keep needs --checkpoint-remote"], [*kept, "--checkpoint-remote-keep", "3"]),
+            ("rules of nothing", ["--checkpoint-every needs --checkpoint FOLDER"], [*good, "--checkpoint-every", "3"])):
+        refused(name, 64, words, train(1, "", folder, *options), folder)
+
+
 def wrong_files(folder: pathlib.Path, data: str) -> None:
     bytes_ = pathlib.Path(data).read_bytes()
     for name, content, code, words in (
@@ -111,6 +128,7 @@ def main() -> int:
         folder = pathlib.Path(name)
         data = prepare(folder)
         wrong_options(folder, data)
+        wrong_checkpoint_options(folder, data)
         wrong_files(folder, data)
         port_in_use(folder, data)
         limits(folder, data)

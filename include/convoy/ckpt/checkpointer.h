@@ -41,9 +41,10 @@ class Checkpointer {
   // Takes the snapshot of a step. The tensors must not change before fence(); they are kept alive
   // until then. CPU, not spread: blocks for the copy, and returns what came of it. Else: returns at
   // once, with what came of the save before; from a GPU the copy runs on a stream of its own, after
-  // what the current stream has been given.
+  // what the current stream has been given. `notes`, `everywhere`: as SnapshotClient::save().
   Result<SaveOutcome> save_async(uint64_t step, TensorState state,
-                                 const std::map<std::string, std::string>& notes = {});
+                                 const std::map<std::string, std::string>& notes = {},
+                                 bool everywhere = false);
   // Before the tensors change. CPU: blocks until they have been copied. GPU: lets the current
   // stream wait for that, not the host.
   void fence();
@@ -56,7 +57,7 @@ class Checkpointer {
  private:
   Checkpointer(CheckpointerOptions options, std::unique_ptr<SnapshotClient> client);
   Result<SaveOutcome> save_host(uint64_t step, const TensorState& state,
-                                const std::map<std::string, std::string>& notes);
+                                const std::map<std::string, std::string>& notes, bool everywhere);
   void copy_from_device(const TensorState& state);
 
   const CheckpointerOptions options_;

@@ -19,6 +19,8 @@
 // and goes on.
 namespace convoy::ckpt {
 
+inline constexpr uint32_t kReplicaPiecesMax = 32;  // replica_k + replica_m
+
 // All ranks of a node must say the same but for `rank`.
 struct ClientOptions {
   std::string agent;  // the name of its socket
@@ -44,7 +46,8 @@ struct ClientOptions {
   bool take_over = false;    // the folder, even if another job has it that has not released it
   int compress = 0;          // zstd level of chunks in the folder; 0: none
   // Of the remote tier, which goes on from the folder where there is one: "s3://bucket/run" and the
-  // other URIs of open_store(). Empty: none. The rest as for the folder.
+  // other URIs of open_store(). Empty: none. The rest as for the folder, which a job on several
+  // nodes needs for it.
   std::string remote;
   uint64_t remote_every = 1;  // of the saves; where the store is slower, fewer
   uint64_t remote_keep_newest = 2;
@@ -55,7 +58,7 @@ struct ClientOptions {
   int threads = 2;  // that copy, the caller included
   // Peer memory, of several nodes: each snapshot is cut into k pieces and m more are computed,
   // which lie with k + m - 1 other nodes; any m nodes of a group of k + m may be lost. k = 1:
-  // copies. m = 0: off.
+  // copies. m = 0: off. k + m nodes are needed.
   uint32_t replica_k = 1;
   uint32_t replica_m = 0;
   uint64_t replica_bandwidth = 0;  // bytes/s that a node sends; 0: no limit
@@ -88,10 +91,13 @@ class SnapshotClient {
 
   // Copies the state, checksums on the way, and returns once the agent has it: this process may be
   // killed then. The step exists in memory when all ranks have come so far; disk follows in the
-  // background. `notes`: for the commit record; one rank's count. Blocks for the copy, and for
-  // Overtake::kWait until an earlier snapshot is written.
+  // background. `notes`: for the commit record; one rank's count. `everywhere`: the step goes to
+  // folder and store, whatever disk_every and remote_every say, as the last one of a job should;
+  // all ranks alike. Blocks for the copy, and for Overtake::kWait until an earlier snapshot is
+  // written.
   Result<SaveOutcome> save(uint64_t step, const State& state,
-                           const std::map<std::string, std::string>& notes = {});
+                           const std::map<std::string, std::string>& notes = {},
+                           bool everywhere = false);
 
   // Blocks until the step has come to the tier. kAborted, kFailedPrecondition or what the disk said
   // if it never will; kDeadlineExceeded.
@@ -105,7 +111,7 @@ class SnapshotClient {
   Status ensure_connected();
   Status reserve(uint64_t bytes);
   Result<SaveOutcome> try_to_save(uint64_t step, const State& state,
-                                  const std::map<std::string, std::string>& notes);
+                                  const std::map<std::string, std::string>& notes, bool everywhere);
 
   ClientOptions options_;
   UniqueFd socket_;

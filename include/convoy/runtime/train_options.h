@@ -7,6 +7,32 @@
 
 namespace convoy::runtime {
 
+// A place that committed checkpoints go to.
+struct CheckpointPlace {
+  std::string where;       // "": none
+  int64_t keep = 2;        // newest ones that stay
+  int64_t keep_every = 0;  // and each whose step is a multiple of it; 0: none
+  uint64_t bandwidth = 0;  // bytes/s that a node writes; 0: no limit
+  int compress = 0;        // zstd level; 0: none
+};
+
+// What a run saves, and resumes from. Neither folder nor store: nothing.
+struct CheckpointOptions {
+  CheckpointPlace folder;  // a path that all machines see
+  CheckpointPlace remote;  // a URI of open_store(); takes what the folder has, if there is one
+  int64_t every = 100;     // steps, and after the last one
+  int64_t disk_every = 1;  // of the saves go to the folder, and the last one; others stay in memory
+  int64_t remote_every = 1;        // of the saves go to the store
+  bool incremental = true;         // chunks that have not changed are not written again
+  bool spread = false;             // copy beside the next step's compute
+  bool take_over = false;          // folder and store, from a job that has not released them
+  int replica_k = 1;               // peer memory: each machine's snapshot is cut into k pieces, and
+  int replica_m = 0;               // m more, for as many lost machines; 0: off
+  uint64_t replica_bandwidth = 0;  // bytes/s that a machine sends; 0: no limit
+  std::string domain;              // of failure, of this machine: rack, power feed
+  bool any() const { return !folder.where.empty() || !remote.where.empty(); }
+};
+
 // What a language-model training run is told on its command line. Plain data, free of torch.
 struct TrainOptions {
   std::string data;               // token file to train on
@@ -30,15 +56,10 @@ struct TrainOptions {
   int64_t steps = 0;   // 0: the preset's
   double seconds = 0;  // stop training after so much time; 0: no limit
   uint64_t seed = 1;
-  std::string checkpoint;             // folder to resume from and to save to; "": none
-  int64_t checkpoint_every = 100;     // steps, and after the last one
-  int64_t checkpoint_keep = 2;        // newest ones that stay
-  uint64_t checkpoint_bandwidth = 0;  // bytes/s of a node's writes; 0: no limit
-  bool checkpoint_spread = false;     // copy beside the next step's compute
-  bool take_over = false;             // the folder from a job that has not released it
-  std::string reference;              // metrics.jsonl of another run, whose curve is drawn too
-  std::string run_dir;  // where config.json, metrics.jsonl and loss.svg go; "": CONVOY_RUN_DIR
-  int sample = 240;     // bytes of text generated at the end
+  CheckpointOptions checkpoint;
+  std::string reference;  // metrics.jsonl of another run, whose curve is drawn too
+  std::string run_dir;    // where config.json, metrics.jsonl and loss.svg go; "": CONVOY_RUN_DIR
+  int sample = 240;       // bytes of text generated at the end
   double temperature = 0.8;
   std::string prompt = "And God said";
   bool json = false;        // the result as one JSON line on stdout, no progress line
