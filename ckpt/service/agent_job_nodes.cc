@@ -140,6 +140,9 @@ void AgentJob::follow(const StepEvent& event) {
       link_->settle(event.step);
       if (replicated_) table_.unpin(key(*replicated_));
       replicated_ = event.step;
+      if (workers_.node == 0) {
+        CONVOY_LOG(Info) << "checkpoint step " << event.step << " is in the memory of peers";
+      }
       steps_[event.step].progress.reach(Tier::kReplicated);
       break;
     case Kind::kNotReplicated:

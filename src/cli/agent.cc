@@ -3,6 +3,7 @@
 #include <convoy/base/fd.h>
 #include <convoy/base/units.h>
 #include <convoy/ckpt/agent.h>
+#include <convoy/launch/environment.h>
 
 #include <array>
 #include <cerrno>
@@ -55,6 +56,11 @@ Status complete(AgentArguments* a) {
   CONVOY_ASSIGN_OR_RETURN(a->options.scrub_every, parse_duration("--scrub-every", a->scrub_every));
   CONVOY_ASSIGN_OR_RETURN(a->options.scrub_bandwidth,
                           parse_bytes("--scrub-bandwidth", a->scrub_bandwidth));
+  // What ranks of this machine listen at is what others reach.
+  if (a->listen.empty()) {
+    a->options.listen.host = launch::process_getenv()("CONVOY_ADDRESS").value_or("");
+    return ok_status();
+  }
   return read_listen(a->listen, a->options.listen);
 }
 
@@ -113,8 +119,8 @@ void add_agent(CLI::App& root, Invocation& invocation) {
   app->add_flag("--detach", arguments->detach,
                 "return once it listens, and leave it behind in a session of its own");
   app->add_option("--listen", arguments->listen,
-                  "where agents of other machines reach this one, HOST or HOST:PORT; default: this "
-                  "machine's name, any port")
+                  "where agents of other machines reach this one, HOST or HOST:PORT; default: "
+                  "CONVOY_ADDRESS, or this machine's name; any port")
       ->type_name("ADDRESS");
   app->add_option("--tls-certificate", options.listen.certificate, "PEM file, of this machine");
   app->add_option("--tls-key", options.listen.key, "PEM file");
