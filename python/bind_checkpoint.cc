@@ -1,15 +1,16 @@
-// The checkpoint service for Python: snapshots, reading of steps, who gives which replica. Tensors
-// come as addresses with their boxes (convoy/checkpoint/_layout.py), so nothing here knows torch's
-// but the process group that ranks talk through. Whatever blocks lets go of the interpreter lock.
+// The checkpoint service for Python: snapshots, steps without an agent, who gives which replica
+// (reading: bind_reader.cc). Tensors come as addresses with their boxes
+// (convoy/checkpoint/_layout.py), so nothing here knows torch's but the process group that ranks
+// talk through. Whatever blocks lets go of the interpreter lock.
 #include "python/bindings.h"
+#include "python/checkpoint_state.h"
 #include "python/status_error.h"
 #include <convoy/ckpt/agent_process.h>
 #include <convoy/ckpt/catalog.h>
 #include <convoy/ckpt/client.h>
+#include <convoy/ckpt/find_nodes.h>
 #include <convoy/ckpt/group_exchange.h>
-#include <convoy/ckpt/load_together.h>
 #include <convoy/ckpt/replicas.h>
-#include <convoy/ckpt/restore.h>
 #include <convoy/ckpt/store.h>
 #include <convoy/ckpt/write_state.h>
 #include <convoy/launch/environment.h>
@@ -26,30 +27,7 @@ namespace {
 
 namespace py = pybind11;
 using ckpt::State;
-using Sizes = std::vector<int64_t>;
-using PyBox = std::tuple<Sizes, Sizes, uintptr_t, Sizes>;  // begin, extent, address, strides
-using PyInfo = std::tuple<std::string, int, Sizes>;        // name, dtype, shape
-using PyTensor = std::tuple<std::string, int, Sizes, std::vector<PyBox>>;
 using PyHeld = std::tuple<std::string, int, Sizes, std::vector<std::pair<Sizes, Sizes>>>;
-using ProcessGroup = c10::intrusive_ptr<c10d::ProcessGroup>;
-
-State state_of(const std::vector<PyTensor>& tensors) {
-  State state;
-  state.reserve(tensors.size());
-  for (const auto& [name, dtype, shape, boxes] : tensors) {
-    ckpt::StateTensor& tensor =
-        state.emplace_back(ckpt::StateTensor{{name, static_cast<ckpt::Dtype>(dtype), shape}, {}});
-    for (const auto& [begin, extent, address, strides] : boxes) {
-      auto* data = reinterpret_cast<std::byte*>(address);  // NOLINT(performance-no-int-to-ptr)
-      tensor.boxes.push_back({begin, extent, data, strides});
-    }
-  }
-  return state;
-}
-
-Nanos nanos(double seconds) {
-  return std::chrono::duration_cast<Nanos>(std::chrono::duration<double>(seconds));
-}
 
 // A SnapshotClient is one thread's at a time: here a save and the thread that watches for earlier
 // ones take turns.
@@ -63,9 +41,9 @@ class Client {
     check_ok(client_->prepare(state));
   }
   ckpt::SaveOutcome save(uint64_t step, const State& state,
-                         const std::map<std::string, std::string>& notes) {
+                         const std::map<std::string, std::string>& notes, bool everywhere) {
     const std::lock_guard lock(mutex_);
-    return value_of(client_->save(step, state, notes));
+    return value_of(client_->save(step, state, notes, everywhere));
   }
   void wait(uint64_t step, int tier, double timeout) {
     const std::lock_guard lock(mutex_);
@@ -77,122 +55,64 @@ class Client {
   std::unique_ptr<ckpt::SnapshotClient> client_;
 };
 
-std::unique_ptr<Client> connect(const std::string& agent, const std::string& job,
-                                uint64_t generation, uint32_t rank, uint32_t world_size,
-                                uint32_t local_size, const std::string& folder,
-                                const py::dict& policy) {
-  ckpt::ClientOptions options;
-  options.agent = agent;
-  options.job = job;
-  options.generation = generation;
-  options.rank = rank;
-  options.world_size = world_size;
-  options.local_size = local_size;
-  options.folder = folder;
-  options.keep_newest = policy["keep_newest"].cast<uint64_t>();
-  options.keep_every = policy["keep_every"].cast<uint64_t>();
-  options.disk_every = policy["disk_every"].cast<uint64_t>();
-  options.bandwidth = policy["bandwidth"].cast<uint64_t>();
-  options.incremental = policy["incremental"].cast<bool>();
-  options.overtake = static_cast<ckpt::Overtake>(policy["overtake"].cast<int>());
-  options.threads = policy["threads"].cast<int>();
-  options.timeout = nanos(policy["timeout"].cast<double>());
-  options.mesh = policy["mesh"].cast<std::string>();
+// The fields of ClientOptions that Python calls by their names; what is left out keeps its default.
+ckpt::ClientOptions options_of(const py::dict& fields) {
+  ckpt::ClientOptions o;
+  const auto read = [&](const char* name, auto& to) {
+    if (fields.contains(name)) to = fields[name].cast<std::remove_reference_t<decltype(to)>>();
+  };
+  read("agent", o.agent);
+  read("job", o.job);
+  read("generation", o.generation);
+  read("rank", o.rank);
+  read("world_size", o.world_size);
+  read("local_size", o.local_size);
+  read("node", o.node);
+  read("nodes", o.nodes);
+  read("coordinator", o.coordinator);
+  read("domain", o.domain);
+  read("mesh", o.mesh);
+  read("folder", o.folder);
+  read("keep_newest", o.keep_newest);
+  read("keep_every", o.keep_every);
+  read("disk_every", o.disk_every);
+  read("bandwidth", o.bandwidth);
+  read("compress", o.compress);
+  read("incremental", o.incremental);
+  read("take_over", o.take_over);
+  read("remote", o.remote);
+  read("remote_every", o.remote_every);
+  read("remote_keep_newest", o.remote_keep_newest);
+  read("remote_keep_every", o.remote_keep_every);
+  read("remote_bandwidth", o.remote_bandwidth);
+  read("remote_compress", o.remote_compress);
+  read("replica_k", o.replica_k);
+  read("replica_m", o.replica_m);
+  read("replica_bandwidth", o.replica_bandwidth);
+  read("threads", o.threads);
+  if (fields.contains("overtake")) {
+    o.overtake = static_cast<ckpt::Overtake>(fields["overtake"].cast<int>());
+  }
+  if (fields.contains("timeout")) o.timeout = nanos(fields["timeout"].cast<double>());
+  return o;
+}
+
+std::unique_ptr<Client> connect(const py::dict& fields) {
+  ckpt::ClientOptions options = options_of(fields);
   const py::gil_scoped_release release;
   return std::make_unique<Client>(std::move(options));
 }
 
-// A committed step, or one that an agent has whole in memory.
-class Reader {
- public:
-  explicit Reader(std::unique_ptr<ckpt::StepSource> source,
-                  std::unique_ptr<ckpt::Store> store = nullptr)
-      : store_(std::move(store)), source_(std::move(source)) {}
-
-  static std::unique_ptr<Reader> in_folder(const std::string& folder, uint64_t step,
-                                           uint64_t claim) {
-    auto store = value_of(ckpt::open_store(folder));
-    ckpt::Catalog catalog(*store);
-    ckpt::Commit commit = value_of(claim > 0 ? catalog.load_commit(ckpt::CommitKey{step, claim})
-                                             : catalog.load_commit(step));
-    if (ckpt::is_store_uri(folder)) {
-      auto source = std::make_unique<ckpt::StoreSource>(*store, std::move(commit));
-      return std::make_unique<Reader>(std::move(source), std::move(store));
-    }
-    auto engine = value_of(ckpt::DiskEngine::create());
-    return std::make_unique<Reader>(
-        value_of(ckpt::FolderSource::create(folder, std::move(commit), std::move(engine))));
-  }
-
-  // Null if the agent has no step of all ranks.
-  static std::unique_ptr<Reader> in_memory(const std::string& agent, double timeout) {
-    auto held = value_of(ckpt::find_in_memory(agent, nanos(timeout)));
-    if (!held || held->ranks.size() != held->world_size) return nullptr;
-    ckpt::Commit head;
-    head.step = held->step;
-    head.world_size = held->world_size;
-    std::vector<ckpt::Snapshot> snapshots;
-    for (ckpt::HeldSnapshot& rank : held->ranks) {
-      snapshots.push_back({std::move(rank.part), {rank.stream}, rank.arena});
-      snapshots.back().part.node = rank.rank;  // each rank's is a part of its own
-    }
-    return std::make_unique<Reader>(value_of(ckpt::ArenaSource::create(
-        "step " + std::to_string(held->step) + " in the memory of agent " + agent, std::move(head),
-        std::move(snapshots))));
-  }
-
-  const ckpt::Commit& commit() const { return source_->commit(); }
-  const std::string& name() const { return source_->name(); }
-
-  // By all ranks of `group` together if there is one.
-  ckpt::LoadReport load(const State& state, const ProcessGroup& group, int threads,
-                        uint64_t staging_bytes) {
-    ckpt::LoadOptions options;
-    options.threads = threads;
-    options.staging_bytes_max = staging_bytes;
-    ckpt::LoadReport report;
-    if (group && group->getSize() > 1) {
-      ckpt::GroupExchange exchange{comm::Group(group)};
-      check_ok(ckpt::load_together(*source_, state, exchange, options, &report));
-    } else {
-      check_ok(ckpt::load(*source_, state, options, &report));
-    }
-    return report;
-  }
-
- private:
-  const std::unique_ptr<ckpt::Store> store_;  // of source_, if that needs one
-  const std::unique_ptr<ckpt::StepSource> source_;
-};
-
-std::vector<PyInfo> tensors_of(const Reader& reader) {
-  std::vector<PyInfo> out;
-  for (const ckpt::TensorEntry& entry : reader.commit().tensors) {
-    out.emplace_back(entry.info.name, static_cast<int>(entry.info.dtype), entry.info.shape);
-  }
-  return out;
-}
-
-py::dict report_of(const ckpt::LoadReport& report) {
-  py::dict out;
-  out["step"] = report.step;
-  out["bytes_wanted"] = report.bytes_wanted;
-  out["bytes_read"] = report.bytes_read;
-  out["bytes_sent"] = report.bytes_sent;
-  out["bytes_received"] = report.bytes_received;
-  return out;
-}
-
-// (step, claim, what is wrong with it or "") of all commit records, newest first.
-std::vector<std::tuple<uint64_t, uint64_t, std::string>> steps_in(const std::string& folder) {
-  const auto store = value_of(ckpt::open_store(folder));
-  ckpt::Catalog catalog(*store);
-  std::vector<std::tuple<uint64_t, uint64_t, std::string>> out;
-  for (const ckpt::StepInfo& info : value_of(catalog.steps())) {
-    out.emplace_back(info.key.step, info.key.claim,
-                     info.status.ok() ? "" : info.status.to_string());
-  }
-  return out;
+// ckpt::find_nodes(): (node, nodes, ranks of this one, coordinator).
+std::tuple<uint32_t, uint32_t, uint32_t, std::string> find_nodes(const ProcessGroup& group,
+                                                                 const std::string& agent,
+                                                                 double timeout) {
+  ckpt::ClientOptions options;
+  options.agent = agent;
+  options.timeout = nanos(timeout);
+  ckpt::GroupExchange exchange{comm::Group(group)};
+  check_ok(ckpt::find_nodes(exchange, options));
+  return {options.node, options.nodes, options.local_size, options.coordinator};
 }
 
 // The name of this node's agent, started if there is none yet.
@@ -207,13 +127,6 @@ std::string agent_name(double timeout) {
     place.program = e.program;
   }
   return value_of(ckpt::ensure_agent(place));
-}
-
-// Of the folder's owner: -1 if nobody ever had it.
-int64_t owner_generation(const std::string& folder) {
-  const auto store = value_of(ckpt::open_store(folder));
-  const auto owner = value_of(ckpt::Catalog(*store).owner());
-  return owner ? static_cast<int64_t>(owner->generation) : -1;
 }
 
 // Writes parts of a step and commits it, without an agent.
@@ -300,30 +213,6 @@ void translate(std::exception_ptr error) {
   }
 }
 
-void bind_reader(py::module_& module) {
-  py::class_<Reader>(module, "CheckpointReader")
-      .def_property_readonly("step", [](const Reader& reader) { return reader.commit().step; })
-      .def_property_readonly("notes", [](const Reader& reader) { return reader.commit().notes; })
-      .def_property_readonly("name", &Reader::name)
-      .def("tensors", &tensors_of)
-      .def("load", [](Reader& reader, const std::vector<PyTensor>& tensors,
-                      const ProcessGroup& group, int threads, uint64_t staging_bytes) {
-        const State state = state_of(tensors);
-        ckpt::LoadReport report;
-        {
-          const py::gil_scoped_release release;
-          report = reader.load(state, group, threads, staging_bytes);
-        }
-        return report_of(report);
-      });
-  const auto no_gil = py::call_guard<py::gil_scoped_release>();
-  module.def("open_step", &Reader::in_folder, no_gil);
-  module.def("open_memory", &Reader::in_memory, no_gil);
-  module.def("steps_in", &steps_in, no_gil);
-  module.def("ensure_agent", &agent_name, no_gil);
-  module.def("owner_generation", &owner_generation, no_gil);
-}
-
 void bind_folder_writer(py::module_& module) {
   const auto no_gil = py::call_guard<py::gil_scoped_release>();
   py::class_<FolderWriter>(module, "FolderWriter")
@@ -357,19 +246,24 @@ void bind_checkpoint(py::module_& module) {
       // (whether it was skipped, why, bytes of this rank)
       .def("save",
            [](Client& client, uint64_t step, const std::vector<PyTensor>& tensors,
-              const std::map<std::string, std::string>& notes) {
+              const std::map<std::string, std::string>& notes, bool everywhere) {
              const State state = state_of(tensors);
              const py::gil_scoped_release release;
-             const ckpt::SaveOutcome outcome = client.save(step, state, notes);
+             const ckpt::SaveOutcome outcome = client.save(step, state, notes, everywhere);
              return std::tuple(outcome.skipped, outcome.why, outcome.bytes);
            })
       .def("wait", &Client::wait, py::call_guard<py::gil_scoped_release>());
-  bind_reader(module);
   bind_folder_writer(module);
   module.attr("TIERS") = std::map<std::string, int>{
       {"staged", static_cast<int>(ckpt::Tier::kStaged)},
+      {"replicated", static_cast<int>(ckpt::Tier::kReplicated)},
       {"local", static_cast<int>(ckpt::Tier::kLocalDurable)},
+      {"remote", static_cast<int>(ckpt::Tier::kRemoteDurable)},
   };
+  const auto no_gil = py::call_guard<py::gil_scoped_release>();
+  module.def("ensure_agent", &agent_name, no_gil);
+  module.def("find_nodes", &find_nodes, no_gil);
+  module.def("is_store_uri", &ckpt::is_store_uri);
   module.def("shares_of", &shares_of);
   module.def("gather_bytes", &gather_bytes);
 }

@@ -7,6 +7,7 @@ namespace convoy::python {
 
 void bind_backend(pybind11::module_& module);
 void bind_checkpoint(pybind11::module_& module);
+void bind_reader(pybind11::module_& module);
 void bind_mesh(pybind11::module_& module);
 
 }  // namespace convoy::python

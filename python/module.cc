@@ -5,5 +5,6 @@ PYBIND11_MODULE(_C, module) {
   module.doc() = "Convoy's C++ side; use the package `convoy` instead.";
   convoy::python::bind_backend(module);
   convoy::python::bind_checkpoint(module);
+  convoy::python::bind_reader(module);
   convoy::python::bind_mesh(module);
 }

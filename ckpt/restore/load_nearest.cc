@@ -56,7 +56,6 @@ Memory in_memory(const LoadPlaces& places) {
   return out;
 }
 
-// Reads of an object store wait for its latency, so many are in flight; and the memory for that.
 constexpr int kRemoteThreads = 16;
 constexpr size_t kRemoteStagingBytes = size_t{384} << 20;
 
@@ -194,13 +193,6 @@ Result<std::unique_ptr<StepSource>> folder_source(Folder& folder, const CommitKe
   return std::unique_ptr<StepSource>(std::move(source));
 }
 
-LoadOptions options_for(Tier tier, LoadOptions options) {
-  if (tier != Tier::kRemoteDurable) return options;
-  options.threads = std::max(options.threads, kRemoteThreads);
-  options.staging_bytes_max = std::max(options.staging_bytes_max, kRemoteStagingBytes);
-  return options;
-}
-
 // The commit of the same step in the store.
 const Committed* find_twin(const Candidates& candidates, const Committed& near) {
   const auto at = std::ranges::find_if(candidates.committed, [&](const Committed& c) {
@@ -250,6 +242,13 @@ class Attempts {
 
 }  // namespace
 
+LoadOptions load_options_for(Tier tier, LoadOptions options) {
+  if (tier != Tier::kRemoteDurable) return options;
+  options.threads = std::max(options.threads, kRemoteThreads);
+  options.staging_bytes_max = std::max(options.staging_bytes_max, kRemoteStagingBytes);
+  return options;
+}
+
 Status agree(Exchange& exchange, const Status& mine) {
   CONVOY_ASSIGN_OR_RETURN(
       const auto all, exchange.all_gather(bytes_of(mine.ok() ? std::string() : mine.to_string())));
@@ -288,7 +287,7 @@ Result<std::optional<NearestStep>> load_nearest(const LoadPlaces& places, const 
     Folder& folder = folders[c.folder];
     const std::string what = "step " + std::to_string(c.key.step) + " in " + folder.place;
     out.tier = folder.tier;
-    LoadOptions with = options_for(folder.tier, options);
+    LoadOptions with = load_options_for(folder.tier, options);
     const auto source = folder_source(folder, c.key, *engine);
     CONVOY_ASSIGN_OR_RETURN(bool loaded, attempts.load(source, c.key, what, with, out));
     if (loaded) return std::optional(std::move(out));

@@ -42,7 +42,7 @@ def agent():
     finally:
         process.terminate()
         process.wait(60)
-        del os.environ["CONVOY_AGENT"]
+        os.environ.pop("CONVOY_AGENT", None)
 
 
 @contextlib.contextmanager
@@ -334,6 +334,124 @@ def test_memory_outlives_the_ranks() -> None:
     with place() as folder, agent():
         ranks.run(2, save_and_die, 2, folder, dies={0, 1})
         ranks.run(3, load_from_memory, 3, folder)
+
+
+# ---- two machines: each has an agent and a name of its own
+
+MACHINE_RANKS = 2
+
+
+def on_machine(rank: int, agents: list[str]) -> None:
+    machine = rank // MACHINE_RANKS
+    os.environ |= {"CONVOY_HOST_ID": f"machine-{machine}", "CONVOY_AGENT": agents[machine]}
+
+
+def rows(rank: int, step: int) -> dict:
+    """Of a tensor that lies on all ranks, a replica, and a value of each."""
+    mesh = init_device_mesh("cpu", (2 * MACHINE_RANKS,))
+    full = torch.arange(4000.0).reshape(40, 100) + 10000 * step
+    return {"rows": distribute_tensor(full, mesh, [Shard(0)], src_data_rank=None), "same": torch.full((50000,), float(step)),
+            "own": PerRank(rank), "step": step}
+
+
+def save_on_machines(rank: int, agents: list[str], folder: str) -> None:
+    on_machine(rank, agents)
+    ranks.init("gloo", rank, 2 * MACHINE_RANKS)
+    checkpointer = Checkpointer(folder, disk_every=100, replicas=(1, 1), domain=f"rack {rank // MACHINE_RANKS}")
+    for step in (1, 2, 3):  # only the first one goes to the folder
+        assert checkpointer.save_async(step, rows(rank, step), tier="replicated").result(60) == step
+    checkpointer.wait(1, "local")
+    dist.barrier()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def load_on_machines(rank: int, agents: list[str], folder: str, step: int, source: str) -> None:
+    on_machine(rank, agents)
+    ranks.init("gloo", rank, 2 * MACHINE_RANKS)
+    state, expected = rows(rank, 0), rows(rank, step)
+    state["own"] = PerRank(-1)
+    with Checkpointer(folder, replicas=(1, 1)) as checkpointer:
+        loaded = checkpointer.load(state)
+        assert loaded.step == step and source in loaded.source, loaded
+        assert torch.equal(state["rows"].to_local(), expected["rows"].to_local()) and torch.equal(state["same"], expected["same"])
+        assert state["own"].value == rank and state["step"] == step
+        # And goes on, to the folder.
+        assert checkpointer.save_async(step + 1, state).result(60) == step + 1
+    assert load(state, folder).step == step + 1
+    dist.barrier()  # the agents of the others are asked until then
+    dist.destroy_process_group()
+
+
+def too_few_machines(rank: int, agents: list[str], folder: str) -> None:
+    on_machine(rank, agents)
+    ranks.init("gloo", rank, 2 * MACHINE_RANKS)
+    said = raises(errors.InvalidArgument, Checkpointer, folder, replicas=(2, 1))
+    assert "2 + 1 pieces" in said and "there are 2" in said, said
+    dist.destroy_process_group()
+
+
+def test_two_machines() -> None:
+    """Saves of both make one step; when one machine is lost its part comes from the memory of the other."""
+    os.environ["CONVOY_ADDRESS"] = "127.0.0.1"
+    size = 2 * MACHINE_RANKS
+    with place() as folder, agent():
+        first = os.environ["CONVOY_AGENT"]
+        with agent() as lost:
+            agents = [first, os.environ["CONVOY_AGENT"]]
+            ranks.run(size, too_few_machines, agents, folder)
+            ranks.run(size, save_on_machines, agents, folder, dies=set(range(size)))
+            lost.kill()
+            lost.wait()
+        with agent():
+            ranks.run(size, load_on_machines, [first, os.environ["CONVOY_AGENT"]], folder, 3, "memory")
+    del os.environ["CONVOY_ADDRESS"]
+
+
+# ---- an object store: CONVOY_TEST_S3 is its address (tests/ckpt/s3_server.py)
+
+
+def test_object_store() -> None:
+    if "CONVOY_TEST_S3" not in os.environ:
+        print("no object store: start this with tests/ckpt/s3_server.py")
+        return
+    uri = f"s3://convoy/python?scheme=http&endpoint_override={os.environ['CONVOY_TEST_S3']}"
+
+    def state(step: int) -> dict:
+        return {"w": torch.full((200000,), float(step)), "step": step}
+
+    def loads(step: int, source: str, call, *args) -> None:
+        got = state(0)
+        loaded = call(got, *args)
+        assert loaded.step == step == got["step"] and source in loaded.source, loaded
+        assert torch.equal(got["w"], state(step)["w"])
+
+    with place() as folder, agent():
+        with Checkpointer(folder, keep_newest=1, compress=3, incremental=False, remote=uri, remote_keep_newest=2) as checkpointer:
+            for step in (1, 2, 3):
+                assert checkpointer.save_async(step, state(step), tier="remote").result(60) == step
+            assert files_bytes(folder) < 200000, "zstd"
+            assert len(list(pathlib.Path(folder, "commits").iterdir())) == 1
+            raises(errors.NotFound, load, state(0), uri, 1)
+            loads(2, "s3://", load, uri, 2)
+        # Damaged here, and mended from there; then lost here.
+        for file in pathlib.Path(folder).rglob("*.chunks"):
+            file.write_bytes(bytes(reversed(file.read_bytes())))
+        with Checkpointer(folder, remote=uri, disk_every=10, remote_every=10) as checkpointer:
+            checkpointer._open_memory = None
+            loads(3, folder, checkpointer.load)
+            subprocess.run(["rm", "-r", folder + "/commits"], check=True)
+            loads(3, "s3://", checkpointer.load)
+            assert checkpointer.save_async(4, state(4)).result(60) == 4  # staged: one in ten goes on, beginning with this one
+            assert checkpointer.save_async(5, state(5)).result(60) == 5
+            assert isinstance(checkpointer.save_async(6, state(6), tier="remote").exception(60), errors.FailedPrecondition)
+            assert checkpointer.save_async(7, state(7), everywhere=True, tier="remote").result(60) == 7
+            assert checkpointer.latest() == 7
+        # Without a folder.
+        with Checkpointer(uri) as checkpointer:
+            assert checkpointer.save_async(8, state(8)).result(60) == 8
+            loads(8, "s3://", load, uri)
+            assert "is a store" in raises(errors.InvalidArgument, Checkpointer, uri, remote=uri)
+            assert "must be a URI" in raises(errors.InvalidArgument, Checkpointer, folder, remote="/far")
 
 
 def test_damage() -> None:

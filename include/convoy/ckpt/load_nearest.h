@@ -25,6 +25,10 @@ struct LoadPlaces {
   ClusterListen tls = {};   // its PEM files
 };
 
+// What suits loads from there: reads of an object store wait for its latency, so it gets more
+// threads, and memory for them.
+LoadOptions load_options_for(Tier tier, LoadOptions options);
+
 struct NearestStep {
   uint64_t step = 0;
   Tier tier = Tier::kStaged;  // where it came from

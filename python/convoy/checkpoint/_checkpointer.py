@@ -12,14 +12,25 @@ import torch
 from convoy import _C, errors
 from convoy.checkpoint._group import Group, place
 from convoy.checkpoint._layout import piece
-from convoy.checkpoint._load import Loaded, load_into
+from convoy.checkpoint._load import Loaded, load_into, raise_together
 from convoy.checkpoint._plan import Plan, make_plan
 from convoy.checkpoint._staging import Staging
 from convoy.checkpoint._state import flatten
 
 log = logging.getLogger("convoy.checkpoint")
 _TURN_S = 0.01  # between two looks at saves that are on their way
+_MEMORY_S, _PEERS_S = 10.0, 60.0  # until agents have answered; peers: until all of them are there
 _OVERTAKE = {"wait": 0, "skip": 1, "replace": 2}
+
+
+def _this_machine() -> str:
+    """The same on all ranks that reach one agent."""
+    given = os.environ.get("CONVOY_HOST_ID")
+    if given:
+        return given
+    # Names may be equal, as in containers; an agent's socket belongs to a network namespace of one kernel.
+    with open("/proc/sys/kernel/random/boot_id") as boot:
+        return f"{socket.gethostname()} {boot.read().strip()} {os.readlink('/proc/self/ns/net')}"
 
 
 class SaveFuture(concurrent.futures.Future):
@@ -77,7 +88,8 @@ class _Watcher:
 
 
 class Checkpointer:
-    """Saves a job's state into `folder`, asynchronously, and loads it again.
+    """Saves a job's state into `folder`, asynchronously, and loads it again. `folder`: a path that all machines see, or the
+    URI of an object store.
 
         checkpointer = convoy.checkpoint.Checkpointer("checkpoints", keep_newest=3)
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3}
@@ -93,54 +105,110 @@ class Checkpointer:
     first save, prepare() and load() are collective; later saves are not. One thread at a time.
 
     keep_newest, keep_every: which committed steps stay: that many, and each whose number is a multiple. disk_every: of the
-    saves that many go to the disk, the others stay in memory. overtake: what a save does that finds both snapshots in
-    use: "wait", "skip" or "replace" the one that waits for the disk. bandwidth: bytes/s of the disk, 0: no limit. threads:
-    that copy. timeout_s: of every question to the agent.
+    saves one in so many goes to the folder, the others stay in memory. bandwidth: bytes/s that a machine writes, 0: no limit.
+    compress: zstd level, 0: none. incremental: chunks that have not changed are not written again. take_over: the folder, from
+    a job that was killed before it could give it back. overtake: what a save does that finds both snapshots in use: "wait",
+    "skip" or "replace" the one that waits for the disk. threads: that copy. timeout_s: of every question to the agent.
+
+    remote: URI of an object store that takes what the folder has; remote_*: the same for it. replicas: (k, m), each save is
+    also kept in other machines' memory, in k pieces with m more for as many lost machines; (1, 1): a copy. replica_bandwidth:
+    bytes/s that a machine sends for it. domain: this machine's rack or power feed; pieces go to others.
 
     Raises convoy.errors.*, the same on all ranks, if the agent can't be had or the options can't work.
     """
 
     def __init__(self, folder: str | os.PathLike, *, job: str = "train", keep_newest: int = 2, keep_every: int = 0,
-                 disk_every: int = 1, overtake: str = "wait", bandwidth: int = 0, incremental: bool = True, threads: int = 2,
-                 timeout_s: float = 60.0, process_group: "torch.distributed.ProcessGroup | None" = None):
+                 disk_every: int = 1, bandwidth: int = 0, compress: int = 0, remote: str = "", remote_every: int = 1,
+                 remote_keep_newest: int = 2, remote_keep_every: int = 0, remote_bandwidth: int = 0, remote_compress: int = 0,
+                 replicas: tuple[int, int] | None = None, replica_bandwidth: int = 0, domain: str = "", incremental: bool = True,
+                 take_over: bool = False, overtake: str = "wait", threads: int = 2, timeout_s: float = 60.0,
+                 process_group: "torch.distributed.ProcessGroup | None" = None):
         if overtake not in _OVERTAKE:
             raise errors.InvalidArgument(f"overtake is {overtake!r}; use one of {', '.join(_OVERTAKE)}")
         self.folder = place(folder)
         self.group = Group(process_group)
-        self._disk_every = disk_every
+        fields = {"folder": self.folder, "keep_newest": keep_newest, "keep_every": keep_every, "disk_every": disk_every,
+                  "bandwidth": bandwidth, "compress": compress, "remote": remote, "remote_every": remote_every,
+                  "remote_keep_newest": remote_keep_newest, "remote_keep_every": remote_keep_every,
+                  "remote_bandwidth": remote_bandwidth, "remote_compress": remote_compress}
+        if _C.is_store_uri(self.folder):
+            if remote:
+                raise errors.InvalidArgument(f"{self.folder} is a store; `remote` is for what a folder has")
+            fields = {"folder": "", "remote": self.folder, "remote_every": disk_every, "remote_keep_newest": keep_newest,
+                      "remote_keep_every": keep_every, "remote_bandwidth": bandwidth, "remote_compress": compress}
+        elif remote and not _C.is_store_uri(remote):
+            raise errors.InvalidArgument(f"remote is {remote!r}; it must be a URI such as s3://bucket/run")
+        replica_k, replica_m = replicas or (1, 0)
+        fields |= {"replica_k": replica_k, "replica_m": replica_m, "replica_bandwidth": replica_bandwidth, "domain": domain,
+                   "incremental": incremental, "take_over": take_over, "threads": threads, "timeout": timeout_s,
+                   "overtake": _OVERTAKE[overtake], "mesh": os.environ.get("CONVOY_MESH", ""), "job": job,
+                   "rank": self.group.rank, "world_size": self.group.size}
+        self._places = [where for where in (fields["folder"], fields["remote"]) if where]
+        self._places_tier = "local" if fields["folder"] else "remote"
+        self._default_tier = "staged" if disk_every != 1 else self._places_tier
         self._plan: Plan | None = None
         self._staging: Staging | None = None
         self._staged: concurrent.futures.Future | None = None  # the save whose memory Staging holds
         self._worker: concurrent.futures.ThreadPoolExecutor | None = None
         self._last: SaveFuture | None = None
         self._attached: list[Any] = []
-        policy = {"keep_newest": keep_newest, "keep_every": keep_every, "disk_every": disk_every, "bandwidth": bandwidth,
-                  "incremental": incremental, "threads": threads, "timeout": timeout_s, "overtake": _OVERTAKE[overtake],
-                  "mesh": os.environ.get("CONVOY_MESH", "")}
-        self._client = self._connect(job, policy, timeout_s)
+        self._client = self._connect(fields)
         self._watcher = _Watcher(self._client)
 
-    def _connect(self, job: str, policy: dict[str, Any], timeout_s: float) -> Any:
-        host = os.environ.get("CONVOY_HOST_ID") or socket.gethostname()
+    def _connect(self, fields: dict[str, Any]) -> Any:
+        host = _this_machine()
         hosts = self.group.gather(host)
         neighbours = [rank for rank, name in enumerate(hosts) if name == host]
+        timeout_s = fields["timeout"]
         mine: dict[str, Any] = {}
         try:
             if self.group.rank == neighbours[0]:
                 mine["agent"] = _C.ensure_agent(timeout_s)
             if self.group.rank == 0:
-                os.makedirs(self.folder, exist_ok=True)
-                # Newer than whatever has written there: this start of the job is the one that counts.
-                mine["generation"] = max(int(os.environ.get("CONVOY_GENERATION") or 0), _C.owner_generation(self.folder) + 1)
+                mine["generation"] = self._next_generation(fields["folder"], fields["remote"])
         except (errors.ConvoyError, OSError, ValueError) as error:
             mine["error"] = f"{type(error).__name__}: {error}"
         ranks = self.group.gather(mine)
         failed = [f"rank {rank}: {said['error']}" for rank, said in enumerate(ranks) if "error" in said]
         if failed:
-            raise errors.Unavailable("checkpoints can't be made in " + self.folder + ": " + "; ".join(failed))
-        self._agent = ranks[neighbours[0]]["agent"]
-        return _C.SnapshotClient(self._agent, job, ranks[0]["generation"], self.group.rank, self.group.size, len(neighbours),
-                                 self.folder, policy)
+            raise errors.Unavailable(f"checkpoints can't be made in {self.folder}: " + "; ".join(failed))
+        self._agent = fields["agent"] = ranks[neighbours[0]]["agent"]
+        self._generation = fields["generation"] = ranks[0]["generation"]
+        self._coordinator = ""
+        fields["local_size"] = len(neighbours)
+        if len(neighbours) < self.group.size:
+            fields["node"], fields["nodes"], fields["local_size"], self._coordinator = _C.find_nodes(
+                self.group.process_group, self._agent, timeout_s)
+            fields["coordinator"] = self._coordinator
+        client, failure = None, None
+        try:
+            client = _C.SnapshotClient(fields)
+        except errors.ConvoyError as error:
+            failure = [errors.kind_of(error), str(error)]
+        raise_together(failure, self.group)
+        return client
+
+    @staticmethod
+    def _next_generation(folder: str, remote: str) -> int:
+        """Newer than whatever has written there: this start of the job is the one that counts."""
+        owners = [-1]
+        if folder:
+            os.makedirs(folder, exist_ok=True)
+            owners.append(_C.owner_generation(folder))
+        if remote:
+            try:
+                owners.append(_C.owner_generation(remote))
+            except (errors.Unavailable, errors.DeadlineExceeded) as error:
+                if not folder:
+                    raise
+                log.warning("nothing is saved to the store until it can be reached: %s", error)
+        return max(int(os.environ.get("CONVOY_GENERATION") or 0), *(owner + 1 for owner in owners))
+
+    def _open_memory(self) -> Any:
+        """Of this machine's agent, or of all agents together."""
+        if self._coordinator:
+            return _C.open_peers(self._coordinator, self._generation, _PEERS_S)
+        return _C.open_memory(self._agent, _MEMORY_S)
 
     def prepare(self, state: Any) -> None:
         """Works out which rank gives what, and reserves memory for snapshots of `state`, so that the first save is as fast as
@@ -152,30 +220,33 @@ class Checkpointer:
         pieces = self._plan.pieces(flat)
         self._client.prepare(self._plan.encode([(p.name, piece(p.view, p.begin, p.extent)) for p in pieces], texts))
 
-    def save_async(self, step: int, state: Any, *, tier: str = "", notes: dict[str, str] | None = None) -> SaveFuture:
+    def save_async(self, step: int, state: Any, *, tier: str = "", notes: dict[str, str] | None = None,
+                   everywhere: bool = False) -> SaveFuture:
         """Copies this rank's part of `state`; the state may be changed when this returns (tensors on GPUs: after fence()).
 
-        Returns a future that ends when the step is in `tier`: "staged" (whole in the agent's memory) or "local" (committed in the
-        folder; the default, but "staged" where only some saves go to the disk). Never raises for what befalls a save; all of
+        Returns a future that ends when the step is in `tier`: "staged" (whole in the agents' memory), "replicated" (in other
+        machines' memory), "local" (committed in the folder; the default, but "staged" where only some saves go there) or
+        "remote" (committed in the store; of several machines only the first one's ranks can wait for it). Never raises for what befalls a save; all of
         it is in the future, and logged: a state that changed since the first save (InvalidArgument, names what), no memory, a
         full disk, an agent that is gone. The training goes on.
 
-        notes: texts for `convoy ckpt inspect`; those of one rank count.
+        notes: texts for `convoy ckpt inspect`; those of one rank count. everywhere: it goes to folder and store, whatever
+        disk_every and remote_every say, as the last one of a job should; all ranks alike.
         """
         started = time.monotonic()
         future = SaveFuture(step)
-        tier_number = _C.TIERS.get(tier or ("local" if self._disk_every == 1 else "staged"))
+        tier_number = _C.TIERS.get(tier or (self._places_tier if everywhere else self._default_tier))
         try:
             if tier_number is None:
                 raise errors.InvalidArgument(f"there is no tier {tier!r}; use one of {', '.join(_C.TIERS)}")
-            self._save(future, state, notes or {}, tier_number)
+            self._save(future, state, (notes or {}, everywhere), tier_number)
         except (errors.ConvoyError, RuntimeError) as error:
             future._fail(error)
         future.stall_s = time.monotonic() - started
         self._last = future
         return future
 
-    def _save(self, future: SaveFuture, state: Any, notes: dict[str, str], tier: int) -> None:
+    def _save(self, future: SaveFuture, state: Any, how: tuple[dict[str, str], bool], tier: int) -> None:
         flat = flatten(state, self.group.rank)
         if self._plan is None:
             self._plan = make_plan(flat, self.group)
@@ -185,7 +256,7 @@ class Checkpointer:
         if flat.problems:
             raise errors.InvalidArgument("; ".join(flat.problems))
         if all(p.view.device.type == "cpu" for p in pieces):
-            self._hand_over(future, plan.encode([(p.name, piece(p.view, p.begin, p.extent)) for p in pieces], texts), notes, tier)
+            self._hand_over(future, plan.encode([(p.name, piece(p.view, p.begin, p.extent)) for p in pieces], texts), how, tier)
             return
         if self._staging is None:
             self._staging = Staging()
@@ -199,14 +270,14 @@ class Checkpointer:
         def finish(texts: dict[str, torch.Tensor]) -> None:  # `texts` are kept alive by being here
             try:
                 staging.wait()
-                self._hand_over(future, encoded, notes, tier)
+                self._hand_over(future, encoded, how, tier)
             except (errors.ConvoyError, RuntimeError) as error:
                 future._fail(error)
 
         self._staged = self._worker.submit(finish, texts)
 
-    def _hand_over(self, future: SaveFuture, encoded: list[tuple], notes: dict[str, str], tier: int) -> None:
-        skipped, why, future.bytes = self._client.save(future.step, encoded, notes)
+    def _hand_over(self, future: SaveFuture, encoded: list[tuple], how: tuple[dict[str, str], bool], tier: int) -> None:
+        skipped, why, future.bytes = self._client.save(future.step, encoded, *how)
         if skipped:
             log.warning("checkpoint of step %d was skipped: %s", future.step, why)
             future.set_result(None)
@@ -239,7 +310,7 @@ class Checkpointer:
 
     def latest(self) -> int | None:
         """The newest committed step of the folder, or None."""
-        return next((step for step, _, problem in _C.steps_in(self.folder) if not problem), None)
+        return next((step for step, _, _, problem in _C.steps_in(self.folder) if not problem), None)
 
     def _next_step(self) -> int:
         """One after the last save of this object, or the folder's newest step. Collective the first time."""
@@ -248,8 +319,9 @@ class Checkpointer:
         return self.group.gather((self.latest() or 0) + 1 if self.group.rank == 0 else 0)[0]
 
     def load(self, state: Any, step: int | None = None, *, strict: bool = True) -> Loaded:
-        """convoy.checkpoint.load() from this folder; a newer step that the agent has in memory comes first. Collective."""
-        return load_into(state, self.folder, step, strict, self.group, self._agent)
+        """convoy.checkpoint.load() from this folder; a newer step that agents have in memory comes first, one that only the
+        store has, last. Collective."""
+        return load_into(state, self._places, step, strict, self.group, self._open_memory)
 
     def __enter__(self) -> "Checkpointer":
         return self

@@ -90,7 +90,7 @@ class DcpWriter(BlockingAsyncStager, StorageWriter):
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
         generation = _C.owner_generation(self.path) + 1
-        newest = next((step for step, _, problem in _C.steps_in(self.path) if not problem), 0)
+        newest = next((step for step, _, _, problem in _C.steps_in(self.path) if not problem), 0)
         step = self.step if self.step is not None else newest + 1
         self._owner = _C.FolderWriter(self.path, self.job, generation)
         self._owner.take_over()
@@ -167,7 +167,7 @@ class DcpReader(StorageReader):
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         step = self.step
         if step is None:
-            step = next((number for number, _, problem in _C.steps_in(self.path) if not problem), None)
+            step = next((number for number, _, _, problem in _C.steps_in(self.path) if not problem), None)
             if step is None:
                 raise errors.NotFound(f"{self.path} has no committed step")
         self._reader = _C.open_step(self.path, step, 0)

@@ -33,57 +33,105 @@ class Loaded:
     passed_over: list[str] = field(default_factory=list)  # newer steps that are damaged, and why
 
 
-def load_into(state: Any, folder: str | os.PathLike, step: int | None, strict: bool, group: Group, agent: str = "") -> Loaded:
+@dataclass
+class _Source:
+    """A step that may be loaded. All ranks open it together."""
+    name: str
+    open: Callable[[], Any]
+    open_twin: Callable[[], Any] | None = None  # the same step in the store, for what is damaged here
+
+
+def load_into(state: Any, places: list[str], step: int | None, strict: bool, group: Group,
+              open_memory: Callable[[], Any] | None = None) -> Loaded:
+    """`places`: a folder or a store, or a folder and the store that takes what it has. `open_memory`: what agents have."""
     flat = flatten(state, group.rank)
     passed_over: list[str] = []
-    for name, open_reader in _candidates(place(folder), step, group, agent):
+    for source in _candidates(places, step, group, open_memory):
         try:
-            loaded = _load_step(open_reader(), flat, strict, group)
+            loaded = _load_or_mend(source, flat, strict, group)
         except errors.DataLoss as error:
             if step is not None:
                 raise
-            log.warning("%s is passed over: %s", name, error)
-            passed_over.append(f"{name}: {error}")
+            log.warning("%s is passed over: %s", source.name, error)
+            passed_over.append(f"{source.name}: {error}")
             continue
         loaded.passed_over = passed_over
         for finish in flat.after:
             finish()
         return loaded
-    raise errors.DataLoss(f"no step in {folder} can be loaded: " + "; ".join(passed_over))
+    raise errors.DataLoss(f"no step in {' or '.join(places)} can be loaded: " + "; ".join(passed_over))
 
 
-def _candidates(folder: str, step: int | None, group: Group, agent: str) -> list[tuple[str, Callable[[], Any]]]:
-    """The sources to try, best first, the same ones on all ranks: what to call them, and how to open them. Collective."""
-    memory = _in_memory(agent, group)
+def _load_or_mend(source: _Source, flat: Flat, strict: bool, group: Group) -> Loaded:
+    try:
+        return _load_step(source.open(), flat, strict, group)
+    except errors.DataLoss:
+        if source.open_twin is None:
+            raise
+        try:
+            twin = source.open_twin()
+        except errors.ConvoyError:
+            twin = None  # on all ranks
+        if twin is None:
+            raise
+    return _load_step(source.open(), flat, strict, group, twin)
+
+
+def _candidates(places: list[str], step: int | None, group: Group, open_memory: Callable[[], Any] | None) -> list[_Source]:
+    """What to try, best first, the same on all ranks. Collective."""
+    memory = _in_memory(open_memory, group)
     mine: dict[str, Any] = {}
     if group.rank == 0:
         try:
-            mine["steps"] = [(number, claim) for number, claim, problem in _C.steps_in(folder)
-                             if step in (None, number) and (not problem or problem.startswith("data loss"))]
+            mine["steps"] = [found[:3] for found in _steps_in_all(places) if step in (None, found[1])]
         except errors.ConvoyError as error:
             mine["error"] = [errors.kind_of(error), str(error)]
     first = group.gather(mine)[0]
     if "error" in first:
         raise errors.of_kind(*first["error"])
     steps = first["steps"]
-    out: list[tuple[str, Callable[[], Any]]] = []
-    if memory is not None and (memory.step == step if step is not None else not steps or memory.step >= steps[0][0]):
-        out.append((memory.name, lambda: memory))
-    for number, claim in steps:
-        out.append((f"step {number} in {folder}", functools.partial(_open, folder, number, claim, group)))
+    out: list[_Source] = []
+    if memory is not None and (memory.step == step if step is not None else not steps or memory.step >= steps[0][1]):
+        out.append(_Source(memory.name, lambda: memory))
+    for index, number, claim in steps:
+        twin = next((functools.partial(_open, places[1], n, c, group) for i, n, c in steps if n == number and i > index), None)
+        out.append(_Source(f"step {number} in {places[index]}", functools.partial(_open, places[index], number, claim, group), twin))
     if not out:
-        raise errors.NotFound(f"{folder} has no committed step" + (f" {step}" if step is not None else ""))
+        raise errors.NotFound(f"{' or '.join(places)} has no committed step" + (f" {step}" if step is not None else ""))
     return out
 
 
-def _in_memory(agent: str, group: Group):
-    """The step that the node's agent has whole in memory, if that is the same one for all ranks."""
+def _steps_in_all(places: list[str]) -> list[list[int]]:
+    """[place, step, claim, generation] of what is committed or damaged, newest first."""
+    def found(index: int) -> list[list[int]]:
+        return [[index, number, claim, generation] for number, claim, generation, problem in _C.steps_in(places[index])
+                if not problem or problem.startswith("data loss")]
+    near = found(0)
+    if len(places) == 1:
+        return near
+    try:
+        far = found(1)
+    except errors.ConvoyError as error:
+        # To begin anew because a store does not answer would be worse than to fail.
+        if not near:
+            raise
+        log.warning("the steps in %s are not looked at: %s", places[1], error)
+        return near
+    out = []
+    while near or far:  # claims of two places can't be compared, generations and steps can
+        is_far = not near or (far and (far[0][3], far[0][1]) > (near[0][3], near[0][1]))
+        out.append((far if is_far else near).pop(0))
+    return out
+
+
+def _in_memory(open_memory: Callable[[], Any] | None, group: Group):
+    """The step that the agents have whole in memory, if that is the same one for all ranks."""
     reader = None
-    if agent:
+    if open_memory is not None:
         try:
-            reader = _C.open_memory(agent, 10.0)
+            reader = open_memory()
         except errors.ConvoyError as error:
-            log.info("nothing in the memory of agent %s: %s", agent, error)
+            log.info("nothing is loaded from memory: %s", error)
     found = group.gather(reader.step if reader is not None else -1)
     return reader if len(set(found)) == 1 else None
 
@@ -94,11 +142,11 @@ def _open(folder: str, step: int, claim: int, group: Group):
         reader = _C.open_step(folder, step, claim)
     except errors.ConvoyError as error:
         mine = [errors.kind_of(error), str(error)]
-    _raise_together(mine, group)
+    raise_together(mine, group)
     return reader
 
 
-def _raise_together(mine: list[str] | None, group: Group) -> None:
+def raise_together(mine: list[str] | None, group: Group) -> None:
     """If any rank has a failure (kind, text), all ranks raise it."""
     for rank, failure in enumerate(group.gather(mine)):
         if failure is not None:
@@ -165,7 +213,7 @@ class _Wanted:
         return out, texts, copies
 
 
-def _load_step(reader: Any, flat: Flat, strict: bool, group: Group) -> Loaded:
+def _load_step(reader: Any, flat: Flat, strict: bool, group: Group, twin: Any = None) -> Loaded:
     stored = {name: (dtype, tuple(shape)) for name, dtype, shape in reader.tensors()}
     wanted = _Wanted(flat, stored)
     ranks = group.gather({"names": sorted(flat.tensors.keys() | flat.values.keys()), "per_rank": sorted(flat.per_rank),
@@ -183,10 +231,10 @@ def _load_step(reader: Any, flat: Flat, strict: bool, group: Group) -> Loaded:
         log.warning("%s has nothing of this rank's own for %s, which stay as they are", reader.name, _names(wanted.new_ranks))
 
     destinations, texts, copies = wanted.encode()
-    report = reader.load(destinations, group.process_group, _THREADS, _STAGING_BYTES)
+    report = reader.load(destinations, group.process_group, _THREADS, _STAGING_BYTES, twin)
     for local, host in copies:
         local.copy_(host)
-    _raise_together(_put(flat, texts), group)
+    raise_together(_put(flat, texts), group)
     return Loaded(reader.step, reader.name, wanted.missing, unexpected, dict(reader.notes), report["bytes_read"])
 
 
@@ -205,7 +253,7 @@ def _put(flat: Flat, texts: dict[str, torch.Tensor]) -> list[str] | None:
 
 def load(state_dict: Any, path: str | os.PathLike, step: int | None = None, *, strict: bool = True,
          process_group: "torch.distributed.ProcessGroup | None" = None) -> Loaded:
-    """Fills `state_dict` in place from a committed step of the folder `path`; by default from the newest one.
+    """Fills `state_dict` in place from a committed step of `path`, a folder or the URI of a store; by default from the newest one.
 
     By names and boxes alone: any mesh, placements and number of ranks can load what any other has saved. Float dtypes are
     converted where they differ. Tensors are written in place; other values take the place of those in the dict. Objects
@@ -218,4 +266,4 @@ def load(state_dict: Any, path: str | os.PathLike, step: int | None = None, *, s
     these are in the result, and what is missing stays as it was. Raises NotFound if there is no step, DataLoss if none can be
     loaded, InvalidArgument for shapes that differ; the same on all ranks.
     """
-    return load_into(state_dict, path, step, strict, Group(process_group))
+    return load_into(state_dict, [place(path)], step, strict, Group(process_group))
