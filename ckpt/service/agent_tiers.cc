@@ -10,6 +10,15 @@ namespace {
 
 using namespace std::chrono_literals;
 
+TierRules disk_rules(const Workers& w) {
+  return {w.keep_newest, w.keep_every, w.bandwidth, w.incremental, w.take_over, w.compress};
+}
+
+TierRules remote_rules(const Workers& w) {
+  return {w.remote_keep_newest, w.remote_keep_every, w.remote_bandwidth,
+          w.incremental,        w.take_over,         w.remote_compress};
+}
+
 std::string job_text(const Workers& w) {
   return "job '" + w.job + "' generation " + std::to_string(w.generation);
 }
@@ -39,19 +48,20 @@ Result<std::shared_ptr<AgentJob>> Agent::job_for(const Workers& workers) {
                        host_name() + ", agent " + std::to_string(::getpid())};
       // So that no two agents write the same: other nodes know the folder by it.
       if (workers.nodes > 1) disk.claimant.who += " " + random_hex().substr(0, 8);
-      disk.keep_newest = workers.keep_newest;
-      disk.keep_every = workers.keep_every;
-      disk.bandwidth = workers.bandwidth;
-      disk.incremental = workers.incremental;
-      disk.take_over = workers.take_over;
-      disk.compress = workers.compress;
+      disk.rules = disk_rules(workers);
       disk_ = std::make_shared<DiskTier>(std::move(disk));
       if (workers.node == 0) start_scrubber();  // the nodes have one folder
     }
+  } else {
+    disk_->set_rules(disk_rules(workers));
   }
   // The store takes what the folder has got, so one node is enough.
   const bool opens_remote = workers.node == 0;
-  if (opens_remote && (remote_ == nullptr || remote_place_ != workers.remote)) open_remote(workers);
+  if (opens_remote && (remote_ == nullptr || remote_place_ != workers.remote)) {
+    open_remote(workers);
+  } else if (opens_remote) {
+    remote_->set_rules(remote_rules(workers));
+  }
   auto job = std::make_shared<AgentJob>(
       workers, disk_, opens_remote ? remote_ : nullptr,
       [this](std::function<void()> what) { post(std::move(what)); }, [this] { retry_waiting(); });
@@ -80,12 +90,7 @@ void Agent::open_remote(const Workers& workers) {
   remote.where = remote_place_;
   remote.claimant = {workers.job, workers.generation,
                      host_name() + ", agent " + std::to_string(::getpid())};
-  remote.keep_newest = workers.remote_keep_newest;
-  remote.keep_every = workers.remote_keep_every;
-  remote.store.bandwidth = workers.remote_bandwidth;
-  remote.compress = workers.remote_compress;
-  remote.incremental = workers.incremental;
-  remote.take_over = workers.take_over;
+  remote.rules = remote_rules(workers);
   remote_ = std::make_shared<RemoteTier>(std::move(remote));
 }
 

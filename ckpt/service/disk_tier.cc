@@ -52,7 +52,7 @@ Changed changed_chunks(const RankSnapshot& rank, const Stream& now, const Stream
 }  // namespace
 
 DiskTier::DiskTier(DiskTierOptions options)
-    : options_(std::move(options)), thread_([this] { main(); }) {}
+    : options_(std::move(options)), next_rules_(options_.rules), thread_([this] { main(); }) {}
 
 DiskTier::~DiskTier() {
   {
@@ -63,6 +63,12 @@ DiskTier::~DiskTier() {
   thread_.join();
   if (catalog_ == nullptr || !took_over_) return;
   give_back(*catalog_, options_.folder);
+}
+
+void DiskTier::set_rules(const TierRules& rules) {
+  const std::lock_guard lock(mutex_);
+  next_rules_ = rules;
+  if (engine_ != nullptr) engine_->set_bandwidth(rules.bandwidth);
 }
 
 void DiskTier::submit(DiskJob job) {
@@ -110,6 +116,7 @@ void DiskTier::main() {
     if (queued_.empty()) return;
     const DiskJob job = std::move(queued_.front());
     queued_.pop_front();
+    rules_ = next_rules_;
     working_ = true;
     step_ = job.step;
     last_status_ = {};
@@ -142,9 +149,10 @@ void DiskTier::main() {
 // not keep training from starting.
 Status DiskTier::prepare(const DiskJob& job) {
   if (engine_ == nullptr) {
-    DiskOptions disk;
-    disk.bandwidth = options_.bandwidth;
-    CONVOY_ASSIGN_OR_RETURN(engine_, DiskEngine::create(disk));
+    CONVOY_ASSIGN_OR_RETURN(auto engine, DiskEngine::create());
+    const std::lock_guard lock(mutex_);
+    engine->set_bandwidth(next_rules_.bandwidth);
+    engine_ = std::move(engine);
   }
   if (job.joins) return join(job);
   if (catalog_ != nullptr && took_over_ && generation_ == job.generation) return ok_status();
@@ -158,7 +166,7 @@ Status DiskTier::prepare(const DiskJob& job) {
   auto catalog = std::make_unique<Catalog>(*store);
   Claimant claimant = options_.claimant;
   claimant.generation = job.generation;
-  CONVOY_RETURN_IF_ERROR(catalog->take_over(claimant, options_.take_over));
+  CONVOY_RETURN_IF_ERROR(catalog->take_over(claimant, rules_.take_over));
   catalog_ = std::move(catalog);  // before the store that the old one used
   store_ = std::move(store);
   generation_ = job.generation;
@@ -243,14 +251,14 @@ Result<Part> DiskTier::write_streams(const DiskJob& job) {
   PartBuilder builder(part);
   std::set<std::string> old_files;
   for (const File& file : last_.files) old_files.insert(file.path);
-  const bool refers = options_.incremental && old_files.size() < job.ranks.size() * kIncrementalMax;
+  const bool refers = rules_.incremental && old_files.size() < job.ranks.size() * kIncrementalMax;
   std::vector<NewFile> files;
   compressed_files_ = 0;
   *done_ = total_ = 0;
   for (const RankSnapshot& rank : job.ranks) {
     Stream stream = rank.part.streams.front();
     CONVOY_RETURN_IF_ERROR(builder.adopt(rank.part, stream));
-    if (options_.compress > 0) {
+    if (rules_.compress > 0) {
       CONVOY_RETURN_IF_ERROR(write_compressed(job, rank, refers, builder, stream));
       part.streams.push_back(std::move(stream));
       continue;
@@ -280,7 +288,7 @@ Result<Part> DiskTier::write_streams(const DiskJob& job) {
     }
     part.streams.push_back(std::move(stream));
   }
-  if (options_.compress == 0) CONVOY_RETURN_IF_ERROR(write_files(files));
+  if (rules_.compress == 0) CONVOY_RETURN_IF_ERROR(write_files(files));
   return part;
 }
 
@@ -291,7 +299,7 @@ Status DiskTier::write_compressed(const DiskJob& job, const RankSnapshot& rank, 
   total_ += stream.bytes;
   const ChunkTarget target{
       *store_, [&] { return catalog_->data_path(job.step, job.node, compressed_files_++); },
-      options_.compress,
+      rules_.compress,
       [this](uint64_t bytes) {
         *done_ += bytes;
         return ok_status();
@@ -345,8 +353,7 @@ void DiskTier::collect(uint64_t step) {
     const std::lock_guard lock(mutex_);
     pins = pins_;
   }
-  collect_old_steps(*catalog_, options_.keep_newest, options_.keep_every, std::move(pins), step,
-                    options_.folder, "ckpt.tier");
+  collect_old_steps(*catalog_, rules_, std::move(pins), step, options_.folder, "ckpt.tier");
 }
 
 }  // namespace convoy::ckpt

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "ckpt/service/tier_step.h"
 #include <convoy/base/status.h>
 #include <convoy/ckpt/arena.h>
 #include <convoy/ckpt/catalog.h>
@@ -33,14 +34,9 @@ struct RankSnapshot {
 };
 
 struct DiskTierOptions {
-  std::string folder;        // made if it is missing
-  Claimant claimant;         // generation: the jobs'
-  uint64_t keep_newest = 2;  // KeepPolicy
-  uint64_t keep_every = 0;
-  uint64_t bandwidth = 0;   // bytes/s; 0: no limit
-  bool incremental = true;  // chunks that have not changed are referred to
-  bool take_over = false;   // the folder, whoever has it
-  int compress = 0;         // zstd level; 0: none
+  std::string folder;  // made if it is missing
+  Claimant claimant;   // generation: the jobs'
+  TierRules rules;
 };
 
 // What a node of several does of a step, one after the other; a node alone does all of it at once.
@@ -91,10 +87,12 @@ class DiskTier {
   // Waits for the jobs that are queued, and gives the folder back.
   ~DiskTier();
 
+  // From the next job on; the bandwidth at once.
+  void set_rules(const TierRules& rules);
   void submit(DiskJob job);
   // Takes back a job that has not begun; its `ended` is not called. False: it has.
   bool withdraw(uint64_t step);
-  // The step stays in the folder, whatever the options say, until it is unpinned: another tier
+  // The step stays in the folder, whatever the rules say, until it is unpinned: another tier
   // reads it there.
   void pin(uint64_t step);
   void unpin(uint64_t step);
@@ -130,7 +128,8 @@ class DiskTier {
   void collect(uint64_t step);
 
   const DiskTierOptions options_;
-  std::shared_ptr<DiskEngine> engine_;  // these: the thread's
+  TierRules rules_;                     // these: the thread's; of the job in work
+  std::shared_ptr<DiskEngine> engine_;  // set under mutex_, by the thread
   std::unique_ptr<Store> store_;
   std::unique_ptr<Catalog> catalog_;
   uint64_t generation_ = 0;  // of the claim
@@ -141,6 +140,7 @@ class DiskTier {
   std::condition_variable changed_;
   uint32_t compressed_files_ = 0;
   std::deque<DiskJob> queued_;  // guarded by mutex_, as what follows
+  TierRules next_rules_;
   std::set<uint64_t> pins_;
   bool working_ = false;
   bool ending_ = false;

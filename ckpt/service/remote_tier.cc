@@ -90,7 +90,7 @@ class BatchReader {
 }  // namespace
 
 RemoteTier::RemoteTier(RemoteTierOptions options)
-    : options_(std::move(options)), thread_([this] { main(); }) {}
+    : options_(std::move(options)), next_rules_(options_.rules), thread_([this] { main(); }) {}
 
 RemoteTier::~RemoteTier() {
   {
@@ -101,6 +101,11 @@ RemoteTier::~RemoteTier() {
   thread_.join();
   if (catalog_ == nullptr || abandoned_) return;
   give_back(*catalog_, store_->name());
+}
+
+void RemoteTier::set_rules(const TierRules& rules) {
+  const std::lock_guard lock(mutex_);
+  next_rules_ = rules;
 }
 
 void RemoteTier::submit(RemoteJob job) {
@@ -149,6 +154,7 @@ void RemoteTier::main() {
     if (abandoned_ || !waiting_) return;
     const RemoteJob job = std::move(*waiting_);
     waiting_.reset();
+    rules_ = next_rules_;
     working_ = true;
     progress_.step = job.step;
     progress_.status = {};
@@ -209,11 +215,13 @@ Status RemoteTier::prepare(const RemoteJob& job) {
                                         "' is no URI such as s3://… or "
                                         "file:///…"};
   }
-  CONVOY_ASSIGN_OR_RETURN(auto store, open_store(options_.where, options_.store));
+  StoreOptions how = options_.store;
+  how.bandwidth = rules_.bandwidth;
+  CONVOY_ASSIGN_OR_RETURN(auto store, open_store(options_.where, how));
   auto catalog = std::make_unique<Catalog>(*store);
   Claimant claimant = options_.claimant;
   claimant.generation = job.generation;
-  CONVOY_RETURN_IF_ERROR(catalog->take_over(claimant, options_.take_over));
+  CONVOY_RETURN_IF_ERROR(catalog->take_over(claimant, rules_.take_over));
   catalog_ = std::move(catalog);  // before the store that the old one used
   store_ = std::move(store);
   generation_ = job.generation;
@@ -237,10 +245,10 @@ Result<Part> RemoteTier::write_streams(const RemoteJob& job, StepSource& source)
   std::set<std::string> old_files;
   for (const File& file : last_.files) old_files.insert(file.path);
   const size_t ranks = std::max<size_t>(1, last_.streams.size());
-  const bool refer = options_.incremental && old_files.size() < ranks * kIncrementalMax;
+  const bool refer = rules_.incremental && old_files.size() < ranks * kIncrementalMax;
   uint32_t files = 0;
   ChunkTarget target{*store_, [&] { return catalog_->data_path(job.step, kNode, files++); },
-                     options_.compress, [this](uint64_t bytes) { return count(bytes); }};
+                     rules_.compress, [this](uint64_t bytes) { return count(bytes); }};
   for (uint32_t p = 0; p < source.commit().parts.size(); ++p) {
     CONVOY_ASSIGN_OR_RETURN(const Part* const part, source.part(p));
     {
@@ -269,8 +277,7 @@ Status RemoteTier::commit(const RemoteJob& job, const Part& part) {
 }
 
 void RemoteTier::collect(uint64_t step) {
-  collect_old_steps(*catalog_, options_.keep_newest, options_.keep_every, {}, step, store_->name(),
-                    "ckpt.remote");
+  collect_old_steps(*catalog_, rules_, {}, step, store_->name(), "ckpt.remote");
 }
 
 }  // namespace convoy::ckpt

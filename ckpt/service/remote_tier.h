@@ -1,5 +1,6 @@
 #pragma once
 
+#include "ckpt/service/tier_step.h"
 #include <convoy/base/status.h>
 #include <convoy/ckpt/catalog.h>
 #include <convoy/ckpt/records.h>
@@ -22,12 +23,8 @@ namespace convoy::ckpt {
 struct RemoteTierOptions {
   std::string where;  // a URI, or a path
   Claimant claimant;
-  uint64_t keep_newest = 2;  // KeepPolicy
-  uint64_t keep_every = 0;
-  int compress = 0;         // zstd level; 0: none
-  bool incremental = true;  // chunks that have not changed are referred to
-  bool take_over = false;   // the folder, whoever has it
-  StoreOptions store;
+  TierRules rules;
+  StoreOptions store;  // but for its bandwidth
 };
 
 struct RemoteJob {
@@ -55,6 +52,8 @@ class RemoteTier {
   // Waits for the jobs that are left, and gives the folder back.
   ~RemoteTier();
 
+  // From the next job on; the bandwidth from the next generation's.
+  void set_rules(const TierRules& rules);
   void submit(RemoteJob job);
   // Takes back a job that has not begun; its `ended` is not called. False: there is none such.
   bool withdraw(uint64_t step);
@@ -81,13 +80,15 @@ class RemoteTier {
   Status count(uint64_t bytes);
 
   const RemoteTierOptions options_;
-  std::unique_ptr<Store> store_;  // these: the thread's
+  TierRules rules_;  // these: the thread's; of the job in work
+  std::unique_ptr<Store> store_;
   std::unique_ptr<Catalog> catalog_;
   uint64_t generation_ = 0;  // of the claim
   Part last_;                // what was committed last, for incremental saves
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::optional<RemoteJob> waiting_;  // guarded by mutex_, as what follows
+  TierRules next_rules_;
   bool working_ = false;
   bool ending_ = false;
   bool abandoned_ = false;

@@ -17,13 +17,12 @@ Status commit_step(Catalog& catalog, Commit head, const Part& part, const std::s
   return catalog.commit(std::move(builder).finish());
 }
 
-void collect_old_steps(Catalog& catalog, uint64_t keep_newest, uint64_t keep_every,
-                       std::set<uint64_t> pins, uint64_t step, const std::string& place,
-                       const std::string& point) {
+void collect_old_steps(Catalog& catalog, const TierRules& rules, std::set<uint64_t> pins,
+                       uint64_t step, const std::string& place, const std::string& point) {
   fault::die_at(point + ".collect.kill");
   KeepPolicy policy;
-  policy.newest = std::max<uint64_t>(1, keep_newest);
-  policy.every = keep_every;
+  policy.newest = std::max<uint64_t>(1, rules.keep_newest);
+  policy.every = rules.keep_every;
   policy.pins = std::move(pins);
   const Result<Collected> collected = catalog.collect(policy);
   if (collected.ok()) return;

@@ -225,6 +225,36 @@ TEST_CASE("steps go from the folder to the store, and old ones go there too") {
   CHECK((*Catalog(*store).owner())->released);
 }
 
+TEST_CASE("a new generation's rules of the store take effect") {
+  clear_s3();
+  TempFolder temp;
+  const std::string remote = s3_uri(fresh("rules"));
+  AgentProcess agent;
+  ClientOptions options = options_for(agent, temp / "ckpt", remote);
+  const auto save_three = [&](uint64_t first) {
+    auto client = connected(options);
+    for (uint64_t step = first; step < first + 3; ++step) {
+      save(*client, step);
+      REQUIRE(client->wait(step, Tier::kRemoteDurable, kPatience).ok());
+    }
+  };
+  options.remote_keep_newest = 1;
+  save_three(1);
+  CHECK(committed(remote) == std::vector<uint64_t>{3});
+  options.generation = 2;
+  options.remote_keep_newest = 2;
+  options.remote_keep_every = 4;
+  options.remote_compress = 1;
+  options.incremental = false;
+  save_three(4);
+  CHECK(committed(remote) == std::vector<uint64_t>{6, 5, 4});
+  const auto store = open(remote);
+  Catalog catalog(*store);
+  const auto commit = catalog.latest();
+  CHECK(commit->steps == std::vector<uint64_t>{6});
+  CHECK(catalog.load_part(commit->parts[0])->streams[0].chunks[0].codec == Codec::kZstd);
+}
+
 TEST_CASE(
     "without a folder steps go to the store from memory, and the agent's end waits for them") {
   clear_s3();

@@ -249,6 +249,52 @@ TEST_CASE("an incremental save writes what has changed") {
   CHECK(catalog.latest()->steps == std::vector<uint64_t>{1, 3});
 }
 
+TEST_CASE("a new generation's rules of the folder take effect") {
+  TempFolder temp;
+  AgentProcess agent;
+  ClientOptions options = options_for(agent, temp / "ckpt", 0, 1);
+  const auto steps = [&] {
+    auto store = open_local_store(temp / "ckpt");
+    std::vector<uint64_t> out;
+    const auto infos = Catalog(**store).steps();
+    for (const StepInfo& info : *infos) out.push_back(info.key.step);
+    return out;
+  };
+  const auto save = [&](SnapshotClient& client, uint64_t step) {
+    REQUIRE(client.save(step, RankState(step, 0, 1, /*frozen_half=*/true).state).ok());
+  };
+  options.keep_newest = 1;
+  auto client = connected(options);
+  for (const uint64_t step : {1, 2, 3}) save(*client, step);
+  REQUIRE(client->wait(3, Tier::kLocalDurable, kPatience).ok());
+  CHECK(steps() == std::vector<uint64_t>{3});
+  // A disk that stands still, until the next generation.
+  options.generation = 2;
+  options.bandwidth = 1;
+  client = connected(options);
+  save(*client, 4);
+  CHECK(client->wait(4, Tier::kLocalDurable, 200ms).code() == Code::kDeadlineExceeded);
+  options.generation = 3;
+  options.bandwidth = 0;
+  options.keep_newest = 2;
+  options.keep_every = 4;
+  options.incremental = false;
+  options.compress = 1;
+  client = connected(options);
+  for (const uint64_t step : {5, 6, 7}) save(*client, step);
+  const Status durable = client->wait(7, Tier::kLocalDurable, kPatience);
+  INFO(durable.to_string());
+  REQUIRE(durable.ok());
+  CHECK(steps() == std::vector<uint64_t>{7, 6, 4});
+  CHECK(newest_on_disk(temp / "ckpt", 1, true) == 7);
+  auto store = open_local_store(temp / "ckpt");
+  Catalog catalog(**store);
+  const auto commit = catalog.latest();
+  CHECK(commit->steps == std::vector<uint64_t>{7});  // refers to no other
+  const Result<Part> part = catalog.load_part(commit->parts[0]);
+  CHECK(part->streams[0].chunks[0].codec == Codec::kZstd);
+}
+
 TEST_CASE("a slow disk: saves wait, are skipped, or replace the one that waits") {
   const Overtake policy = GENERATE(Overtake::kWait, Overtake::kSkip, Overtake::kReplace);
   TempFolder temp;
