@@ -153,6 +153,17 @@ void Agent::drain() {
   loop_->stop();
 }
 
+// So that a launcher whose agent dies knows what was lost by that.
+void Agent::tell_what_is_owed() {
+  std::optional<uint64_t> owed;
+  for (const auto& job : {job_, before_}) {
+    if (!owed && job != nullptr) owed = job->owed();
+  }
+  if (owed == told_owed_) return;
+  told_owed_ = owed;
+  tell_launcher(owed ? "owes " + std::to_string(*owed) : "owes nothing");
+}
+
 void Agent::tell_launcher(const std::string& text) {
   constexpr size_t kTextMax = 2000;
   if (options_.launcher < 0) return;

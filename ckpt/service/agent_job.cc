@@ -324,6 +324,17 @@ Result<bool> AgentJob::reached(uint32_t rank, uint64_t step, Tier tier) {
   return at->second.progress.reached(tier);
 }
 
+std::optional<uint64_t> AgentJob::owed() const {
+  if (disk_ == nullptr && remote_ == nullptr) return std::nullopt;
+  const Tier tier = disk_ != nullptr ? Tier::kLocalDurable : Tier::kRemoteDurable;
+  for (auto at = steps_.rbegin(); at != steps_.rend(); ++at) {
+    const StepProgress& progress = at->second.progress;
+    const bool ended = progress.is_there(tier) || progress.is_failed(tier);
+    if (!at->second.ranks.empty() && !ended) return at->first;
+  }
+  return std::nullopt;
+}
+
 void AgentJob::lose(uint32_t rank) {
   give_up(table_.lose(rank), "rank " + std::to_string(rank) + " ended before");
 }

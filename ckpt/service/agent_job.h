@@ -102,6 +102,9 @@ class AgentJob {
   // saved the step: if not here (but to an agent that died), it is not going to.
   Result<bool> reached(uint32_t rank, uint64_t step, Tier tier);
   void lose(uint32_t rank);
+  // The newest step of which a rank's snapshot was taken over, and that is on its way to the folder
+  // (without one: to the store).
+  std::optional<uint64_t> owed() const;
   // Hands the newest step to the tiers if it was to stay in memory. False: there is no whole step.
   bool flush();
   // Whether a step is on its way from the disk to the remote tier: neither of them counts it.

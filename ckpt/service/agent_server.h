@@ -72,6 +72,7 @@ class Agent {
   bool is_writing() const;
   void drain();
   void tell_launcher(const std::string& text);
+  void tell_what_is_owed();
 
   const AgentOptions options_;
   std::unique_ptr<EventLoop> loop_;
@@ -86,6 +87,7 @@ class Agent {
   // Of the newest generation, and of the last one before it that has a whole step.
   std::shared_ptr<AgentJob> job_, before_;
   bool ending_ = false, retrying_ = false;
+  std::optional<uint64_t> told_owed_;  // to the launcher
   EventLoop::TimerId idle_{};
   std::mutex mutex_;
   std::vector<std::function<void()>> posted_;  // guarded by mutex_

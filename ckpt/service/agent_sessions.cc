@@ -223,6 +223,7 @@ Status Agent::staged(Session& session, const proto::Staged& staged) {
   where.part_bytes = staged.part_bytes();
   std::map<std::string, std::string> notes(staged.notes().begin(), staged.notes().end());
   CONVOY_RETURN_IF_ERROR(session.job->stage(session.rank, staged.step(), where, std::move(notes)));
+  tell_what_is_owed();
   fault::die_at("ckpt.agent.answer.kill");
   answer(session, done());
   if (session.job == job_ && job_->newest()) before_.reset();

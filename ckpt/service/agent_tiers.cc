@@ -64,7 +64,11 @@ Result<std::shared_ptr<AgentJob>> Agent::job_for(const Workers& workers) {
   }
   auto job = std::make_shared<AgentJob>(
       workers, disk_, opens_remote ? remote_ : nullptr,
-      [this](std::function<void()> what) { post(std::move(what)); }, [this] { retry_waiting(); });
+      [this](std::function<void()> what) { post(std::move(what)); },
+      [this] {
+        tell_what_is_owed();
+        retry_waiting();
+      });
   if (workers.nodes > 1) {
     CONVOY_RETURN_IF_ERROR(ensure_cluster());
     CONVOY_RETURN_IF_ERROR(job->join(*cluster_));

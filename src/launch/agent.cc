@@ -42,6 +42,7 @@ Agent::Agent(Options options, EventLoop& loop, Terminal& terminal, AgentLine& li
 
 Agent::~Agent() {
   if (listener_) loop_.unwatch(listener_.get());
+  loop_.unwatch(line_.ours.get());
   if (!child_) return;
   for (const UniqueFd* fd : {&child_->pidfd, &child_->out, &child_->err}) {
     if (*fd) loop_.unwatch(fd->get());
@@ -57,7 +58,7 @@ Status Agent::listen() {
     return errno_status("listening for the agent", errno);
   }
   await_ranks();
-  return ok_status();
+  return loop_.watch(line_.ours.get(), EPOLLIN, [this](uint32_t) { hear(line_); });
 }
 
 void Agent::await_ranks() {
@@ -104,6 +105,8 @@ void Agent::on_exit() {
   AgentExit exit{child_->pid, 0};
   if (::waitpid(exit.pid, &exit.wait_status, WNOHANG) != exit.pid) return;
   line_.pid->store(0);
+  hear(line_);
+  line_.owed.agent_died();
   loop_.unwatch(child_->pidfd.get());
   finish_output();
   child_.reset();
@@ -155,7 +158,14 @@ Status Agent::drain(const DrainTick& tick) {
   if (!child_ && early_deaths_ >= kEarlyDeathsMax) {
     return {Code::kUnavailable, "the agent died whenever it was started."};
   }
-  if (!child_) return ok_status();
+  if (child_) CONVOY_RETURN_IF_ERROR(drain_child(tick));
+  const std::optional<uint64_t> lost = line_.owed.lost();
+  if (!lost) return ok_status();
+  return {Code::kUnavailable, "the agent died before it had written checkpoint step " +
+                                  std::to_string(*lost) + ", and nothing newer was written."};
+}
+
+Status Agent::drain_child(const DrainTick& tick) {
   loop_.unwatch(child_->pidfd.get());
   const Status drained = drain_agent(line_, [&](const DrainNews& news) {
     while (read_output(child_->out, out_) || read_output(child_->err, err_)) {

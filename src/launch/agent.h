@@ -40,7 +40,8 @@ class Agent {
   const std::string& name() const { return name_; }  // of its socket
   pid_t pid() const { return child_ ? child_->pid : 0; }
   const std::string& log_path() const { return options_.log_path; }
-  // Starts none any more, and drains the one that runs; see drain_agent().
+  // Starts none any more, and drains the one that runs; see drain_agent(). kUnavailable, too, if
+  // one that died has owed a step and nothing newer was written.
   Status drain(const DrainTick& tick);
 
  private:
@@ -53,6 +54,7 @@ class Agent {
   void on_exit();
   bool read_output(UniqueFd& fd, LineSplitter& splitter);
   void finish_output();
+  Status drain_child(const DrainTick& tick);
 
   const Options options_;
   EventLoop& loop_;

@@ -4,6 +4,7 @@
 #include "src/launch/process.h"
 #include <convoy/base/units.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <charconv>
@@ -33,13 +34,15 @@ bool take_number(std::string_view* text, uint64_t* out) {
 }
 
 // True: there was a packet that tells something new.
-bool receive(const AgentLine& line, DrainNews* news) {
+bool receive(AgentLine& line, DrainNews* news) {
   bool is_new = false;
   std::array<char, kPacketBytesMax> packet;
   for (;;) {
     const ssize_t got = ::recv(line.ours.get(), packet.data(), packet.size(), MSG_DONTWAIT);
     if (got <= 0) return is_new;
-    is_new = news->feed({packet.data(), static_cast<size_t>(got)}) || is_new;
+    const std::string_view text(packet.data(), static_cast<size_t>(got));
+    line.owed.feed(text);
+    is_new = news->feed(text) || is_new;
   }
 }
 
@@ -73,6 +76,29 @@ Result<AgentLine> make_agent_line(Nanos timeout) {
   line.pid = new (shared) std::atomic<pid_t>(0);
   line.timeout = timeout;
   return line;
+}
+
+void hear(AgentLine& line) {
+  DrainNews unused;
+  receive(line, &unused);
+}
+
+void OwedSteps::feed(std::string_view packet) {
+  constexpr std::string_view kOwes = "owes ";
+  if (!packet.starts_with(kOwes)) return;
+  std::string_view rest = packet.substr(kOwes.size());
+  uint64_t step = 0;
+  if (take_number(&rest, &step)) {
+    owed_ = step;
+    return;
+  }
+  if (owed_ && lost_ && *owed_ >= *lost_) lost_.reset();
+  owed_.reset();
+}
+
+void OwedSteps::agent_died() {
+  if (owed_) lost_ = std::max(lost_.value_or(0), *owed_);
+  owed_.reset();
 }
 
 bool DrainNews::feed(std::string_view packet) {

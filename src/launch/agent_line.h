@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <sys/types.h>
@@ -14,6 +15,20 @@
 // What the guardian and the launcher proper both know of this machine's agent, so that either of
 // them can see to it that what ranks have saved becomes durable.
 namespace convoy::launch {
+
+// What agents have said of the newest step that they have taken over and that has to become
+// durable: "owes STEP", and "owes nothing" once it is, or is known to have failed.
+class OwedSteps {
+ public:
+  void feed(std::string_view packet);
+  // It has ended by itself: what it owed is lost, until a later agent owes that step or a newer one
+  // no more.
+  void agent_died();
+  std::optional<uint64_t> lost() const { return lost_; }
+
+ private:
+  std::optional<uint64_t> owed_, lost_;
+};
 
 // Shared by fork(): both processes have all of it.
 struct AgentLine {
@@ -23,7 +38,10 @@ struct AgentLine {
   UniqueFd theirs;                    // for the next agent
   std::atomic<pid_t>* pid = nullptr;  // of the running one; 0: none. In shared memory
   Nanos timeout{};                    // see drain_agent()
+  OwedSteps owed = {};                // as this process has heard
 };
+// Hears what agents have said until now. Does not block.
+void hear(AgentLine& line);
 Result<AgentLine> make_agent_line(Nanos timeout);
 
 // What an agent says while it drains: "writing STEP DONE TOTAL MORE" (bytes of that step; how many

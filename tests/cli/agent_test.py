@@ -120,6 +120,27 @@ class AgentTest(JobTest):
         self.assertEqual(job.returncode, 0, err)
         self.assertEqual(self.newest(), 40)
 
+    def test_an_agent_that_dies_with_the_last_save_fails_the_job(self):
+        job = self.start(1, "steps=2", "hold=go", STUCK)
+        self.wait_for_event("saved", 0, 2)
+        os.kill(self.agent(), signal.SIGKILL)
+        self.wait_for("report", lambda: "died: SIGKILL" in job.stderr.readline())
+        pathlib.Path(self.folder, "go").touch()
+        _, err = job.communicate(timeout=PATIENCE_S)
+        self.assertEqual(job.returncode, 74, err)
+        self.assertIn("a checkpoint is lost: the agent died before it had written checkpoint step 2, and nothing newer", err)
+        self.assertEqual(self.newest(), 0)
+
+    def test_an_agent_that_dies_when_all_is_written_costs_nothing(self):
+        job = self.start(1, "steps=2", "wait=1", "hold=go")
+        self.wait_for_event("durable", 0, 2)
+        os.kill(self.agent(), signal.SIGKILL)
+        self.wait_for("report", lambda: "died: SIGKILL" in job.stderr.readline())
+        pathlib.Path(self.folder, "go").touch()
+        _, err = job.communicate(timeout=PATIENCE_S)
+        self.assertEqual(job.returncode, 0, err)
+        self.assertEqual(self.newest(), 2)
+
     def test_an_agent_that_can_not_live_is_given_up(self):
         # It dies whenever it takes over a snapshot.
         done = self.train(1, "steps=30", "failures=1000", "wait=1", CONVOY_FAULT="ckpt.tier.data.kill")

@@ -23,8 +23,9 @@ struct AgentOptions {
   int lifeline = -1;
   // Of an agent that `convoy run` starts. `listener` listens at `name` already; -1: none does.
   // `launcher`, a SOCK_SEQPACKET pair's end, is a lifeline whose other end is told what is still to
-  // be written (src/launch/agent_line.h); SIGTERM, which schedulers send to all processes of a job,
-  // then ends nothing: ranks may still want to save.
+  // be written, and of a step that has been taken over until it is durable
+  // (src/launch/agent_line.h); SIGTERM, which schedulers send to all processes of a job, then ends
+  // nothing: ranks may still want to save.
   int listener = -1;
   int launcher = -1;
   // Ends by itself when nobody has been connected for so long and all is durable; 0: never.
