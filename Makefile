@@ -6,9 +6,9 @@ PRESET ?= release
 BUILD := build/$(PRESET)
 export CONVOY_VENV
 
-.PHONY: help deps build test demo bench lint sanitize clean
+.PHONY: help deps build test demo bench gpu-check lint sanitize clean
 help:
-	@sed -n '1,2s/^# //p' Makefile; echo; echo "  make demo | test | bench [BENCH=comm] | lint | sanitize | build | deps | clean"
+	@sed -n '1,2s/^# //p' Makefile; echo; echo "  make demo | test | bench [BENCH=comm] | lint | sanitize | gpu-check | build | deps | clean"
 
 deps:
 	@.ci/setup.sh
@@ -31,6 +31,10 @@ $(KJV).train.tokens: examples/kjv_text.py | build
 
 demo: build $(KJV).train.tokens
 	@python3 examples/demo.py $(BUILD)/src/cli/convoy $(BUILD)/examples/train_llama $(KJV) $(if $(STEPS),--steps $(STEPS),)
+
+# What only a GPU can show; on a machine that has one.
+gpu-check: build
+	@PYTHONPATH=$(BUILD)/python $(CONVOY_VENV)/bin/python tests/gpu/check.py --build $(BUILD) --out $(BUILD)/gpu
 
 lint:
 	@.ci/lint.sh

@@ -292,6 +292,8 @@ Result<std::shared_ptr<Arena>> Arena::map(int fd, size_t bytes, bool writable,
       map_aligned(impl->map.fd.get(), impl->map.bytes, PROT_READ | (writable ? PROT_WRITE : 0));
   if (at == MAP_FAILED) return errno_status("cannot map an arena", errno);
   impl->map.data = static_cast<std::byte*>(at);
+  impl->try_collapse = writable && options.huge_pages && !impl->map.reserved_huge;
+  if (impl->try_collapse) ::madvise(impl->map.data, impl->map.bytes, MADV_HUGEPAGE);
   impl->start_touching(writable ? options.touch_threads : 0);
   return std::shared_ptr<Arena>(new Arena(std::move(impl)));
 }

@@ -71,7 +71,8 @@ Result<std::shared_ptr<Arena>> AgentJob::reserve(uint32_t rank, uint64_t bytes) 
   RankMemory& memory = memory_[rank];
   const uint64_t slot = (bytes + kPage - 1) / kPage * kPage;
   if (memory.arena != nullptr && memory.slot_bytes >= slot) return memory.arena;
-  CONVOY_ASSIGN_OR_RETURN(memory.arena, Arena::create(slot * kSlots));
+  // The rank touches it, which must do so anyway: huge pages that are made twice cost both of them.
+  CONVOY_ASSIGN_OR_RETURN(memory.arena, Arena::create(slot * kSlots, {.touch_threads = 0}));
   memory.slot_bytes = slot;
   return memory.arena;
 }

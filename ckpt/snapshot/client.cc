@@ -172,7 +172,8 @@ Status SnapshotClient::prepare(const State& state) {
                           encode(staged_part(layout, 0, options_)));
   CONVOY_RETURN_IF_ERROR(ensure_connected());
   // The step's number may need some bytes more.
-  return reserve(aligned(layout.stream.bytes) + aligned(part.size() + 64));
+  CONVOY_RETURN_IF_ERROR(reserve(aligned(layout.stream.bytes) + aligned(part.size() + 64)));
+  return arena_->wait_touched();
 }
 
 Result<SaveOutcome> SnapshotClient::try_to_save(uint64_t step, const State& state,

@@ -5,6 +5,7 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 #include <c10/util/Exception.h>
 
 #include <algorithm>
@@ -15,11 +16,29 @@ namespace {
 using schedule::Action;
 using schedule::Kind;
 
+// NCCL connects two ranks at their first message, in all directions that the call's group has, and
+// the call waits for the other side. A schedule groups what one rank sends and receives where the
+// other rank does one after the other: both would wait for ever. So each rank meets its neighbours
+// in both directions here, before the first schedule. As PyTorch's PipelineStage does.
+void connect_neighbours(const comm::Group& pp) {
+  if (pp.alone() || pp.device() != at::kCUDA) return;
+  const int next = (pp.rank() + 1) % pp.size(), previous = (pp.rank() + pp.size() - 1) % pp.size();
+  std::vector<comm::Message> messages;
+  for (const int peer : {next, previous}) {
+    const auto word = [] { return at::zeros({1}, at::TensorOptions(at::kCUDA).dtype(at::kInt)); };
+    messages.push_back({true, word(), peer});
+    messages.push_back({false, word(), peer});
+    if (next == previous) break;
+  }
+  for (comm::Pending& pending : pp.start_exchange(messages)) pending.wait();
+}
+
 }  // namespace
 
 Executor::Executor(comm::Group pp, std::vector<StageFunction> chunks)
     : pp_(std::move(pp)), chunks_(std::move(chunks)) {
   CONVOY_CHECK(!chunks_.empty(), "a pipeline rank computes at least one chunk");
+  connect_neighbours(pp_);
 }
 
 bool Executor::is_last(int chunk) const {

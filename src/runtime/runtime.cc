@@ -66,6 +66,12 @@ Result<std::unique_ptr<Runtime>> Runtime::start(const RuntimeOptions& options) {
   return runtime;
 }
 
+// NCCL's own switch, since it refuses two ranks of a communicator on one GPU without it.
+static bool ranks_share_gpus() {
+  const char* text = std::getenv("NCCL_MULTI_RANK_GPU_ENABLE");
+  return text != nullptr && std::string(text) == "1";
+}
+
 Status Runtime::choose_device(const std::string& name) {
   if (name == "cpu") return ok_status();
   if (name != "cuda") {
@@ -84,12 +90,13 @@ Status Runtime::choose_device(const std::string& name) {
             who + " finds no GPU, or no NVIDIA driver. Use the CPU, or rehearse without GPUs: " +
                 "`convoy run --rehearse`"};
   }
-  if (environment_.local_rank >= gpus) {
-    return {Code::kFailedPrecondition, who + " needs a GPU of its own, but this machine has " +
-                                           std::to_string(gpus) +
-                                           ": start at most as many ranks on it"};
+  if (environment_.local_rank >= gpus && !ranks_share_gpus()) {
+    return {Code::kFailedPrecondition,
+            who + " needs a GPU of its own, but this machine has " + std::to_string(gpus) +
+                ": start at most as many ranks on it, or let ranks share GPUs, for tests: " +
+                "NCCL_MULTI_RANK_GPU_ENABLE=1 (NCCL 2.30 or newer)"};
   }
-  device_ = at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(environment_.local_rank));
+  device_ = at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(environment_.local_rank % gpus));
   c10::impl::VirtualGuardImpl(at::kCUDA).setDevice(device_);
   return ok_status();
 }

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Saving and loading a GPT-like state with Adam from PyTorch, beside DCP, torch.save and safetensors.
 
-  ckpt_save.py --build build/release [--width 1024] [--runs 5]
+  ckpt_save.py --build build/release [--width 1024] [--runs 5] [--device cuda]
 
 4 ranks (gloo), DTensors as FSDP2 shards them; width 1024 is 512 MiB a rank in 372 tensors. Each run takes all modes in turn, so
 that all meet the same machine. Figures are medians over the runs of the slowest rank. `stall` is what the call keeps the
 caller; `durable` until every rank's files and folders are synced; the limit is a copy of the same bytes by as many threads
-into memory that has been touched. Loads drop the page cache first (as root; else they say so).
+into memory that has been touched. Loads drop the page cache first (as root; else they say so). With --device cuda the state is on
+the GPU, which the ranks share; `stall` then lasts until the GPU may write to the state again, `call` until the call returns, and
+the limit is a copy of the same bytes into pinned memory.
 """
 import argparse
 import json
@@ -34,6 +36,8 @@ from torch.distributed.tensor import DTensor, Shard  # noqa: E402
 from convoy.checkpoint import Checkpointer, load  # noqa: E402
 
 SIZE, LAYERS, VOCABULARY, THREADS = 4, 10, 50304, 2
+DEVICE = torch.device("cpu")  # --device
+GPU_PEERS = ("dcp.save", "dcp.async_save", "dcp.async_save pinned", "torch.save")
 PEERS = ("dcp.save", "dcp.async_save", "dcp.async_save process", "dcp.async_save cached", "torch.save", "safetensors")
 
 
@@ -49,11 +53,11 @@ def shapes(d: int) -> dict[str, tuple[int, ...]]:
 
 
 def make_state(rank: int, size: int, d: int) -> dict[str, DTensor]:
-    mesh, out = init_device_mesh("cpu", (size,)), {}
+    mesh, out = init_device_mesh(DEVICE.type, (size,)), {}
     for k, (name, shape) in enumerate(shapes(d).items()):
         rows = shape[0] // size
         for part in ("model", "optim.exp_avg", "optim.exp_avg_sq"):
-            base = torch.arange(rank * rows, (rank + 1) * rows, dtype=torch.float32) + 1000.0 * k
+            base = torch.arange(rank * rows, (rank + 1) * rows, dtype=torch.float32, device=DEVICE) + 1000.0 * k
             local = base.view(rows, *([1] * (len(shape) - 1))).expand(rows, *shape[1:]).contiguous()
             stride = (shape[1], 1) if len(shape) == 2 else (1,)
             out[f"{part}.{name}"] = DTensor.from_local(local, mesh, [Shard(0)], run_check=False, shape=torch.Size(shape), stride=stride)
@@ -77,14 +81,28 @@ def files_bytes(folder: str) -> int:
     return sum(path.stat().st_size for path in pathlib.Path(folder).rglob("*") if path.is_file())
 
 
+def synchronize() -> None:
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
 class Memcpy:
     """The same bytes by the same number of threads, into memory that is there already."""
 
     def __init__(self, state: dict[str, DTensor]):
         self.locals = [tensor.to_local().reshape(-1) for tensor in state.values()]
-        self.copies = [torch.zeros_like(tensor) for tensor in self.locals]
+        gpu = DEVICE.type == "cuda"
+        self.copies = [torch.zeros_like(tensor, device="cpu", pin_memory=gpu) for tensor in self.locals]
 
     def run(self) -> float:
+        if DEVICE.type == "cuda":
+            synchronize()
+            started = time.perf_counter()
+            for to, source in zip(self.copies, self.locals):
+                to.copy_(source, non_blocking=True)
+            synchronize()
+            return time.perf_counter() - started
+
         def work(index: int) -> None:
             for to, source in list(zip(self.copies, self.locals))[index::THREADS]:
                 to.copy_(source)
@@ -98,13 +116,16 @@ class Memcpy:
 
 
 class Modes:
-    """One save in each of the ways: (stall, wait) where wait() ends when the save's own writes are done."""
+    """One save in each of the ways: (fence, wait), where the state may be changed after fence(), and wait() ends when the save's own
+    writes are done."""
 
     def __init__(self, rank: int, folder: str, state: dict[str, DTensor]):
         self.rank, self.folder, self.state = rank, folder, state
         self.local = {name: tensor.to_local() for name, tensor in state.items()}
         self.stagers = {"dcp.async_save cached": DefaultStager(StagingOptions(False, False, False, False)),
                         "dcp.async_save process": DefaultStager(StagingOptions(False, True, False, False))}
+        if DEVICE.type == "cuda":
+            self.stagers["dcp.async_save pinned"] = DefaultStager(StagingOptions(True, False, True, True))
         self.checkpointer = Checkpointer(folder + "/convoy", keep_newest=1, incremental=False, threads=THREADS)
         self.checkpointer.prepare(state)
         self.step = 0
@@ -113,22 +134,24 @@ class Modes:
         path = f"{self.folder}/{mode.replace(' ', '_')}"
         if mode == "convoy":
             self.step += 1
-            return self.checkpointer.save_async(self.step, self.state).result
+            result = self.checkpointer.save_async(self.step, self.state).result
+            return self.checkpointer.fence, result
         if mode == "dcp.save":
             dcp.save(self.state, storage_writer=dcp.FileSystemWriter(path))
-            return lambda: None
+            return nothing, nothing
         if mode.startswith("dcp"):
             kind = AsyncCheckpointerType.PROCESS if mode.endswith("process") else AsyncCheckpointerType.THREAD
             future = dcp.async_save(self.state, storage_writer=dcp.FileSystemWriter(path), async_stager=self.stagers.get(mode),
                                     async_checkpointer_type=kind)
-            return getattr(future, "upload_completion", future).result
+            staged = getattr(future, "staging_completion", None)
+            return staged.result if staged else nothing, getattr(future, "upload_completion", future).result
         file = f"{path}/{self.rank}"
         if mode == "torch.save":
             torch.save(self.local, file)
         else:
             from safetensors.torch import save_file
             save_file(self.local, file)
-        return lambda: None
+        return nothing, nothing
 
     def timed(self, mode: str) -> dict[str, float]:
         path = f"{self.folder}/{mode.replace(' ', '_')}"
@@ -138,8 +161,12 @@ class Modes:
         if self.rank == 0:
             os.sync()
         dist.barrier()
+        synchronize()
         started = time.perf_counter()
-        wait = self.save(mode)
+        fence, wait = self.save(mode)
+        call = time.perf_counter() - started
+        fence()
+        synchronize()
         stall = time.perf_counter() - started
         wait()
         done = time.perf_counter() - started
@@ -147,11 +174,11 @@ class Modes:
         synced = time.perf_counter()
         if self.rank == 0 and mode != "convoy":  # a step of ours is durable when it is done
             sync_all(path)
-        return {"stall": slowest(stall), "durable": slowest(done) + slowest(time.perf_counter() - synced)}
+        return {"call": slowest(call), "stall": slowest(stall), "durable": slowest(done) + slowest(time.perf_counter() - synced)}
 
     def slowdown(self, mode: str) -> float:
         """Mean time of small steps while a save is in the background, over that without."""
-        tensors = [torch.zeros(64) for _ in range(300)]
+        tensors = [torch.zeros(64, device=DEVICE) for _ in range(300)]
 
         def steps(until) -> float:
             times = []
@@ -159,6 +186,7 @@ class Modes:
                 started = time.perf_counter()
                 for tensor in tensors:
                     tensor.add_(1.0).mul_(0.5)
+                synchronize()
                 times.append(time.perf_counter() - started)
             return statistics.mean(times)
         end = time.perf_counter() + 1.0
@@ -166,13 +194,18 @@ class Modes:
         if self.rank == 0 and mode != "convoy":
             shutil.rmtree(f"{self.folder}/{mode.replace(' ', '_')}", ignore_errors=True)
         dist.barrier()
-        wait = self.save(mode)
+        fence, wait = self.save(mode)
+        fence()
         thread = threading.Thread(target=wait)
         thread.start()
         busy = steps(lambda: not thread.is_alive())
         thread.join()
         dist.barrier()
         return slowest(busy / idle)
+
+
+def nothing() -> None:
+    pass
 
 
 def save_ranks(rank: int, size: int, folder: str, d: int, runs: int, peers: tuple[str, ...]) -> None:
@@ -266,7 +299,7 @@ def report(results: dict, case: str, peers: tuple[str, ...]) -> None:
     stall, durable = median("convoy", "stall"), median("convoy", "durable")
     line("stall_first", results["convoy"][0]["stall"], "s", case + " first", limit=limit, limit_name="memcpy", warm=stall)
     for peer in peers:
-        line("stall", stall, "s", f"{case} stall", peer=peer, peer_value=median(peer, "stall"), limit=limit, limit_name="memcpy",
+        line("stall", stall, "s", f"{case} stall", call=median("convoy", "call"), peer=peer, peer_value=median(peer, "stall"), limit=limit, limit_name="memcpy",
              peer_first=results[peer][0]["stall"])
     for peer in peers:
         line("durable", durable, "s", f"{case} durable", peer=peer, peer_value=median(peer, "durable"),
@@ -283,9 +316,13 @@ def main() -> None:
     parser.add_argument("--build", default="build/release")
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--peers", default=",".join(PEERS))
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--peers")
     args = parser.parse_args()
-    peers = tuple(p for p in args.peers.split(",") if p)
+    global DEVICE
+    DEVICE = torch.device(args.device)
+    default = PEERS if args.device == "cpu" else GPU_PEERS
+    peers = default if args.peers is None else tuple(p for p in args.peers.split(",") if p)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     mib = sum(torch.Size(shape).numel() for shape in shapes(args.width).values()) * 12 // SIZE >> 20
     convoy = str(pathlib.Path(args.build, "src/cli/convoy").resolve())

@@ -3,7 +3,8 @@
 
 Method: a tensor is saved and written over at once, behind fence() or an attached optimizer; what is loaded must be what it was at
 the save, and the stand-in, which delays what CUDA leaves open, must find nothing. The same without the fence must be
-found. Proves order and synchronisation, neither speed nor numerics: no GPU has run it.
+found. Proves order and synchronisation, neither speed nor numerics. On a GPU (without the stand-in) the tensors are so large that
+a missing fence spoils what is saved.
 """
 import json
 import os
@@ -17,16 +18,20 @@ import torch
 from convoy.checkpoint import Checkpointer
 
 CONVOY = sys.argv[1]
+STANDIN = os.environ.get("CONVOY_STANDIN_REPORT")
+ELEMENTS = 100_000 if STANDIN else 64 << 20
 
 
 def findings() -> list[str]:
-    reports = pathlib.Path(os.environ["CONVOY_STANDIN_REPORT"]).glob(f"*{os.getpid()}*.json")
+    if not STANDIN:
+        return []
+    reports = pathlib.Path(STANDIN).glob(f"*{os.getpid()}*.json")
     return [finding["text"] for report in reports for finding in json.loads(report.read_text())["findings"]]
 
 
 def save_and_overwrite(checkpointer: Checkpointer, step: int, fenced: bool) -> bool:
     """Whether what is loaded is what was saved."""
-    mixed = {"gpu": torch.arange(100_000, device="cuda", dtype=torch.float32) + step, "columns": torch.ones(30, 50, device="cuda").t() * step,
+    mixed = {"gpu": torch.arange(ELEMENTS, device="cuda", dtype=torch.float32) + step, "columns": torch.ones(30, 50, device="cuda").t() * step,
              "cpu": torch.full((10,), float(step)), "half": torch.full((7,), step, device="cuda", dtype=torch.bfloat16)}
     expected = {name: tensor.cpu().clone() for name, tensor in mixed.items()}
     future = checkpointer.save_async(step, mixed)

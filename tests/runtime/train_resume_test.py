@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Checkpoints of train_llama, as a user sees them: train_resume_test.py CONVOY TRAIN_LLAMA [--rehearse]
+"""Checkpoints of train_llama, as a user sees them: train_resume_test.py CONVOY TRAIN_LLAMA [--rehearse | --hardware]
 
 Method: a run that nobody disturbs gives the reference: in float64, loss, gradient norm and validation loss after the last step, to
 the 9 digits that are printed. A second run is killed half-way (SIGKILL to one rank, in no particular moment) and goes on, in
 another mesh, with or without ZeRO, another schedule: its numbers must be those of the reference, and it must have resumed, not
 begun anew. Then: from the memory of an agent that outlived the trainers; bfloat16 (bit for bit in the same mesh only, other meshes
 round differently); a checkpoint that is copied beside the next step; a damaged newest step; and what users get wrong. With
---rehearse the same on simulated GPUs: nothing here has run on a GPU.
+--rehearse the same on simulated GPUs, with --hardware on real ones.
 """
 import json
 import math
@@ -19,10 +19,10 @@ import sys
 import tempfile
 import time
 
-from rehearse_train_test import CONVOY, ENVIRONMENT, TRAIN, result, run
+from rehearse_train_test import CONVOY, ENVIRONMENT, HARDWARE, TRAIN, rehearsal, result, run
 from train_llama_test import rank_of_job
 
-REHEARSE = "--rehearse" in sys.argv
+GPUS = HARDWARE or "--rehearse" in sys.argv
 STEPS = 12
 NUMBERS = ("loss", "grad_norm", "validation_loss")
 
@@ -32,9 +32,9 @@ def ranks_of(mesh: str) -> int:
 
 
 def job(folder: pathlib.Path, mesh: str, *options: str, steps: int = STEPS, dtype: str = "float64") -> list[str]:
-    device = ["--device", "cuda"] if REHEARSE else []
+    device = ["--device", "cuda"] if GPUS else []
     return [CONVOY, "run", "-n", str(ranks_of(mesh)), "--mesh", mesh, "--no-prefix", "--output", str(folder / "out"),
-            *(["--rehearse"] if REHEARSE else []), "--", TRAIN, "--data", str(folder / "text.tokens"), "--steps", str(steps),
+            *(rehearsal() if GPUS else []), "--", TRAIN, "--data", str(folder / "text.tokens"), "--steps", str(steps),
             "--batch", "8", "--sequence", "24", "--json", "--no-baseline", "--sample", "0", "--dtype", dtype, *device, *options]
 
 
@@ -72,7 +72,7 @@ def resumes_in_any_mesh(folder: pathlib.Path) -> None:
                ("pp=4", [], "tp=2,dp=2", ["--zero"]),
                ("tp=3", [], "dp=1", []),
                ("dp=2,pp=2", ["--schedule", "interleaved"], "tp=2", ["--checkpoint-spread"])]
-    if REHEARSE:
+    if GPUS:
         changes = [("tp=2,pp=2", ["--zero"], "dp=2", ["--zero"]), ("dp=2", ["--zero"], "tp=2", [])]
     reference = result(run(job(folder, "dp=1")))
     for index, (old_mesh, old, new_mesh, new) in enumerate(changes):
@@ -81,7 +81,7 @@ def resumes_in_any_mesh(folder: pathlib.Path) -> None:
         newest = steps_in(checkpoints)[0]
         resumed = result(run(job(folder, new_mesh, *new, "--take-over", "--checkpoint", str(checkpoints), "--checkpoint-every", "3")))
         assert resumed["resumed_from"] == newest and resumed["steps"] == STEPS, (resumed, newest)
-        tolerance = 2e-8 if REHEARSE else 2e-9
+        tolerance = 2e-8 if GPUS else 2e-9
         same(f"{old_mesh} {' '.join(old)} -> {new_mesh} {' '.join(new)}", reference, resumed, tolerance)
         assert steps_in(checkpoints)[0] == STEPS, "the last step is saved before the program ends"
         # Whoever starts once more finds that all is done.
@@ -163,7 +163,7 @@ def main() -> int:
         folder = pathlib.Path(name)
         (folder / "text.txt").write_text("".join(f"{i} sheep and {i * i} stars went by the sea.\n" for i in range(900)))
         run([CONVOY, "data", "prepare", str(folder / "text.txt"), "-o", str(folder / "text.tokens")])
-        tests = [resumes_in_any_mesh] if REHEARSE else \
+        tests = [resumes_in_any_mesh] if GPUS else \
             [resumes_in_any_mesh, resumes_from_memory, bfloat16_goes_on_bit_for_bit, damaged_newest, mistakes]
         for test in tests:
             print(test.__name__, flush=True)

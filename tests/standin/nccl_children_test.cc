@@ -56,7 +56,7 @@ TEST_CASE("split: by color, in the order of keys, and none for NOCOLOR") {
       EXPECT(rank_in(child) == (rank.rank < 2 ? 1 : 0));  // keys turn the order round
       EXPECT(sum_of(child, static_cast<float>(rank.rank)) == (color == 0 ? 2 : 4));
     }
-    EXPECT(ncclCommSplit(comm, -7, 0, &child, nullptr) == ncclInvalidArgument);
+    EXPECT(ncclCommSplit(comm, 0, 0, nullptr, nullptr) == ncclInvalidArgument);
     EXPECT(sum_of(comm, 1) == 5);
     // Children of one parent, again and again, some shared.
     for (int round = 0; round < 5; ++round) {

@@ -33,6 +33,43 @@ ncclResult_t state_of(ncclComm_t comm) {
 
 // --- Ranks that disagree.
 
+// A sends and receives in one group what B takes and sends one after the other.
+Outcome exchange_unevenly(bool connected_before) {
+  return run_ranks(2, [=](Rank& rank) {
+    ncclComm_t comm = rank.make();
+    const CudaStream stream;
+    const Floats out(8, 1), in(8, 0);
+    const int peer = 1 - rank.rank;
+    const auto exchange = [&](bool in_one) {
+      if (in_one) OK(ncclGroupStart());
+      const auto send = [&] { OK(ncclSend(out.data(), 8, ncclFloat32, peer, comm, stream)); };
+      if (in_one || rank.rank == 0) send();
+      OK(ncclRecv(in.data(), 8, ncclFloat32, peer, comm, stream));
+      if (in_one)
+        OK(ncclGroupEnd());
+      else if (rank.rank == 1)
+        send();
+    };
+    if (connected_before) exchange(true);
+    exchange(rank.rank == 0);
+    stream.wait();
+    EXPECT(all_are(in, 1));
+    OK(ncclCommDestroy(comm));
+  });
+}
+
+TEST_CASE("neighbours that connect in different directions are told, once connected they are not") {
+  const Outcome first = exchange_unevenly(false);
+  INFO(first.all());
+  CHECK(first.is_well());
+  CHECK(first.says("unmatched connection"));
+  CHECK(first.says("by sending and receiving in one group"));
+  const Outcome later = exchange_unevenly(true);
+  INFO(later.all());
+  CHECK(later.is_well());
+  CHECK_FALSE(later.says("unmatched connection"));
+}
+
 struct Mismatch {
   const char* name;
   ncclResult_t (*call)(int rank, float* data, ncclComm_t comm, cudaStream_t stream);
@@ -166,6 +203,7 @@ TEST_CASE("after the deadline the process ends, in whatever it hangs") {
                     const ncclComm_t comm = rank.make();
                     const CudaStream stream;
                     const Floats data(8, 1);
+                    rank.meet();  // whoever dies has been in the communicator of all
                     if (!mismatch) rank.die(1);
                     OK(sum(data, comm, stream, rank.rank == 0 ? 8 : 7));
                     stream.wait();

@@ -162,6 +162,38 @@ TEST_CASE("a group over two communicators: one GroupApi, a launch for each") {
   CHECK(seen.starts(kEventKernelCh).size() == 3);
 }
 
+// RECORDED_ON_GPU: the same plugin's file of one rank of train_llama (tp=2, pp=2) on an H100:
+// pipeline neighbours that connect, a received hidden state, sums in the tensor-parallel group.
+TEST_CASE("messages and collectives are told in the order in which an H100 told them") {
+  const Recorded recorded([](Rank& rank, ncclComm_t comm) {
+    const CudaStream stream;
+    const Floats out(kCount, 1), in(kCount, 0);
+    const int peer = 1 - rank.rank;
+    OK(ncclGroupStart());
+    OK(ncclSend(out.data(), 1, ncclFloat32, peer, comm, stream));
+    OK(ncclRecv(in.data(), 1, ncclFloat32, peer, comm, stream));
+    OK(ncclGroupEnd());
+    if (rank.rank == 0) {
+      OK(ncclSend(out.data(), kCount, ncclFloat32, peer, comm, stream));
+    } else {
+      OK(ncclRecv(in.data(), kCount, ncclFloat32, peer, comm, stream));
+    }
+    OK(sum(in, comm, stream));
+    stream.wait();
+    OK(ncclCommDestroy(comm));
+  });
+  require_well(recorded);
+  const Recording hardware(RECORDED_ON_GPU), standin = recorded.of(1);
+  const std::string told = standin.order(kCaller);
+  CHECK(told.size() > 300);
+  CHECK(hardware.order(kCaller).substr(0, told.size()) == told);
+  for (const int type : {kEventGroupApi, kEventCollApi, kEventP2pApi, kEventKernelLaunch,
+                         kEventGroup, kEventColl, kEventP2p, kEventKernelCh}) {
+    const uint64_t ours = standin.starts(type).at(0).handle;
+    CHECK(hardware.life(hardware.starts(type).at(0).handle) == standin.life(ours));
+  }
+}
+
 TEST_CASE("every operation is told as NCCL tells it") {
   const Recorded recorded([](Rank& rank, ncclComm_t comm) {
     const CudaStream s;

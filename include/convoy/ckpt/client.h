@@ -84,9 +84,9 @@ class SnapshotClient {
   // agent serves another job or generation, ranks disagree).
   static Result<std::unique_ptr<SnapshotClient>> connect(ClientOptions options);
 
-  // Reserves memory for snapshots like this state, twice its bytes, which the agent touches in the
-  // background: the first save is as fast as later ones then. kResourceExhausted: the machine has
-  // not as much memory left.
+  // Reserves memory for snapshots like this state, twice its bytes, and touches it, on huge pages
+  // where the kernel makes them: the first save is as fast as later ones then. Blocks until that is
+  // done, some 0.3 s a GiB. kResourceExhausted: the machine has not as much memory left.
   Status prepare(const State& state);
 
   // Copies the state, checksums on the way, and returns once the agent has it: this process may be

@@ -19,7 +19,8 @@ namespace convoy::runtime {
 struct RuntimeOptions {
   std::string mesh;  // "tp=2,pp=2,dp=2"; "": CONVOY_MESH, else all ranks along dp
   // Where the program computes: "cpu", or "cuda": the GPU whose index is the local rank, with NCCL
-  // between GPUs. Loads libtorch_cuda.
+  // between GPUs. Loads libtorch_cuda. More local ranks than GPUs only with
+  // NCCL_MULTI_RANK_GPU_ENABLE=1, for tests: they share GPUs.
   std::string device = "cpu";
   // Let CPU tensors live in memory that the machine's ranks share, so that collectives move them
   // without staging. Switched on only when there are other ranks and the device is the CPU.

@@ -218,6 +218,8 @@ class Checkpointer:
         self._plan = make_plan(flat, self.group)
         texts = {name: torch.frombuffer(bytearray(text), dtype=torch.uint8) for name, text in flat.texts().items()}
         pieces = self._plan.pieces(flat)
+        if any(p.view.device.type != "cpu" for p in pieces):
+            self._staging_of_gpus().reserve(pieces)
         self._client.prepare(self._plan.encode([(p.name, piece(p.view, p.begin, p.extent)) for p in pieces], texts))
 
     def save_async(self, step: int, state: Any, *, tier: str = "", notes: dict[str, str] | None = None,
@@ -226,8 +228,8 @@ class Checkpointer:
 
         Returns a future that ends when the step is in `tier`: "staged" (whole in the agents' memory), "replicated" (in other
         machines' memory), "local" (committed in the folder; the default, but "staged" where only some saves go there) or
-        "remote" (committed in the store; of several machines only the first one's ranks can wait for it). Never raises for what befalls a save; all of
-        it is in the future, and logged: a state that changed since the first save (InvalidArgument, names what), no memory, a
+        "remote" (committed in the store; of several machines only the first one's ranks can wait for it). Never raises for what
+        befalls a save; all of it is in the future, and logged: a state that changed since the first save (InvalidArgument, names what), no memory, a
         full disk, an agent that is gone. The training goes on.
 
         notes: texts for `convoy ckpt inspect`; those of one rank count. everywhere: it goes to folder and store, whatever
@@ -258,12 +260,9 @@ class Checkpointer:
         if all(p.view.device.type == "cpu" for p in pieces):
             self._hand_over(future, plan.encode([(p.name, piece(p.view, p.begin, p.extent)) for p in pieces], texts), how, tier)
             return
-        if self._staging is None:
-            self._staging = Staging()
-            self._worker = concurrent.futures.ThreadPoolExecutor(1, "convoy-staging")
+        staging = self._staging_of_gpus()
         if self._staged is not None:
             self._staged.result()  # its memory is used again
-        staging = self._staging
         hosts = staging.start(pieces)
         encoded = plan.encode([(p.name, piece(host, p.begin, p.extent)) for p, host in zip(pieces, hosts, strict=True)], texts)
 
@@ -275,6 +274,12 @@ class Checkpointer:
                 future._fail(error)
 
         self._staged = self._worker.submit(finish, texts)
+
+    def _staging_of_gpus(self) -> Staging:
+        if self._staging is None:
+            self._staging = Staging()
+            self._worker = concurrent.futures.ThreadPoolExecutor(1, "convoy-staging")
+        return self._staging
 
     def _hand_over(self, future: SaveFuture, encoded: list[tuple], how: tuple[dict[str, str], bool], tier: int) -> None:
         skipped, why, future.bytes = self._client.save(future.step, encoded, *how)

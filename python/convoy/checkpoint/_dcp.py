@@ -22,7 +22,7 @@ from torch.futures import Future
 from convoy import _C, errors
 from convoy.checkpoint._group import place
 from convoy.checkpoint._layout import BYTES, DTYPES, piece
-from convoy.checkpoint._state import MARK, PATHS, decode, encode
+from convoy.checkpoint._state import MARK, PATHS, bytes_of, decode, encode
 
 _TORCH = {number: dtype for dtype, number in DTYPES.items()}
 _THREADS = 4
@@ -201,7 +201,7 @@ class DcpReader(StorageReader):
         texts = {name: torch.empty(self._sizes[name], dtype=torch.uint8) for name in names}
         state = [(name, BYTES, (len(t),), [((0,), (len(t),), t.data_ptr(), (1,))]) for name, t in texts.items() if len(t)]
         self._reader.load([*also, *state], group, _THREADS, _STAGING_BYTES)
-        return {name: text.numpy().tobytes() for name, text in texts.items()}
+        return {name: bytes_of(text) for name, text in texts.items()}
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         tensors: dict[str, tuple[int, tuple[int, ...], list[tuple]]] = {}

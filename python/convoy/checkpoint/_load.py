@@ -13,7 +13,7 @@ from convoy import _C, errors
 from convoy.checkpoint._group import Group, place
 from convoy.checkpoint._layout import BYTES, pieces
 from convoy.checkpoint._plan import layouts_of
-from convoy.checkpoint._state import PATHS, Flat, decode, flatten
+from convoy.checkpoint._state import PATHS, Flat, bytes_of, decode, flatten
 
 log = logging.getLogger("convoy.checkpoint")
 _THREADS = 4
@@ -241,7 +241,7 @@ def _load_step(reader: Any, flat: Flat, strict: bool, group: Group, twin: Any = 
 def _put(flat: Flat, texts: dict[str, torch.Tensor]) -> list[str] | None:
     for name, text in texts.items():
         try:
-            value = decode(text.numpy().tobytes())
+            value = decode(bytes_of(text))
         except (ValueError, TypeError, RecursionError) as error:
             return ["data loss", f"{name!r} is no value that this program has written: {error}"]
         if name in flat.put:

@@ -8,7 +8,7 @@ import torch
 from convoy import _C, errors
 from convoy.checkpoint._group import Group
 from convoy.checkpoint._layout import BYTES, Box, Layout, cut, layout_of, local_of
-from convoy.checkpoint._state import PATHS, Flat, encode
+from convoy.checkpoint._state import PATHS, Flat, bytes_of, encode
 
 _COMPARED_BYTES = 65536  # tensors up to this size are compared between the ranks that have them
 log = logging.getLogger("convoy.checkpoint")
@@ -92,7 +92,7 @@ def _content(local: torch.Tensor, layout: Layout) -> int | None:
     local = local.detach()
     if layout.boxes != (Box((0,) * local.dim(), layout.shape, (0,) * local.dim()),) or local.nbytes > _COMPARED_BYTES:
         return None
-    return zlib.crc32(local.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return zlib.crc32(bytes_of(local.cpu()))
 
 
 def make_plan(flat: Flat, group: Group) -> Plan:

@@ -7,26 +7,27 @@ _ALIGN = 64
 
 
 class Staging:
-    """Copies pieces into pinned memory. One save at a time: its memory is used again by the next.
-
-    Tried on the stand-in for CUDA only, never on a GPU.
-    """
+    """Copies pieces into pinned memory. One save at a time: its memory is used again by the next."""
 
     def __init__(self) -> None:
         self._memory = torch.empty(0, dtype=torch.uint8)
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
         self._events: dict[torch.device, torch.cuda.Event] = {}
 
-    def start(self, pieces: list[Piece]) -> list[torch.Tensor]:
-        """Host tensors with the pieces' content once wait() has returned. Memory of the CPU is copied at once."""
+    def reserve(self, pieces: list[Piece]) -> list[int]:
+        """Pins memory for such pieces, which takes longer than to copy them. Returns where each begins."""
         starts, size = [], 0
         for piece in pieces:
             starts.append(size)
             size += -(-piece.view.nbytes // _ALIGN) * _ALIGN
         if size > self._memory.numel():
             self._memory = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        return starts
+
+    def start(self, pieces: list[Piece]) -> list[torch.Tensor]:
+        """Host tensors with the pieces' content once wait() has returned. Memory of the CPU is copied at once."""
         hosts, devices = [], set()
-        for piece, start in zip(pieces, starts, strict=True):
+        for piece, start in zip(pieces, self.reserve(pieces), strict=True):
             view = piece.view
             host = self._memory[start:start + view.nbytes].view(view.dtype).view(view.shape)
             hosts.append(host)

@@ -1,5 +1,6 @@
 """State dicts as flat names: tensors, and other values as text. Nothing is pickled, nothing is executed on the way back."""
 import base64
+import ctypes
 import json
 import math
 from collections.abc import Callable, MutableMapping, MutableSequence
@@ -22,6 +23,12 @@ class PerRank:
 
 class _Unsupported(TypeError):
     pass
+
+
+def bytes_of(tensor: torch.Tensor) -> bytes:
+    """A copy of a CPU tensor's content. Without numpy, which torch does without, too."""
+    flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    return ctypes.string_at(flat.data_ptr(), flat.numel())
 
 
 def _plain(value: Any) -> Any:

@@ -175,7 +175,7 @@ ncclResult_t Communicator::join(const UniqueId& id, int rank, int nranks) {
   nranks_ = nranks;
   std::string why;
   segment_ = open_segment(id, why);
-  if (!segment_) return fail(ncclSystemError, why);
+  if (!segment_) return fail(ncclInternalError, why);  // as NCCL for an id that leads nowhere
   shown_.store(segment_.get(), std::memory_order_release);
   if (const ncclResult_t claimed = claim_slot(); claimed != ncclSuccess) return claimed;
   const bool met = meet_on_host("the communicator's initialisation");

@@ -3,6 +3,7 @@
 #include "src/standin/nccl/profiler.h"
 #include "src/standin/nccl/segment.h"
 
+#include <array>
 #include <atomic>
 #include <condition_variable>
 #include <cuda_runtime_api.h>
@@ -118,6 +119,9 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   cudaEvent_t last = nullptr;  // after the last launch; guarded by `launching`
   cudaStream_t last_stream = nullptr;
   std::atomic<uint64_t> operations{0};  // counted under `launching`
+  // A group has messages in these directions (kToPeer, kFromPeer); under `launching`. NCCL connects
+  // what is not yet connected, and finds out here that the peer connects something else.
+  void connect(int peer, uint32_t directions);
   // Of kernels that run; stop() waits for them.
   bool enter_kernel();
   void leave_kernel();
@@ -161,6 +165,11 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   std::atomic<int> async_{ncclSuccess};
   std::atomic<bool> owed_{false};  // one ncclInProgress to the next query
   std::atomic<bool> finalized_{false};
+  struct Connection {
+    uint32_t directions = 0;
+    size_t calls = 0;  // that connected something
+  };
+  std::array<Connection, kRanksMax> connections_{};  // by peer
   std::thread job_;
   std::mutex mutex_;
   std::condition_variable changed_;

@@ -7,6 +7,7 @@
 #include "src/standin/nccl/reduce.h"
 
 #include <algorithm>
+#include <array>
 #include <thread>
 #include <vector>
 
@@ -128,6 +129,43 @@ void delay_proxy(const Communicator& comm, const Operation& op) {
   if (fault.kind == Fault::Kind::proxy_delay) Profiler::delay_proxy(op.trace, fault.by);
 }
 
+// Which peers' memory the operation's messages go to (kToPeer) and come from (kFromPeer).
+void add_directions(const Communicator& comm, const OpRecord& op,
+                    std::array<uint32_t, kRanksMax>& directions) {
+  const auto all = [&](uint32_t direction) {
+    for (int r = 0; r < comm.nranks(); ++r) directions[static_cast<size_t>(r)] |= direction;
+  };
+  const bool is_root = op.root == comm.rank();
+  const auto root = static_cast<size_t>(op.root);
+  switch (op.function) {
+    case Function::send:
+      directions[root] |= kToPeer;
+      break;
+    case Function::recv:
+      directions[root] |= kFromPeer;
+      break;
+    case Function::all_to_all:
+      all(kToPeer | kFromPeer);
+      break;
+    case Function::gather:
+      is_root ? all(kFromPeer) : void(directions[root] |= kToPeer);
+      break;
+    case Function::scatter:
+      is_root ? all(kToPeer) : void(directions[root] |= kFromPeer);
+      break;
+    default:
+      break;
+  }
+}
+
+void connect_peers(Communicator& comm, const std::vector<Queued>& queued) {
+  std::array<uint32_t, kRanksMax> directions{};
+  for (const Queued& q : queued) add_directions(comm, q.operation.record, directions);
+  for (int r = 0; r < comm.nranks(); ++r) {
+    comm.connect(r, directions[static_cast<size_t>(r)]);
+  }
+}
+
 cudaError_t enqueue(Communicator& comm, std::vector<Queued>& queued) {
   const cudaStream_t stream = queued.front().stream;
   auto launch = std::make_unique<Launch>();
@@ -171,6 +209,7 @@ ncclResult_t launch(std::vector<Queued> queued) {
   const std::shared_ptr<Communicator> comm = queued.front().comm;
   const OnDevice device(comm->device());
   const std::lock_guard lock(comm->launching);
+  connect_peers(*comm, queued);
   if (const cudaError_t error = enqueue(*comm, queued); error != cudaSuccess) {
     return fail(ncclUnhandledCudaError, comm->name() + ": launch: " + cudaGetErrorString(error));
   }

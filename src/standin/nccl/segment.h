@@ -93,9 +93,15 @@ struct alignas(64) RankSlot {
   std::array<std::atomic<uint64_t>, kRanksMax> signals{};  // one-sided, by source
 };
 
+// Directions between two ranks, seen from one of them.
+constexpr uint32_t kToPeer = 1, kFromPeer = 2;
+
 // One direction between two ranks: the sender posts, the receiver takes.
 struct alignas(64) Pair {
   std::atomic<uint32_t> posted{0}, taken{0};
+  // What the source's first calls with messages to or from the destination connect: kToPeer,
+  // kFromPeer, or both at once. At most two calls connect something.
+  std::array<std::atomic<uint32_t>, 2> connects{};
   OpRecord op;  // the sender's
 };
 

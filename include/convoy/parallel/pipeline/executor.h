@@ -36,7 +36,8 @@ struct HiddenState {
 // micro-batch 3, waiting for the hidden state of stage 0)" behind their text.
 class Executor {
  public:
-  // `chunks[c]` computes this rank's chunk c, stage c * pp.size() + pp.rank().
+  // `chunks[c]` computes this rank's chunk c, stage c * pp.size() + pp.rank(). With groups on GPUs
+  // collective over `pp`: neighbours connect.
   Executor(comm::Group pp, std::vector<StageFunction> chunks);
 
   // Runs all forwards and backwards of a schedule made for pp.size() ranks and this many chunks.
