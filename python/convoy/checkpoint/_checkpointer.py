@@ -229,8 +229,8 @@ class Checkpointer:
         Returns a future that ends when the step is in `tier`: "staged" (whole in the agents' memory), "replicated" (in other
         machines' memory), "local" (committed in the folder; the default, but "staged" where only some saves go there) or
         "remote" (committed in the store; of several machines only the first one's ranks can wait for it). Never raises for what
-        befalls a save; all of it is in the future, and logged: a state that changed since the first save (InvalidArgument, names what), no memory, a
-        full disk, an agent that is gone. The training goes on.
+        befalls a save; all of it is in the future, and logged: a state that changed since the first save (InvalidArgument, names
+        what), no memory, a full disk, an agent that is gone. The training goes on.
 
         notes: texts for `convoy ckpt inspect`; those of one rank count. everywhere: it goes to folder and store, whatever
         disk_every and remote_every say, as the last one of a job should; all ranks alike.
