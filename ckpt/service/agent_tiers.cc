@@ -46,7 +46,7 @@ Result<std::shared_ptr<AgentJob>> Agent::job_for(const Workers& workers) {
       disk.take_over = workers.take_over;
       disk.compress = workers.compress;
       disk_ = std::make_shared<DiskTier>(std::move(disk));
-      if (workers.node == 0) start_scrubber();  // the nodes have one folder
+      if (workers.node == 0) start_scrubber(workers.remote);  // one folder
     }
   }
   // The store takes what the folder has got, so one node is enough.
@@ -89,12 +89,13 @@ void Agent::open_remote(const Workers& workers) {
   remote_ = std::make_shared<RemoteTier>(std::move(remote));
 }
 
-void Agent::start_scrubber() {
+void Agent::start_scrubber(const std::string& remote_uri) {
   if (options_.scrub_every == Nanos(0)) return;
   ScrubberOptions options;
   options.folder = folder_;
   options.every = options_.scrub_every;
   options.bandwidth = options_.scrub_bandwidth;
+  options.remote = remote_uri;
   options.held = [this] { return held_copy(); };
   scrubber_ = std::make_unique<Scrubber>(std::move(options));
 }
