@@ -55,7 +55,7 @@ class Agent {
   Status wait(Session& session, const proto::Wait& wait);
   Status find(Session& session);
   Status ensure_cluster();
-  void start_scrubber();
+  void start_scrubber(const std::string& remote_uri);
   std::optional<HeldCopy> held_copy();
 
   void answer(Session& session, const proto::Answer& answer, int fd = -1);

@@ -50,7 +50,7 @@ Result<std::shared_ptr<AgentJob>> Agent::job_for(const Workers& workers) {
       if (workers.nodes > 1) disk.claimant.who += " " + random_hex().substr(0, 8);
       disk.rules = disk_rules(workers);
       disk_ = std::make_shared<DiskTier>(std::move(disk));
-      if (workers.node == 0) start_scrubber();  // the nodes have one folder
+      if (workers.node == 0) start_scrubber(workers.remote);  // one folder
     }
   } else {
     disk_->set_rules(disk_rules(workers));
@@ -98,12 +98,13 @@ void Agent::open_remote(const Workers& workers) {
   remote_ = std::make_shared<RemoteTier>(std::move(remote));
 }
 
-void Agent::start_scrubber() {
+void Agent::start_scrubber(const std::string& remote_uri) {
   if (options_.scrub_every == Nanos(0)) return;
   ScrubberOptions options;
   options.folder = folder_;
   options.every = options_.scrub_every;
   options.bandwidth = options_.scrub_bandwidth;
+  options.remote = remote_uri;
   options.held = [this] { return held_copy(); };
   scrubber_ = std::make_unique<Scrubber>(std::move(options));
 }

@@ -125,6 +125,12 @@ Status Scrubber::scrub_step(Store& store, Catalog& catalog, const StepInfo& info
     memory.emplace(std::move(*held));
     options.menders.push_back(&*memory);
   }
+  std::unique_ptr<Store> far;
+  StepMender remote(options_.remote, [&](uint64_t step) -> Result<std::unique_ptr<StepSource>> {
+    CONVOY_ASSIGN_OR_RETURN(far, open_store(options_.remote));
+    return open_step(*far, step);
+  });
+  if (!options_.remote.empty()) options.menders.push_back(&remote);
   options.progress = [this](const VerifyProgress&) {
     const std::lock_guard lock(mutex_);
     return !ending_;

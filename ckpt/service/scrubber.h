@@ -27,13 +27,14 @@ struct ScrubberOptions {
   std::string folder;
   Nanos every{0};          // between the beginnings of two passes
   uint64_t bandwidth = 0;  // bytes/s; 0: no limit
+  std::string remote;      // the remote tier's URI, "": none. Opened when something is damaged
   // Asked on the scrubber's thread. A slot may be written anew meanwhile: checksums tell.
   std::function<std::optional<HeldCopy>()> held;
 };
 
 // Reads all committed steps of the folder again and again, on a thread of the lowest priority, and
-// mends what is damaged from the agent's memory, as long as that has the step. Tells of damage in
-// the log.
+// mends what is damaged from the agent's memory, as long as that has the step, and from the remote
+// tier. Tells of damage in the log.
 class Scrubber {
  public:
   explicit Scrubber(ScrubberOptions options);

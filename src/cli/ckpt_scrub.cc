@@ -22,11 +22,14 @@ constexpr const char* kFooter = R"(Examples:
       every committed step, from the disk itself, with 50 MiB/s: for a timer
   convoy ckpt scrub runs/a/checkpoints --from /backup/a/checkpoints
       and what is damaged is replaced by the copy's, if that is whole
+  convoy ckpt scrub runs/a/checkpoints --from s3://bucket/a
+      the same from the job's remote tier
   convoy ckpt scrub runs/a/checkpoints --step 1200 --json
 
 `verify` reads through the page cache, which may hold what the disk has lost; scrub reads past it.
-A copy is a folder with the same files; it is believed only where checksums match. Damaged files are
-replaced as a whole, at once. May run beside a job.
+A copy is a folder with the same files, or a remote tier with the same steps (that one mends data
+that is not compressed, and no records); it is believed only where checksums match. Damaged files
+are replaced as a whole, at once. May run beside a job.
 Exit codes: 0 all is right now; 64 bad option; 65 something is damaged still, or made by a newer
 Convoy; 66 no such folder or step.)";
 
@@ -87,6 +90,11 @@ Result<Scrubbed> scrub_step(Job& job, const ckpt::StepInfo& info) {
   Progress progress("scrubbed");
   ckpt::ScrubOptions options;
   options.menders = job.menders;
+  // A remote tier has the same steps in files of its own.
+  ckpt::StepMender other_files(job.copy ? job.copy->name : "", [&](uint64_t step) {
+    return ckpt::open_step(*job.copy->store, step);
+  });
+  if (job.copy) options.menders.push_back(&other_files);
   options.progress = [&](const ckpt::VerifyProgress& done) {
     progress.show(done.bytes, total);
     return true;

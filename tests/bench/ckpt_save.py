@@ -6,9 +6,9 @@
 4 ranks (gloo), DTensors as FSDP2 shards them; width 1024 is 512 MiB a rank in 372 tensors. Each run takes all modes in turn, so
 that all meet the same machine. Figures are medians over the runs of the slowest rank. `stall` is what the call keeps the
 caller; `durable` until every rank's files and folders are synced; the limit is a copy of the same bytes by as many threads
-into memory that has been touched. Loads drop the page cache first (as root; else they say so). With --device cuda the state is on
-the GPU, which the ranks share; `stall` then lasts until the GPU may write to the state again, `call` until the call returns, and
-the limit is a copy of the same bytes into pinned memory.
+into memory that has been touched, and for the disk fio's writes of as many bytes. Loads drop the page cache first (as root;
+else they say so). With --device cuda the state is on the GPU, which the ranks share; `stall` then lasts until the GPU may write
+to the state again, `call` until the call returns, and the limit is a copy of the same bytes into pinned memory.
 """
 import argparse
 import json
@@ -115,6 +115,24 @@ class Memcpy:
         return time.perf_counter() - started
 
 
+def fio_write(folder: str, size: int) -> float:
+    """Seconds that fio takes to write and sync as many bytes past the page cache, in a file a rank; 0: there is no fio."""
+    path = pathlib.Path(folder, "fio")
+    path.mkdir()
+    words = ["fio", "--name=t", "--mem=malloc", f"--directory={path}", "--rw=write", "--bs=4m", "--direct=1", "--ioengine=io_uring", "--iodepth=8",
+             f"--nrfiles={SIZE}", "--file_service_type=sequential", f"--size={size}", "--end_fsync=1", "--output-format=json"]
+    try:
+        # Its buffers in huge pages, as ours.
+        done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=True,
+                              env=os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"})
+        job = json.loads(done.stdout[done.stdout.index("{"):])["jobs"][0]
+        return job["write"]["io_bytes"] / job["write"]["bw_bytes"]
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return 0.0
+    finally:
+        shutil.rmtree(path)
+
+
 class Modes:
     """One save in each of the ways: (fence, wait), where the state may be changed after fence(), and wait() ends when the save's own
     writes are done."""
@@ -213,18 +231,22 @@ def save_ranks(rank: int, size: int, folder: str, d: int, runs: int, peers: tupl
     ranks.init("gloo", rank, size, timeout_s=600)
     state = make_state(rank, size, d)
     modes, memcpy = Modes(rank, folder, state), Memcpy(state)
-    results: dict[str, list] = {mode: [] for mode in ("convoy", *peers)} | {"memcpy": [], "slowdown": []}
+    results: dict[str, list] = {mode: [] for mode in ("convoy", *peers)} | {"memcpy": [], "fio": [], "slowdown": []}
+    state_bytes = sum(tensor.nbytes for tensor in modes.local.values()) * size
     for run in range(runs + 1):  # the first is the first save of each
         for mode in ("convoy", *peers):
             results[mode].append(modes.timed(mode))
         dist.barrier()
         results["memcpy"].append(slowest(memcpy.run()))
+        if rank == 0:
+            results["fio"].append(fio_write(folder, state_bytes))
+        dist.barrier()
     background = ("convoy", *(p for p in peers if "async" in p and "cached" not in p))
     for _ in range(max(1, runs // 2)):
         results["slowdown"].append({mode: modes.slowdown(mode) for mode in background})
     modes.checkpointer.close()
     results["incremental"] = incremental(rank, folder, state)
-    results["state_bytes"] = sum(tensor.nbytes for tensor in modes.local.values()) * size
+    results["state_bytes"] = state_bytes
     if rank == 0:
         pathlib.Path(folder, "results.json").write_text(json.dumps(results))
     dist.barrier()
@@ -296,14 +318,15 @@ def report(results: dict, case: str, peers: tuple[str, ...]) -> None:
     def median(mode: str, what: str) -> float:
         return statistics.median(run[what] for run in results[mode][1:])
     limit = statistics.median(results["memcpy"][1:])
+    fio = statistics.median(results["fio"][1:])
     stall, durable = median("convoy", "stall"), median("convoy", "durable")
     line("stall_first", results["convoy"][0]["stall"], "s", case + " first", limit=limit, limit_name="memcpy", warm=stall)
     for peer in peers:
         line("stall", stall, "s", f"{case} stall", call=median("convoy", "call"), peer=peer, peer_value=median(peer, "stall"), limit=limit, limit_name="memcpy",
              peer_first=results[peer][0]["stall"])
-    for peer in peers:
-        line("durable", durable, "s", f"{case} durable", peer=peer, peer_value=median(peer, "durable"),
-             bytes_per_s=results["state_bytes"] / durable)
+    for peer in peers or ("",):
+        line("durable", durable, "s", f"{case} durable", bytes_per_s=results["state_bytes"] / durable, limit=fio, limit_name="fio",
+             **({"peer": peer, "peer_value": median(peer, "durable")} if peer else {}))
     ours = statistics.median(run["convoy"] for run in results["slowdown"])
     for peer in results["slowdown"][0]:
         if peer != "convoy":

@@ -41,12 +41,13 @@ std::string fresh(const std::string& name) {
 // `convoy agent` in a process of its own, which this program has not forked from with Arrow loaded.
 class AgentProcess : public AgentChild {
  public:
-  explicit AgentProcess(const std::string& fault = "")
-      : AgentChild([&fault](const std::string& name, int lifeline) {
+  explicit AgentProcess(const std::string& fault = "", const char* scrub_every = "0s")
+      : AgentChild([&](const std::string& name, int lifeline) {
           ::fcntl(lifeline, F_SETFD, 0);
           if (!fault.empty()) ::setenv("CONVOY_FAULT", fault.c_str(), 1);
           ::execl(CONVOY_CLI, "convoy", "agent", "--name", name.c_str(), "--lifeline",
-                  std::to_string(lifeline).c_str(), static_cast<char*>(nullptr));
+                  std::to_string(lifeline).c_str(), "--scrub-every", scrub_every,
+                  static_cast<char*>(nullptr));
         }) {}
 };
 
@@ -451,6 +452,32 @@ TEST_CASE("what is damaged in the folder comes from the store") {
   CHECK(load({"", temp / "ckpt", remote}, &how) == 2);
   // And without a store the older one.
   CHECK(load({"", temp / "ckpt", ""}, &how) == 1);
+}
+
+TEST_CASE("the agent mends its folder from the store, where memory has the step no more") {
+  clear_s3();
+  TempFolder temp;
+  AgentProcess agent("", "50ms");
+  ClientOptions options = options_for(agent, temp / "ckpt", s3_uri(fresh("scrub")));
+  options.keep_newest = options.remote_keep_newest = 5;
+  auto client = connected(options);
+  for (uint64_t step = 1; step <= 4; ++step) {
+    save(*client, step);
+    REQUIRE(client->wait(step, Tier::kRemoteDurable, kPatience).ok());
+  }
+  const auto local = open(temp / "ckpt");
+  Catalog catalog(*local);
+  const auto commit = catalog.load_commit(1);
+  REQUIRE(commit.ok());
+  const std::string file = catalog.load_part(commit->parts[0])->files[0].path;
+  const auto whole = *local->get(file, 1 << 30);
+  auto bytes = whole;
+  bytes[1000] ^= std::byte{1};
+  bytes[kChunkBytes + 5] ^= std::byte{4};
+  REQUIRE(local->put(file, bytes).ok());
+  wait_for([&] { return *local->get(file, 1 << 30) == whole; });
+  CHECK(catalog.verify(1)->ok());
+  CHECK(agent.end(SIGTERM) == 0);
 }
 
 TEST_CASE("a store that can't be reached fails a load only if no other place has a step") {

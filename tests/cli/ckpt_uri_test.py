@@ -116,6 +116,17 @@ class UriTest(unittest.TestCase):
         self.ckpt("scrub", self.uri, "--from", self.disk)
         self.ckpt("verify", self.uri)
 
+    def test_scrub_mends_from_a_remote_tier_with_files_of_its_own(self):
+        disk, far = self.root / "raw", uri(f"{self.name}-compressed")
+        subprocess.run([MAKE, str(disk), "100"], check=True, timeout=PATIENCE_S)
+        subprocess.run([MAKE, far, "compress=1", "100"], check=True, timeout=PATIENCE_S)
+        file = disk / self.json("inspect", disk)["files"][0]["path"]
+        whole = file.read_bytes()
+        file.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+        self.ckpt("scrub", disk, code=65)
+        self.assertIn(f"from s3://convoy/{self.name}-compressed", self.ckpt("scrub", disk, "--from", far))
+        self.assertEqual(file.read_bytes(), whole)
+
     def test_a_server_that_refuses_is_no_damage(self):
         proxy("/__rule?id=no&match=chunks&action=status&arg=503&times=1000")
         text = self.ckpt("verify", self.uri, code=69)

@@ -41,6 +41,28 @@ class StoreMender final : public Mender {
   Store& store_;
 };
 
+// A committed step of a store. The store must outlive it. kNotFound.
+Result<std::unique_ptr<StepSource>> open_step(Store& store, uint64_t step);
+
+// The same step in a place with files of its own, such as the remote tier: uncompressed chunks
+// only, and no records. One for each scrub of a step.
+class StepMender final : public Mender {
+ public:
+  // Asked once, when a chunk is wanted: the place need not be reached before.
+  using Open = std::function<Result<std::unique_ptr<StepSource>>(uint64_t step)>;
+  StepMender(std::string name, Open open) : name_(std::move(name)), open_(std::move(open)) {}
+  std::string name() const override { return name_; }
+  Result<std::vector<std::byte>> record(const std::string& path) override;
+  Status chunk(const Part& part, const Stream& stream, uint64_t i,
+               std::span<std::byte> stored) override;
+
+ private:
+  const std::string name_;
+  const Open open_;
+  std::unique_ptr<StepSource> source_;
+  Status failed_;  // to open it
+};
+
 struct ScrubOptions {
   std::vector<Mender*> menders;  // asked in this order
   // Files in these steps' folders are left out: they are read with their own step.
