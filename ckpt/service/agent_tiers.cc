@@ -54,6 +54,10 @@ Result<std::shared_ptr<AgentJob>> Agent::job_for(const Workers& workers) {
     }
   } else {
     disk_->set_rules(disk_rules(workers));
+    if (workers.node == 0 && remote_place_ != workers.remote) {
+      scrubber_.reset();
+      start_scrubber(workers.remote);
+    }
   }
   // The store takes what the folder has got, so one node is enough.
   const bool opens_remote = workers.node == 0;

@@ -460,6 +460,10 @@ TEST_CASE("the agent mends its folder from the store, where memory has the step 
   AgentProcess agent("", "50ms");
   ClientOptions options = options_for(agent, temp / "ckpt", s3_uri(fresh("scrub")));
   options.keep_newest = options.remote_keep_newest = 5;
+  ClientOptions before = options;  // a generation that had no store
+  before.generation = 0;
+  before.remote = "";
+  (void)connected(before);
   auto client = connected(options);
   for (uint64_t step = 1; step <= 4; ++step) {
     save(*client, step);
