@@ -18,24 +18,25 @@ ALLOWED = {
     "dataset": {"base"},
     "schedule": {"base"},
     "rpc": {"base"},
+    "trace": {"base"},
     "rendezvous": {"base"},
     "launch": {"base", "rendezvous"},
     "comm": {"base", "mesh", "rendezvous"},
     "tensor": {"base", "mesh", "comm"},
     "sequence": {"base", "mesh", "comm"},
     "data": {"base", "mesh", "comm"},
-    "pipeline": {"base", "mesh", "comm", "schedule"},
+    "pipeline": {"base", "mesh", "comm", "schedule", "trace"},
     "model": {"base", "mesh", "comm", "tensor", "sequence", "data", "pipeline", "schedule"},
     "ckpt": {"base", "mesh", "rpc", "comm"},
     "runtime": {"base", "mesh", "dataset", "rendezvous", "launch", "comm", "schedule", "tensor", "sequence",
-                "data", "pipeline", "model", "ckpt"},
+                "data", "pipeline", "model", "ckpt", "trace"},
     "standin": set(),  # libraries of their own: nothing of Convoy is inside
-    "cli": {"base", "mesh", "dataset", "rendezvous", "launch", "schedule", "ckpt"},
+    "cli": {"base", "mesh", "dataset", "rendezvous", "launch", "schedule", "ckpt", "trace"},
     "python": {"base", "mesh", "dataset", "rendezvous", "launch", "comm", "schedule", "tensor", "sequence",
                "data", "pipeline", "model", "runtime", "ckpt"},
 }
 # Folders that must not see torch. comm/host is the torch-free engine inside comm; of ckpt only ckpt/torch/ sees torch.
-TORCH_FREE = {"base", "mesh", "dataset", "rpc", "schedule", "rendezvous", "launch", "cli"}
+TORCH_FREE = {"base", "mesh", "dataset", "rpc", "trace", "schedule", "rendezvous", "launch", "cli"}
 TORCH_FREE_PATHS = ("src/comm/host/", "include/convoy/comm/host/", "src/standin/core/", "src/standin/cudart/", "src/standin/driver/",
                     "ckpt/manifest/", "ckpt/io/", "ckpt/store/", "ckpt/snapshot/", "ckpt/service/", "ckpt/restore/", "ckpt/formats/",
                     "ckpt/arrow/", "ckpt/cluster/", "ckpt/replica/")
@@ -55,8 +56,8 @@ def module_of(path: str) -> str | None:
         return parts[1]
     if parts[0] == "parallel" and len(parts) > 2:
         return parts[1]
-    if parts[0] == "ckpt" and len(parts) > 2:
-        return "ckpt"
+    if parts[0] in ("ckpt", "trace") and len(parts) > 2:
+        return parts[0]
     if parts[0] == "python":
         return "python"
     return None

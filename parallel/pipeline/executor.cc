@@ -2,6 +2,7 @@
 // and peers come from the schedule; nothing is decided here.
 #include <convoy/base/check.h>
 #include <convoy/parallel/pipeline/executor.h>
+#include <convoy/trace/recorder.h>
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
@@ -36,7 +37,11 @@ void connect_neighbours(const comm::Group& pp) {
 }  // namespace
 
 Executor::Executor(comm::Group pp, std::vector<StageFunction> chunks)
-    : pp_(std::move(pp)), chunks_(std::move(chunks)) {
+    : pp_(std::move(pp)),
+      chunks_(std::move(chunks)),
+      trace_forward_(trace::intern("forward")),
+      trace_backward_(trace::intern("backward")),
+      trace_await_(trace::intern("await stage")) {
   CONVOY_CHECK(!chunks_.empty(), "a pipeline rank computes at least one chunk");
   connect_neighbours(pp_);
 }
@@ -71,6 +76,7 @@ void Executor::located(const Action& action, const std::function<void()>& body) 
 void Executor::await(comm::Pending& pending, const char* what, int other) {
   awaited_ = what;
   awaited_stage_ = other;
+  const trace::Span span(trace_await_, static_cast<uint64_t>(other));
   pending.wait();
   awaited_ = nullptr;
 }
@@ -158,6 +164,7 @@ at::Tensor Executor::compute(int chunk, int microbatch, const at::Tensor& input)
 }
 
 void Executor::forward(const Action& action) {
+  const trace::Span span(trace_forward_, static_cast<uint64_t>(action.microbatch));
   InFlight& f = flight(action);
   await(f.input_pending, "the hidden state of", stage(action.chunk) - 1);
   if (stage(action.chunk) > 0) {
@@ -173,6 +180,7 @@ void Executor::forward(const Action& action) {
 }
 
 void Executor::backward(const Action& action) {
+  const trace::Span span(trace_backward_, static_cast<uint64_t>(action.microbatch));
   InFlight& f = flight(action);
   if (action.microbatch == microbatches_ - 1 && before_last_backward_) {
     before_last_backward_(action.chunk);

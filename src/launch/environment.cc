@@ -5,6 +5,7 @@
 #include <convoy/base/units.h>
 #include <convoy/launch/environment.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <unistd.h>
@@ -191,6 +192,12 @@ Status read_settings(const Getenv& getenv, Environment* out) {
   if (const std::string text = text_of(getenv, "CONVOY_TIMEOUT"); !text.empty()) {
     CONVOY_ASSIGN_OR_RETURN(out->timeout, parse_duration("CONVOY_TIMEOUT", text));
     if (out->timeout == Nanos(0)) return bad("CONVOY_TIMEOUT is 0, but must be longer than that.");
+  }
+  out->trace = text_of(getenv, "CONVOY_TRACE", "spans");
+  const std::array levels{"off", "collectives", "spans", "details"};
+  if (std::find(levels.begin(), levels.end(), out->trace) == levels.end()) {
+    return bad("CONVOY_TRACE is '" + out->trace +
+               "', but must be one of off, collectives, spans, details.");
   }
   out->log_level = text_of(getenv, "CONVOY_LOG", "info");
   for (const std::string_view level : {"debug", "info", "warn", "error", "off"}) {

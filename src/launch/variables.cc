@@ -42,6 +42,8 @@ constexpr std::array kVariables{
              "an abstract socket's name; none: saves are refused"},
     Variable{"CONVOY_BIN", "the program `convoy`, for a worker that starts an agent",
              "beside the worker or Convoy's library, else in PATH", "a path"},
+    Variable{"CONVOY_TRACE", "how much of its work each rank records, for `convoy trace`", "spans",
+             "off, collectives, spans, details"},
     Variable{"CONVOY_LOG", "least level of log lines that are shown", "info",
              "debug, info, warn, error, off"},
     Variable{"CONVOY_FAULT", "fault points to trip, for tests", "none",

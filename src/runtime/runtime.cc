@@ -4,6 +4,7 @@
 #include <convoy/comm/nccl.h>
 #include <convoy/runtime/program.h>
 #include <convoy/runtime/runtime.h>
+#include <convoy/trace/recorder.h>
 
 #include <ATen/Parallel.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
@@ -26,6 +27,20 @@ Result<Mesh> mesh_of(const RuntimeOptions& options, const launch::Environment& e
   std::string text = options.mesh.empty() ? environment.mesh : options.mesh;
   if (text.empty()) text = "dp=*";
   return Mesh::parse(text, environment.world_size);
+}
+
+// A trace that can't be had costs nothing but itself.
+void start_trace(const launch::Environment& environment) {
+  const trace::Level level = *trace::level_of(environment.trace);
+  if (level == trace::Level::kOff) return;
+  const auto segment =
+      trace::open_recorder({.rank = environment.rank,
+                            .world_size = environment.world_size,
+                            .generation = static_cast<uint64_t>(environment.generation)},
+                           level);
+  if (!segment.ok()) {
+    CONVOY_LOG(Warn) << "nothing is traced: " << segment.status().message();
+  }
 }
 
 }  // namespace
@@ -53,6 +68,7 @@ Result<std::unique_ptr<Runtime>> Runtime::start(const RuntimeOptions& options) {
     }
   }
   CONVOY_LOG(Debug) << launch::describe(environment);
+  start_trace(environment);
   CONVOY_ASSIGN_OR_RETURN(Mesh mesh, mesh_of(options, environment));
   at::set_num_threads(threads_per_rank(environment));
 

@@ -11,6 +11,7 @@
 #include <convoy/runtime/progress.h>
 #include <convoy/runtime/train.h>
 #include <convoy/runtime/trainer.h>
+#include <convoy/trace/recorder.h>
 
 #include <ATen/Parallel.h>
 
@@ -308,7 +309,10 @@ Status Run::resume(Trainer& trainer) {
 }
 
 Status Run::one_step(Trainer& trainer) {
+  const trace::Span step(trace::intern("step"), static_cast<uint64_t>(steps_ + 1));
+  std::optional<trace::Span> data(std::in_place, trace::intern("data"));
   CONVOY_ASSIGN_OR_RETURN(const at::Tensor batch, samples_.next(preset_.batch, dp_rank_, dp_size_));
+  data.reset();
   last_ = trainer.forward_backward(batch);
   const double stalled = checkpoints_.before_update();
   if (speaks() && stalled > 0) {
@@ -319,6 +323,7 @@ Status Run::one_step(Trainer& trainer) {
 }
 
 Status Run::save(Trainer& trainer, int64_t step, bool is_last) {
+  const trace::Span span(trace::intern("checkpoint"), static_cast<uint64_t>(step));
   const double stalled = checkpoints_.after_step(step, is_last, trainer, samples_);
   return speaks() && stalled > 0 ? folder_.stalled(step, stalled) : ok_status();
 }

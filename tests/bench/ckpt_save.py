@@ -234,12 +234,15 @@ def save_ranks(rank: int, size: int, folder: str, d: int, runs: int, peers: tupl
     results: dict[str, list] = {mode: [] for mode in ("convoy", *peers)} | {"memcpy": [], "fio": [], "slowdown": []}
     state_bytes = sum(tensor.nbytes for tensor in modes.local.values()) * size
     for run in range(runs + 1):  # the first is the first save of each
-        for mode in ("convoy", *peers):
+        turn = ("convoy", *peers)
+        for mode in turn[run % len(turn):] + turn[:run % len(turn)]:  # nobody always follows the same one
             results[mode].append(modes.timed(mode))
         dist.barrier()
         results["memcpy"].append(slowest(memcpy.run()))
         if rank == 0:
             results["fio"].append(fio_write(folder, state_bytes))
+            os.sync()
+            time.sleep(1)  # the disk forgets fio's files
         dist.barrier()
     background = ("convoy", *(p for p in peers if "async" in p and "cached" not in p))
     for _ in range(max(1, runs // 2)):
@@ -268,6 +271,12 @@ def incremental(rank: int, folder: str, state: dict[str, DTensor]) -> float:
     checkpointer.close()
     dist.barrier()
     return files_bytes(f"{folder}/incremental/data/s000000000002") / files_bytes(f"{folder}/incremental/data/s000000000001")
+
+
+def peak_memory(pid: int) -> int:
+    """Bytes, shared memory that it has touched included."""
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    return 1024 * int(next(text for text in status.splitlines() if text.startswith("VmHWM")).split()[1])
 
 
 def drop_caches() -> bool:
@@ -357,10 +366,13 @@ def main() -> None:
         agents = [subprocess.Popen([convoy, "agent", "--name", name], stderr=subprocess.DEVNULL) for name in names]
         try:
             ranks.run(SIZE, save_ranks, SIZE, folder, args.width, args.runs, peers, limit_s=1800)
+            memory = peak_memory(agents[0].pid)
         finally:
             for agent in agents:
                 agent.terminate()
                 agent.wait(60)
+        state_bytes = mib * SIZE * 2**20
+        line("agent_memory", memory / state_bytes, "times the state", f"{SIZE}x{mib}MiB", beyond_double_buffer_bytes=memory - 2 * state_bytes)
         report(json.loads(pathlib.Path(folder, "results.json").read_text()), f"{SIZE}x{mib}MiB", peers)
         if "dcp.save" not in peers:
             return

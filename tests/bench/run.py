@@ -23,6 +23,7 @@ BENCHES = {
     "ckpt.save": ([sys.executable, HERE / "ckpt_save.py", "--build", "{build}"], ["--width", "128", "--runs", "2"]),
     "ckpt.load": (["{build}/tests/bench/ckpt_load", "--folder", "{build}/bench"], ["--mib", "64", "--runs", "3"]),
     "ckpt.remote": ([sys.executable, HERE / "ckpt_remote.py", "--build", "{build}"], ["--mib", "32", "--runs", "2"]),
+    "trace.record": (["{build}/tests/bench/trace_record"], []),
     "rehearse": ([sys.executable, HERE / "rehearse.py", "--build", "{build}"], ["--ranks", "1", "--runs", "3"]),
     "ckpt.records": (["{build}/tests/bench/ckpt_records"], ["10", "0.1"]),
     "ckpt.coordinator": (["{build}/tests/bench/ckpt_coordinator", "{build}/bench/coordinator"], ["100", "8", "2"]),

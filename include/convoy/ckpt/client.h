@@ -86,7 +86,8 @@ class SnapshotClient {
 
   // Reserves memory for snapshots like this state, twice its bytes, and touches it, on huge pages
   // where the kernel makes them: the first save is as fast as later ones then. Blocks until that is
-  // done, some 0.3 s a GiB. kResourceExhausted: the machine has not as much memory left.
+  // done: a second or two a GiB of state with huge pages, which make the disk twice as fast.
+  // kResourceExhausted: the machine has not as much memory left.
   Status prepare(const State& state);
 
   // Copies the state, checksums on the way, and returns once the agent has it: this process may be

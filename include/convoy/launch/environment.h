@@ -46,9 +46,10 @@ struct Environment {
   Nanos timeout = std::chrono::seconds(300);  // CONVOY_TIMEOUT: of joining and of every collective
   std::string interface;                      // CONVOY_INTERFACE: network interface; "": automatic
   std::string address;                        // CONVOY_ADDRESS: address to listen on; "": automatic
-  std::string host_id;  // CONVOY_HOST_ID: ranks with equal ids share memory; "": found out
-  std::string agent;    // CONVOY_AGENT: abstract socket name of this node's agent; "": none
-  std::string program;  // CONVOY_BIN: the convoy program, to start an agent; "": looked for
+  std::string host_id;          // CONVOY_HOST_ID: ranks with equal ids share memory; "": found out
+  std::string agent;            // CONVOY_AGENT: abstract socket name of this node's agent; "": none
+  std::string program;          // CONVOY_BIN: the convoy program, to start an agent; "": looked for
+  std::string trace = "spans";  // CONVOY_TRACE: off|collectives|spans|details
   std::string log_level = "info";  // CONVOY_LOG: debug|info|warn|error|off
   std::string fault;               // CONVOY_FAULT: fault points to arm, for tests
 };

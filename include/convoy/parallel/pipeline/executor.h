@@ -84,6 +84,7 @@ class Executor {
 
   comm::Group pp_;
   std::vector<StageFunction> chunks_;
+  const uint16_t trace_forward_, trace_backward_, trace_await_;  // interned
   // Of the current run.
   const HiddenState* hidden_ = nullptr;
   std::vector<std::vector<InFlight>> flights_;  // [chunk][micro-batch]

@@ -1,0 +1,173 @@
+// Who writes where: a thread takes a free ring with its first record and gives it back when it
+// ends; what stands in the ring stays. The segment is kept mapped for good, since threads may be in
+// the middle of a record.
+#include <convoy/base/log.h>
+#include <convoy/trace/recorder.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <pthread.h>
+#include <sys/syscall.h>
+#include <thread>
+#include <unistd.h>
+
+namespace convoy::trace {
+namespace {
+
+constexpr auto kBetweenAnchors = std::chrono::seconds(1);
+// The first two anchors tell the rate, to some 50 ppm, until the next one comes.
+constexpr auto kFirstAnchors = std::chrono::milliseconds(2);
+
+constinit const std::atomic<uint8_t> off{0};
+
+// Of the open recorder. Leaked: threads record until the process's end.
+struct State {
+  std::mutex mutex;
+  std::shared_ptr<Segment> segment;  // guarded by mutex, as what follows
+  std::map<std::string, uint16_t, std::less<>> names;
+  bool told_full = false;
+
+  std::condition_variable changed;
+  bool ending = false;
+  std::thread keeper;
+};
+
+State& state() {
+  static auto* const the = new State;
+  return *the;
+}
+
+void add_anchor(Segment& segment) {
+  const Anchor a = take_anchor();
+  layout::Header& header = segment.header();
+  const uint64_t count = header.anchor_count.load(std::memory_order_relaxed);
+  auto& words = header.anchors[count % layout::kAnchors];
+  std::atomic_thread_fence(std::memory_order_release);
+  words[0].store(a.ticks, std::memory_order_relaxed);
+  words[1].store(static_cast<uint64_t>(a.monotonic_ns), std::memory_order_relaxed);
+  words[2].store(static_cast<uint64_t>(a.realtime_ns), std::memory_order_relaxed);
+  header.anchor_count.store(count + 1, std::memory_order_release);
+}
+
+void keep_anchors(State& s, const std::shared_ptr<Segment>& segment) {
+  ::pthread_setname_np(::pthread_self(), "convoy-trace");
+  std::unique_lock lock(s.mutex);
+  while (!s.changed.wait_for(lock, kBetweenAnchors, [&] { return s.ending; })) {
+    add_anchor(*segment);
+  }
+}
+
+// Gives the ring back when the thread ends.
+struct RingOfThread {
+  bool is_used = false;
+  ~RingOfThread() {
+    if (detail::writer.aimed()) detail::writer.ring()->taken.store(0, std::memory_order_release);
+    detail::writer.aim(nullptr, nullptr, 0);
+  }
+};
+thread_local RingOfThread ring_of_thread;
+
+// In a child the parent's rings are the parent's.
+void forget_in_child() {
+  detail::level = &off;
+  detail::writer.aim(nullptr, nullptr, 0);
+  State& s = state();
+  new (&s) State;  // its lock may be held, its thread is not there; both are leaked
+}
+
+}  // namespace
+
+namespace detail {
+
+constinit std::atomic<const std::atomic<uint8_t>*> level{&off};
+bool cycles = ticks_are_cycles();
+thread_local constinit RingWriter writer;
+
+bool take_ring() {
+  State& s = state();
+  const std::lock_guard lock(s.mutex);
+  if (s.segment == nullptr) return false;
+  layout::Header& header = s.segment->header();
+  for (uint32_t i = 0; i < header.ring_count; ++i) {
+    layout::Ring& ring = layout::ring_of(header, i);
+    uint32_t free = 0;
+    if (!ring.taken.compare_exchange_strong(free, 1, std::memory_order_acquire)) continue;
+    ring_of_thread.is_used = true;  // so that its destructor runs
+    writer.aim(&ring, layout::records_of(header, i), header.ring_records - 1);
+    writer.write({.time = ticks(),
+                  .value = static_cast<uint64_t>(::syscall(SYS_gettid)),
+                  .kind = Kind::kThread});
+    return true;
+  }
+  header.unplaced.fetch_add(1, std::memory_order_relaxed);
+  return false;
+}
+
+}  // namespace detail
+
+Result<std::shared_ptr<Segment>> open_recorder(const SegmentOptions& options, Level level) {
+  State& s = state();
+  const std::lock_guard lock(s.mutex);
+  if (s.segment == nullptr) {
+    static const int once = ::pthread_atfork(nullptr, nullptr, forget_in_child);
+    (void)once;
+    CONVOY_ASSIGN_OR_RETURN(s.segment, Segment::create(options));
+    add_anchor(*s.segment);
+    std::this_thread::sleep_for(kFirstAnchors);
+    add_anchor(*s.segment);
+  }
+  if (!s.keeper.joinable()) {
+    s.ending = false;
+    s.keeper = std::thread([&s, segment = s.segment] { keep_anchors(s, segment); });
+  }
+  s.segment->set_level(level);
+  detail::level = &s.segment->header().level;
+  return s.segment;
+}
+
+void close_recorder() {
+  State& s = state();
+  std::thread keeper;
+  {
+    const std::lock_guard lock(s.mutex);
+    if (!s.keeper.joinable()) return;
+    detail::level = &off;
+    add_anchor(*s.segment);
+    s.ending = true;
+    keeper = std::move(s.keeper);
+  }
+  s.changed.notify_all();
+  keeper.join();
+}
+
+uint16_t intern(std::string_view name) {
+  if (name.empty()) return 0;
+  name = name.substr(0, layout::kNameLengthMax);
+  State& s = state();
+  const std::lock_guard lock(s.mutex);
+  if (s.segment == nullptr) return 0;
+  if (const auto known = s.names.find(name); known != s.names.end()) return known->second;
+  layout::Header& header = s.segment->header();
+  const uint32_t count = header.name_count.load(std::memory_order_relaxed);
+  const uint32_t at = header.name_bytes.load(std::memory_order_relaxed);
+  if (count == layout::kNamesMax || name.size() > layout::kNameBytesMax - at) {
+    if (!s.told_full) {
+      CONVOY_LOG(Warn) << "the trace has no room for more names: " << std::string(name)
+                       << " and others are left out";
+    }
+    s.told_full = true;
+    return 0;
+  }
+  std::memcpy(header.text.data() + at, name.data(), name.size());
+  header.names[count] = {at, static_cast<uint32_t>(name.size())};
+  header.name_bytes.store(at + static_cast<uint32_t>(name.size()), std::memory_order_relaxed);
+  header.name_count.store(count + 1, std::memory_order_release);
+  const auto id = static_cast<uint16_t>(count + 1);
+  s.names.emplace(name, id);
+  return id;
+}
+
+}  // namespace convoy::trace
