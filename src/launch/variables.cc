@@ -104,6 +104,7 @@ std::string describe(const Environment& e) {
       e.host_id,
       e.agent,
       e.program,
+      e.trace,
       e.log_level,
       e.fault,
   };

@@ -21,6 +21,17 @@
 // Agents for tests, each in a process of its own that ends with the test's.
 namespace convoy::ckpt {
 
+// Looks again and again, for two minutes. Old steps go after the new one has been told to be
+// durable.
+template <class Condition>
+bool eventually(Condition holds) {
+  for (int i = 0; i < 12000; ++i) {
+    if (holds()) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  return false;
+}
+
 class AgentChild {
  public:
   // `body(name, lifeline)` is the child, and doesn't return. Waits until somebody listens at the

@@ -39,7 +39,7 @@ TEST_CASE("all nodes' parts make one step, and what has not changed is referred 
   const Result<Commit> commit = Catalog(**store).latest();
   CHECK(commit->parts.size() == 3);
   CHECK(commit->notes.at("note") == "5");
-  CHECK(Catalog(**store).steps()->size() == 3);
+  CHECK(eventually([&] { return Catalog(**store).steps()->size() == 3; }));
   // Each agent has its own node's ranks.
   for (uint32_t node = 0; node < 3; ++node) {
     const auto held = find_in_memory(agents[node]->name);

@@ -203,7 +203,7 @@ TEST_CASE("steps go from the folder to the store, and old ones go there too") {
     }
   }
   CHECK(committed(remote) == std::vector<uint64_t>{5, 4, 3});
-  CHECK(committed(temp / "ckpt") == std::vector<uint64_t>{5, 4});
+  wait_for([&] { return committed(temp / "ckpt") == std::vector<uint64_t>{5, 4}; });
   for (const std::string& where : {remote, temp / "ckpt"}) {
     const auto store = open(where);
     Catalog catalog(*store);

@@ -186,7 +186,7 @@ TEST_CASE("saves come to memory and to the disk, and old steps go") {
   }
   auto store = open_local_store(folder);
   Catalog catalog(**store);
-  CHECK(catalog.steps()->size() == 3);
+  CHECK(eventually([&] { return catalog.steps()->size() == 3; }));
   CHECK(catalog.latest()->notes.at("note") == "60");
   CHECK(agent.end(SIGTERM) == 0);
 }
@@ -260,6 +260,9 @@ TEST_CASE("a new generation's rules of the folder take effect") {
     for (const StepInfo& info : *infos) out.push_back(info.key.step);
     return out;
   };
+  const auto become = [&](const std::vector<uint64_t>& wanted) {
+    return eventually([&] { return steps() == wanted; });
+  };
   const auto save = [&](SnapshotClient& client, uint64_t step) {
     REQUIRE(client.save(step, RankState(step, 0, 1, /*frozen_half=*/true).state).ok());
   };
@@ -267,7 +270,7 @@ TEST_CASE("a new generation's rules of the folder take effect") {
   auto client = connected(options);
   for (const uint64_t step : {1, 2, 3}) save(*client, step);
   REQUIRE(client->wait(3, Tier::kLocalDurable, kPatience).ok());
-  CHECK(steps() == std::vector<uint64_t>{3});
+  CHECK(become({3}));
   // A disk that stands still, until the next generation.
   options.generation = 2;
   options.bandwidth = 1;
@@ -285,7 +288,7 @@ TEST_CASE("a new generation's rules of the folder take effect") {
   const Status durable = client->wait(7, Tier::kLocalDurable, kPatience);
   INFO(durable.to_string());
   REQUIRE(durable.ok());
-  CHECK(steps() == std::vector<uint64_t>{7, 6, 4});
+  CHECK(become({7, 6, 4}));
   CHECK(newest_on_disk(temp / "ckpt", 1, true) == 7);
   auto store = open_local_store(temp / "ckpt");
   Catalog catalog(**store);
@@ -347,7 +350,9 @@ TEST_CASE("an agent that is killed anywhere leaves the step before it whole") {
     AgentProcess agent(point);
     auto client = connected(options_for(agent, folder, 0, 1, 2));
     REQUIRE(client->save(2, RankState(2, 0, 1).state).ok());
-    CHECK(client->wait(2, Tier::kLocalDurable, kPatience).code() == Code::kUnavailable);
+    // Before old steps go the step is told to be durable; the answer may come or not.
+    const Code told = client->wait(2, Tier::kLocalDurable, kPatience).code();
+    CHECK((told == Code::kUnavailable || (told == Code::kOk && point == "ckpt.tier.collect.kill")));
     const int status = agent.join();
     CHECK((WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL));  // the fault fired
   }

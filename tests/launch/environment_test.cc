@@ -212,6 +212,7 @@ TEST_CASE("mistakes are named with the variable and what is allowed") {
   REQUIRE_THAT(error_of({{"CONVOY_TIMEOUT", "0"}}), Contains("CONVOY_TIMEOUT is 0"));
   REQUIRE_THAT(error_of({{"CONVOY_GENERATION", "-1"}}), Contains("CONVOY_GENERATION"));
   REQUIRE_THAT(error_of({{"CONVOY_LOG", "loud"}}), Contains("debug, info"));
+  REQUIRE_THAT(error_of({{"CONVOY_TRACE", "loud"}}), Contains("off, collectives"));
 }
 
 TEST_CASE("misspelt variables are reported with the nearest name") {
@@ -232,6 +233,7 @@ TEST_CASE("describe shows every variable of the contract with its own value") {
                      {"MASTER_PORT", "77"},
                      {"CONVOY_GENERATION", "9"},
                      {"CONVOY_TIMEOUT", "7 s"},
+                     {"CONVOY_TRACE", "details"},
                      {"CONVOY_LOG", "warn"}};
   for (const Variable& v : variables()) {
     const auto found = legal.find(v.name);

@@ -14,6 +14,7 @@
 #include <new>
 #include <string>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <x86intrin.h>
@@ -114,6 +115,12 @@ Anchor take_anchor() {
 Result<std::shared_ptr<Segment>> Segment::create(const SegmentOptions& options) {
   CONVOY_RETURN_IF_ERROR(check_options(options));
   const uint64_t bytes = bytes_for(options.rings, options.ring_records);
+  // Beyond it the kernel would end the process.
+  rlimit most{};
+  if (::getrlimit(RLIMIT_FSIZE, &most) == 0 && most.rlim_cur < bytes) {
+    return Status(Code::kResourceExhausted, "a trace segment of " + format_bytes(bytes) +
+                                                " is larger than `ulimit -f` allows");
+  }
   UniqueFd fd(::memfd_create("convoy-trace", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!fd || ::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0 ||
       ::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0) {
