@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <cmath>
 #include <cstring>
 #include <ctime>
 #include <fcntl.h>
@@ -220,9 +221,15 @@ int64_t Segment::convert(uint64_t ticks, bool realtime) const {
   const auto second = std::clamp(after, all.begin() + 1, all.end() - 1);
   const Anchor &a = *(second - 1), &b = *second;
   if (b.ticks <= a.ticks) return ns(a);
-  const double rate = static_cast<double>(ns(b) - ns(a)) / static_cast<double>(b.ticks - a.ticks);
-  return ns(a) +
-         static_cast<int64_t>(rate * static_cast<double>(static_cast<int64_t>(ticks - a.ticks)));
+  // Without overflow, whatever a broken process has left there.
+  const auto minus = [](auto x, auto y) {
+    return static_cast<double>(
+        static_cast<int64_t>(static_cast<uint64_t>(x) - static_cast<uint64_t>(y)));
+  };
+  const double offset = minus(ns(b), ns(a)) / minus(b.ticks, a.ticks) * minus(ticks, a.ticks);
+  if (!(std::abs(offset) < 9e18)) return ns(a);
+  return static_cast<int64_t>(static_cast<uint64_t>(ns(a)) +
+                              static_cast<uint64_t>(static_cast<int64_t>(offset)));
 }
 
 int64_t Segment::monotonic_ns(uint64_t ticks) const {
