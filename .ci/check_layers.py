@@ -20,7 +20,7 @@ ALLOWED = {
     "rpc": {"base"},
     "trace": {"base"},
     "rendezvous": {"base"},
-    "launch": {"base", "rendezvous"},
+    "launch": {"base", "rendezvous", "trace"},
     "comm": {"base", "mesh", "rendezvous"},
     "tensor": {"base", "mesh", "comm"},
     "sequence": {"base", "mesh", "comm"},

@@ -99,6 +99,7 @@ struct Summary {
 
 Summary summarise(const std::shared_ptr<trace::Segment>& segment) {
   Summary out;
+  const trace::TimeScale times = segment->time_scale();
   int64_t first = INT64_MAX, last = 0;
   for (uint32_t ring = 0; ring < segment->rings(); ++ring) {
     std::vector<trace::Record> records;
@@ -109,7 +110,7 @@ Summary summarise(const std::shared_ptr<trace::Segment>& segment) {
     std::map<uint16_t, std::vector<int64_t>> open;  // by name: spans of one name may nest
     for (const trace::Record& r : records) {
       if (r.kind == trace::Kind::kThread) open.clear();
-      const int64_t at = segment->monotonic_ns(r.time);
+      const int64_t at = times.monotonic_ns(r.time);
       first = std::min(first, at);
       last = std::max(last, at);
       if (r.kind == trace::Kind::kBegin) open[r.name].push_back(at);

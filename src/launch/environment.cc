@@ -4,8 +4,8 @@
 #include <convoy/base/config.h>
 #include <convoy/base/units.h>
 #include <convoy/launch/environment.h>
+#include <convoy/trace/segment.h>
 
-#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <unistd.h>
@@ -194,8 +194,7 @@ Status read_settings(const Getenv& getenv, Environment* out) {
     if (out->timeout == Nanos(0)) return bad("CONVOY_TIMEOUT is 0, but must be longer than that.");
   }
   out->trace = text_of(getenv, "CONVOY_TRACE", "spans");
-  const std::array levels{"off", "collectives", "spans", "details"};
-  if (std::find(levels.begin(), levels.end(), out->trace) == levels.end()) {
+  if (!trace::level_of(out->trace)) {
     return bad("CONVOY_TRACE is '" + out->trace +
                "', but must be one of off, collectives, spans, details.");
   }

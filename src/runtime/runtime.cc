@@ -29,6 +29,12 @@ Result<Mesh> mesh_of(const RuntimeOptions& options, const launch::Environment& e
   return Mesh::parse(text, environment.world_size);
 }
 
+// NCCL's own switch, since it refuses two ranks of a communicator on one GPU without it.
+bool ranks_share_gpus() {
+  const char* text = std::getenv("NCCL_MULTI_RANK_GPU_ENABLE");
+  return text != nullptr && std::string(text) == "1";
+}
+
 // A trace that can't be had costs nothing but itself.
 void start_trace(const launch::Environment& environment) {
   const trace::Level level = *trace::level_of(environment.trace);
@@ -80,12 +86,6 @@ Result<std::unique_ptr<Runtime>> Runtime::start(const RuntimeOptions& options) {
   }
   CONVOY_RETURN_IF_ERROR(runtime->connect());
   return runtime;
-}
-
-// NCCL's own switch, since it refuses two ranks of a communicator on one GPU without it.
-static bool ranks_share_gpus() {
-  const char* text = std::getenv("NCCL_MULTI_RANK_GPU_ENABLE");
-  return text != nullptr && std::string(text) == "1";
 }
 
 Status Runtime::choose_device(const std::string& name) {

@@ -176,8 +176,7 @@ RemoteTierOptions tier_options(const std::string& uri) {
 }
 
 void wait_for(const std::function<bool()>& done) {
-  for (int i = 0; i < 12000 && !done(); ++i) std::this_thread::sleep_for(10ms);
-  REQUIRE(done());
+  REQUIRE(eventually(done));
 }
 
 }  // namespace

@@ -71,7 +71,8 @@ int records_as_told() {
   EXPECT(got[1].time >= before && got[4].time <= ticks());
   // The clocks agree to within what it takes to read them.
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
-  const int64_t off = (*segment)->monotonic_ns(ticks()) - std::chrono::nanoseconds(now).count();
+  const int64_t off =
+      (*segment)->time_scale().monotonic_ns(ticks()) - std::chrono::nanoseconds(now).count();
   EXPECT(off < 20000000 && off > -20000000);
   // Closed and opened again: the same segment goes on.
   close_recorder();
@@ -188,7 +189,7 @@ TEST_CASE("a killed process leaves its trace to whoever holds the descriptor") {
   CHECK(got.back().value == 1000);
   CHECK((*segment)->name(got.back().name) == "all_reduce");
   CHECK((*segment)->anchors().size() >= 2);
-  CHECK((*segment)->realtime_ns(got.back().time) > 0);
+  CHECK((*segment)->time_scale().realtime_ns(got.back().time) > 0);
   ::close(pipe[0]);
   ::close(pipe[1]);
 }

@@ -119,7 +119,7 @@ TEST_CASE("whoever is overtaken reads whole records, in order, and knows what is
 
 TEST_CASE("anchors turn ticks into times") {
   const auto segment = make();
-  CHECK(segment->monotonic_ns(ticks()) == 0);
+  CHECK(segment->time_scale().monotonic_ns(ticks()) == 0);
   auto& header = segment->header();
   const auto add = [&](const Anchor& a) {
     const uint64_t n = header.anchor_count;
@@ -129,14 +129,14 @@ TEST_CASE("anchors turn ticks into times") {
     header.anchor_count = n + 1;
   };
   add({1000, 50000, 900000});
-  CHECK(segment->monotonic_ns(77) == 50000);
+  CHECK(segment->time_scale().monotonic_ns(77) == 50000);
   add({3000, 51000, 901000});  // 2 ticks a ns
   add({5000, 53000, 904000});  // 1 tick a ns; the real time goes faster
-  CHECK(segment->monotonic_ns(2000) == 50500);
-  CHECK(segment->monotonic_ns(4000) == 52000);
-  CHECK(segment->realtime_ns(4000) == 902500);
-  CHECK(segment->monotonic_ns(6000) == 54000);
-  CHECK(segment->monotonic_ns(0) == 49500);
+  CHECK(segment->time_scale().monotonic_ns(2000) == 50500);
+  CHECK(segment->time_scale().monotonic_ns(4000) == 52000);
+  CHECK(segment->time_scale().realtime_ns(4000) == 902500);
+  CHECK(segment->time_scale().monotonic_ns(6000) == 54000);
+  CHECK(segment->time_scale().monotonic_ns(0) == 49500);
   for (uint64_t i = 0; i < 200; ++i) add({6000 + i * 10, int64_t(54000 + i * 10), 0});
   CHECK(segment->anchors().size() == layout::kAnchors - 1);
   CHECK(segment->anchors().back().ticks == 7990);
@@ -187,7 +187,7 @@ TEST_CASE("a segment that its process has damaged is read without harm") {
       CHECK(got.size() <= 1000);
     }
     for (int i = 0; i < 100; ++i) (void)(*other)->name(static_cast<uint16_t>(random()));
-    (void)(*other)->monotonic_ns(random());
+    (void)(*other)->time_scale().monotonic_ns(random());
     (void)(*other)->level();
   }
 }

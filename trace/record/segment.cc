@@ -133,12 +133,10 @@ Result<std::shared_ptr<Segment>> Segment::create(const SegmentOptions& options) 
   header->version = layout::kVersion;
   header->ring_count = options.rings;
   header->ring_records = options.ring_records;
-  header->bytes = bytes;
   header->pid = ::getpid();
   header->rank = options.rank;
   header->world_size = options.world_size;
   header->generation = options.generation;
-  header->cycles = ticks_are_cycles() ? 1 : 0;
   header->magic = layout::kMagic;
   return std::shared_ptr<Segment>(new Segment(std::move(fd), header, bytes, true));
 }
@@ -212,32 +210,22 @@ std::vector<Anchor> Segment::anchors() const {
   return out;
 }
 
-int64_t Segment::convert(uint64_t ticks, bool realtime) const {
-  const std::vector<Anchor> all = anchors();
-  if (all.empty()) return 0;
-  const auto ns = [&](const Anchor& a) { return realtime ? a.realtime_ns : a.monotonic_ns; };
-  if (all.size() == 1) return ns(all[0]);
-  const auto after = std::ranges::lower_bound(all, ticks, {}, &Anchor::ticks);
-  const auto second = std::clamp(after, all.begin() + 1, all.end() - 1);
+int64_t TimeScale::convert(uint64_t ticks, int64_t Anchor::*clock) const {
+  if (anchors_.empty()) return 0;
+  if (anchors_.size() == 1) return anchors_[0].*clock;
+  const auto after = std::ranges::lower_bound(anchors_, ticks, {}, &Anchor::ticks);
+  const auto second = std::clamp(after, anchors_.begin() + 1, anchors_.end() - 1);
   const Anchor &a = *(second - 1), &b = *second;
-  if (b.ticks <= a.ticks) return ns(a);
+  if (b.ticks <= a.ticks) return a.*clock;
   // Without overflow, whatever a broken process has left there.
   const auto minus = [](auto x, auto y) {
     return static_cast<double>(
         static_cast<int64_t>(static_cast<uint64_t>(x) - static_cast<uint64_t>(y)));
   };
-  const double offset = minus(ns(b), ns(a)) / minus(b.ticks, a.ticks) * minus(ticks, a.ticks);
-  if (!(std::abs(offset) < 9e18)) return ns(a);
-  return static_cast<int64_t>(static_cast<uint64_t>(ns(a)) +
+  const double offset = minus(b.*clock, a.*clock) / minus(b.ticks, a.ticks) * minus(ticks, a.ticks);
+  if (!(std::abs(offset) < 9e18)) return a.*clock;
+  return static_cast<int64_t>(static_cast<uint64_t>(a.*clock) +
                               static_cast<uint64_t>(static_cast<int64_t>(offset)));
-}
-
-int64_t Segment::monotonic_ns(uint64_t ticks) const {
-  return convert(ticks, false);
-}
-
-int64_t Segment::realtime_ns(uint64_t ticks) const {
-  return convert(ticks, true);
 }
 
 // --- Reading a ring.

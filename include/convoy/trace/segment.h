@@ -11,6 +11,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 // What one process leaves behind for whoever explains it: a memfd with a ring of fixed records for
@@ -80,7 +81,6 @@ using Words = std::array<std::atomic<uint64_t>, 4>;
 struct alignas(64) Ring {
   std::atomic<uint64_t> head{0};   // records written since the ring was made
   std::atomic<uint32_t> taken{0};  // by a thread that lives
-  uint32_t pad = 0;
 };
 
 struct Name {
@@ -92,11 +92,9 @@ struct Header {
   uint32_t version = 0;
   uint32_t ring_count = 0;
   uint64_t ring_records = 0;  // a power of two
-  uint64_t bytes = 0;         // of the segment
   int32_t pid = 0;
   int32_t rank = -1;
   int32_t world_size = 0;
-  uint32_t cycles = 0;  // ticks_are_cycles()
   uint64_t generation = 0;
   std::atomic<uint8_t> level{0};
   std::atomic<uint64_t> unplaced{0};  // records of threads for which there was no ring
@@ -120,6 +118,19 @@ inline Words* records_of(Header& header, uint32_t i) {
 }
 
 }  // namespace layout
+
+// From ticks to other clocks: by interpolation between anchors, and on from the nearest two; 0
+// without an anchor.
+class TimeScale {
+ public:
+  explicit TimeScale(std::vector<Anchor> anchors) : anchors_(std::move(anchors)) {}
+  int64_t monotonic_ns(uint64_t ticks) const { return convert(ticks, &Anchor::monotonic_ns); }
+  int64_t realtime_ns(uint64_t ticks) const { return convert(ticks, &Anchor::realtime_ns); }
+
+ private:
+  int64_t convert(uint64_t ticks, int64_t Anchor::*clock) const;
+  std::vector<Anchor> anchors_;  // in order
+};
 
 struct SegmentOptions {
   uint32_t rings = 32;           // threads at a time, at most 256
@@ -157,16 +168,14 @@ class Segment {
   std::string name(uint16_t id) const;
   // Newest last; those that could be read whole.
   std::vector<Anchor> anchors() const;
-  // By interpolation between anchors, and on from the nearest two; 0 without an anchor.
-  int64_t monotonic_ns(uint64_t ticks) const;
-  int64_t realtime_ns(uint64_t ticks) const;
+  // Of the anchors until now: ask once for many records.
+  TimeScale time_scale() const { return TimeScale(anchors()); }
 
   layout::Header& header() { return *header_; }
 
  private:
   friend class RingReader;
   Segment(UniqueFd fd, layout::Header* header, uint64_t bytes, bool writable);
-  int64_t convert(uint64_t ticks, bool realtime) const;
 
   UniqueFd fd_;
   layout::Header* header_;
