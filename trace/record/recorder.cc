@@ -45,10 +45,10 @@ void add_anchor(Segment& segment) {
   layout::Header& header = segment.header();
   const uint64_t count = header.anchor_count.load(std::memory_order_relaxed);
   auto& words = header.anchors[count % layout::kAnchors];
-  std::atomic_thread_fence(std::memory_order_release);
-  words[0].store(a.ticks, std::memory_order_relaxed);
-  words[1].store(static_cast<uint64_t>(a.monotonic_ns), std::memory_order_relaxed);
-  words[2].store(static_cast<uint64_t>(a.realtime_ns), std::memory_order_relaxed);
+  // Released one by one, as a ring's words are: a reader that sees one sees the count.
+  words[0].store(a.ticks, std::memory_order_release);
+  words[1].store(static_cast<uint64_t>(a.monotonic_ns), std::memory_order_release);
+  words[2].store(static_cast<uint64_t>(a.realtime_ns), std::memory_order_release);
   header.anchor_count.store(count + 1, std::memory_order_release);
 }
 

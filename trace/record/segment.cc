@@ -204,7 +204,6 @@ std::vector<Anchor> Segment::anchors() const {
     const auto& words = header_->anchors[i % layout::kAnchors];
     const Anchor a{words[0].load(), static_cast<int64_t>(words[1].load()),
                    static_cast<int64_t>(words[2].load())};
-    std::atomic_thread_fence(std::memory_order_acquire);
     if (i + layout::kAnchors > header_->anchor_count.load()) out.push_back(a);
   }
   return out;
@@ -251,8 +250,7 @@ size_t RingReader::read(std::vector<Record>& to, size_t most) {
     }
     const layout::Words& words = records[next_ & (capacity - 1)];
     std::array<uint64_t, 4> w{};
-    for (size_t i = 0; i < 4; ++i) w[i] = words[i].load(std::memory_order_relaxed);
-    std::atomic_thread_fence(std::memory_order_acquire);
+    for (size_t i = 0; i < 4; ++i) w[i] = words[i].load(std::memory_order_acquire);
     // The writer may be at the record that is `capacity` later, in the same place.
     if (ring.head.load(std::memory_order_relaxed) - next_ >= capacity) {
       ++next_;
