@@ -37,8 +37,8 @@ class BatchDecoder {
  public:
   explicit BatchDecoder(Registry& registry);
   ~BatchDecoder();
-  // Fills in `to`, whose memory is reused. kInvalidArgument: damaged, or a batch before it is
-  // missing; the next batch after restart() can be read again.
+  // Fills in `to`, whose memory is reused. kDataLoss: damaged, or a batch before it is missing; the
+  // next batch after restart() can be read again.
   Status decode(std::span<const std::byte> bytes, Batch& to);
 
  private:
@@ -57,7 +57,9 @@ class StreamWriter : public Sink {
   void job(const JobInfo& job) override;
   void batch(const Batch& batch) override;
   void clock(const ClockSample& sample) override;
-  uint64_t bytes() const;
+  uint64_t bytes() const;  // in the file
+  // Writes what waits to fill a frame (256 KiB), so that whoever reads the file sees it.
+  Status flush();
   // The first error of all that was written, if any.
   Status close();
 
@@ -67,9 +69,9 @@ class StreamWriter : public Sink {
   std::unique_ptr<Impl> impl_;
 };
 
-// Reads a stream file of either form, binary or JSON lines, into `to`, in the file's order. Returns
+// Reads a stream file of either form, binary or JSON lines, into `to`, in the file's order. Says
 // what is wrong with it, and where; what stood before that has been given to `to`. `truncated` is
-// set where a file ends in the middle of a frame, which is no error.
+// set where a file ends in the middle of a frame or line, which is no error.
 Status read_stream(const std::filesystem::path& path, Registry& registry, Sink& to,
                    bool* truncated = nullptr);
 
