@@ -1,0 +1,265 @@
+// How often the Diagnoser is right: seeded runs of each class and of the controls, scored against
+// what was injected, beside what simpler tools make of the same events.
+// Usage: diagnoser_accuracy [--runs N] [--seed FIRST] [--class NAME]… [--max-ranks N]
+//                           [--no-controls] [--verbose] [--json FILE]
+#include "tests/sim/baselines.h"
+#include "tests/sim/scoring.h"
+#include <convoy/sim/scenario.h>
+#include <convoy/trace/diagnose.h>
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+
+using namespace convoy;
+using namespace convoy::sim;
+using Json = nlohmann::ordered_json;
+using trace::Class;
+
+namespace {
+
+constexpr int64_t kLookEvery = 500'000'000;  // ns of the root's clock
+
+struct Options {
+  int runs = 100;
+  uint64_t seed = 1;
+  std::vector<std::string> classes;
+  ScenarioLimits limits;
+  bool no_controls = false, verbose = false;
+  std::string json;
+};
+
+// Feeds a diagnoser as an aggregator would, looking some times a second.
+class Live : public trace::Sink {
+ public:
+  Live(trace::Registry& registry, Baselines& baselines)
+      : diagnoser_(registry), baselines_(baselines) {}
+  void job(const trace::JobInfo& job) override {
+    diagnoser_.job(job);
+    baselines_.job(job);
+  }
+  void batch(const trace::Batch& batch) override {
+    if (batch.received >= next_) {
+      diagnoser_.diagnose(batch.received);
+      next_ = batch.received + kLookEvery;
+    }
+    diagnoser_.batch(batch);
+    baselines_.batch(batch);
+  }
+  void clock(const trace::ClockSample& sample) override {
+    diagnoser_.clock(sample);
+    baselines_.clock(sample);
+  }
+  const std::vector<trace::Verdict>& finish(int64_t now) {
+    diagnoser_.diagnose(now);
+    return diagnoser_.verdicts();
+  }
+
+ private:
+  trace::Diagnoser diagnoser_;
+  Baselines& baselines_;
+  int64_t next_ = 0;
+};
+
+struct Row {
+  std::string name;
+  uint64_t runs = 0, found = 0, culprit = 0, top2 = 0, extra = 0;
+  std::vector<double> seconds, steps;
+  std::array<uint64_t, kBaselines> baselines{};
+};
+
+double quantile(std::vector<double> of, double q) {
+  if (of.empty()) return 0;
+  std::ranges::sort(of);
+  return of[std::min(of.size() - 1, static_cast<size_t>(q * static_cast<double>(of.size())))];
+}
+
+std::string describe(const trace::Culprit& c) {
+  std::string text;
+  for (const uint32_t r : c.ranks) text += " " + std::to_string(r);
+  for (const std::string& h : c.hosts) text += " " + h;
+  for (const auto& [a, b] : c.links) text += " " + std::to_string(a) + ">" + std::to_string(b);
+  if (c.stage >= 0) text += " stage " + std::to_string(c.stage);
+  return text;
+}
+
+void tell_miss(uint64_t seed, const Scenario& s, const Outcome& outcome,
+               const std::vector<trace::Verdict>& verdicts) {
+  std::printf("seed %llu, %s:\n", static_cast<unsigned long long>(seed), s.cluster.mesh.c_str());
+  for (const Truth& t : outcome.truths) {
+    std::printf("  truth   %s%s\n", fault_name(t.cls).c_str(), describe(t.culprit).c_str());
+  }
+  for (const trace::Verdict& v : verdicts) {
+    std::printf(
+        "  verdict %s%s, confidence %.2f, %+.1f s: %s\n", fault_name(v.cls).c_str(),
+        describe(v.culprit).c_str(), v.confidence,
+        outcome.truths.empty() ? 0.0 : static_cast<double>(v.told - outcome.truths[0].onset) * 1e-9,
+        v.summary.c_str());
+  }
+}
+
+// One run; adds to its class's row and, of a second fault, to `seconds`.
+Status run(uint64_t seed, const Scenario& s, const Options& options, Row& row, Row& seconds) {
+  trace::Registry registry;
+  Baselines baselines(registry);
+  Live live(registry, baselines);
+  CONVOY_ASSIGN_OR_RETURN(const Outcome outcome, simulate(s.cluster, registry, live));
+  const bool warm_up = !outcome.truths.empty() && outcome.truths[0].cls == Class::kWarmUp;
+  const std::vector<trace::Verdict> verdicts = counted(live.finish(outcome.end), warm_up);
+  std::vector<Truth> truths;
+  for (const Truth& t : outcome.truths) {
+    if (warm_up || t.cls != Class::kWarmUp) truths.push_back(t);
+  }
+  ++row.runs;
+  if (verdicts.size() > truths.size()) row.extra += verdicts.size() - truths.size();
+  const auto per_host = static_cast<uint32_t>(s.cluster.ranks_per_host);
+  bool good = verdicts.empty() == truths.empty();
+  for (size_t i = 0; i < truths.size(); ++i) {
+    Row& to = i == 0 ? row : seconds;
+    if (i > 0) ++to.runs;
+    const Score score = sim::score(truths[i], verdicts, truths.size(), outcome, per_host);
+    to.found += score.found;
+    to.culprit += score.culprit;
+    to.top2 += score.second_best;
+    good = good && score.found && score.culprit;
+    if (!score.found) continue;
+    to.seconds.push_back(score.latency_s);
+    to.steps.push_back(score.latency_steps);
+  }
+  for (size_t b = 0; b < kBaselines; ++b) {
+    const trace::Culprit blamed{.ranks = baselines.blame(static_cast<Baseline>(b), outcome.hung),
+                                .hosts = {},
+                                .links = {},
+                                .groups = {}};
+    // Of controls: alarms. Of the rest: the right ranks, where anybody is to blame.
+    const bool hit = truths.empty()
+                         ? !blamed.ranks.empty()
+                         : !blamed.ranks.empty() && same_culprit(truths[0], blamed, per_host);
+    row.baselines[b] += hit;
+  }
+  if (options.verbose && !good) tell_miss(seed, s, outcome, verdicts);
+  return ok_status();
+}
+
+void print_share(uint64_t hits, uint64_t of) {
+  const Interval i = wilson(hits, of);
+  std::printf("  %5.1f %% [%4.1f, %5.1f]",
+              of == 0 ? 0 : 100.0 * static_cast<double>(hits) / static_cast<double>(of),
+              100 * i.low, 100 * i.high);
+}
+
+void print(const std::vector<Row>& rows) {
+  std::printf("%-22s %4s  %-21s  %-21s  %9s %9s %8s  %5s   %s\n", "class", "runs",
+              "class top-1 [95 %]", "culprit [95 %]", "p50 s", "p95 s", "p50 steps", "extra",
+              "baselines: right ranks, %");
+  for (const Row& r : rows) {
+    std::printf("%-22s %4llu", r.name.c_str(), static_cast<unsigned long long>(r.runs));
+    print_share(r.found, r.runs);
+    print_share(r.culprit, r.runs);
+    std::printf("  %9.2f %9.2f %8.0f  %5llu  ", quantile(r.seconds, 0.5), quantile(r.seconds, 0.95),
+                quantile(r.steps, 0.5), static_cast<unsigned long long>(r.extra));
+    for (const uint64_t b : r.baselines) {
+      std::printf(" %5.1f",
+                  r.runs == 0 ? 0 : 100.0 * static_cast<double>(b) / static_cast<double>(r.runs));
+    }
+    std::printf("\n");
+  }
+}
+
+Json to_json(const Row& r) {
+  const Interval found = wilson(r.found, r.runs), culprit = wilson(r.culprit, r.runs);
+  Json json = {{"class", r.name},
+               {"runs", r.runs},
+               {"class_hits", r.found},
+               {"class_interval", {found.low, found.high}},
+               {"class_top2_hits", r.top2},
+               {"culprit_hits", r.culprit},
+               {"culprit_interval", {culprit.low, culprit.high}},
+               {"latency_p50_s", quantile(r.seconds, 0.5)},
+               {"latency_p95_s", quantile(r.seconds, 0.95)},
+               {"latency_p50_steps", quantile(r.steps, 0.5)},
+               {"latency_p95_steps", quantile(r.steps, 0.95)},
+               {"extra_verdicts", r.extra}};
+  for (size_t b = 0; b < kBaselines; ++b) json["baselines"][kBaselineNames[b]] = r.baselines[b];
+  return json;
+}
+
+Status run_all(const Options& options, std::vector<Row>& faults, std::vector<Row>& controls) {
+  Row seconds{.name = "(second faults)", .seconds = {}, .steps = {}};
+  std::vector<Class> classes;
+  for (const std::string& name : options.classes) {
+    CONVOY_ASSIGN_OR_RETURN(const Fault fault, parse_fault(name));
+    classes.push_back(fault.cls);
+  }
+  for (size_t i = 1; classes.size() < trace::kClasses - 1 && options.classes.empty(); ++i) {
+    classes.push_back(static_cast<Class>(i));
+  }
+  for (const Class cls : classes) {
+    Row row{.name = fault_name(cls), .seconds = {}, .steps = {}};
+    for (int i = 0; i < options.runs; ++i) {
+      const uint64_t seed = options.seed + static_cast<uint64_t>(i);
+      CONVOY_RETURN_IF_ERROR(
+          run(seed, random_scenario(seed, cls, options.limits), options, row, seconds)
+              .with_context(row.name + ", seed " + std::to_string(seed)));
+    }
+    faults.push_back(std::move(row));
+  }
+  faults.push_back(seconds);
+  for (int c = 0; c < kControls && !options.no_controls; ++c) {
+    const auto control = static_cast<Control>(c);
+    Row row{.name = name_of(control), .seconds = {}, .steps = {}};
+    for (int i = 0; i < options.runs; ++i) {
+      const uint64_t seed = options.seed + static_cast<uint64_t>(i);
+      CONVOY_RETURN_IF_ERROR(
+          run(seed, random_control(seed, control, options.limits), options, row, seconds));
+    }
+    controls.push_back(std::move(row));
+  }
+  return ok_status();
+}
+
+void print_controls(const std::vector<Row>& rows) {
+  std::printf("\n%-22s %4s  %12s   %s\n", "control", "runs", "false alarms",
+              "baselines: alarms in so many runs");
+  for (const Row& r : rows) {
+    std::printf("%-22s %4llu  %12llu  ", r.name.c_str(), static_cast<unsigned long long>(r.runs),
+                static_cast<unsigned long long>(r.extra));
+    for (const uint64_t b : r.baselines) std::printf(" %5llu", static_cast<unsigned long long>(b));
+    std::printf("\n");
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Options options;
+  CLI::App app("Scores the diagnosis on simulated clusters");
+  app.add_option("--runs", options.runs, "of each class")->capture_default_str();
+  app.add_option("--seed", options.seed, "of the first run")->capture_default_str();
+  app.add_option("--class", options.classes, "only these; more than once");
+  app.add_option("--min-ranks", options.limits.ranks_min)->capture_default_str();
+  app.add_option("--max-ranks", options.limits.ranks_max)->capture_default_str();
+  app.add_option("--second-share", options.limits.second_share, "of runs with two faults");
+  app.add_flag("--no-controls", options.no_controls);
+  app.add_flag("--verbose", options.verbose, "tell each run that is not right");
+  app.add_option("--json", options.json, "a file for the figures");
+  CLI11_PARSE(app, argc, argv);
+  std::vector<Row> faults, controls;
+  if (const Status status = run_all(options, faults, controls); !status.ok()) {
+    std::fprintf(stderr, "diagnoser_accuracy: %s\n", status.to_string().c_str());
+    return 1;
+  }
+  print(faults);
+  if (!controls.empty()) print_controls(controls);
+  if (!options.json.empty()) {
+    Json json = {
+        {"first_seed", options.seed}, {"classes", Json::array()}, {"controls", Json::array()}};
+    for (const Row& r : faults) json["classes"].push_back(to_json(r));
+    for (const Row& r : controls) json["controls"].push_back(to_json(r));
+    std::ofstream(options.json) << json.dump(1) << "\n";
+  }
+  return 0;
+}

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <convoy/sim/cluster.h>
+#include <convoy/trace/verdict.h>
+
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+// How a diagnosis compares with the truth.
+namespace convoy::sim {
+
+struct Interval {
+  double low = 0, high = 1;
+};
+// Of a share of `hits` in `of` trials, 95 %.
+Interval wilson(uint64_t hits, uint64_t of);
+
+// Whether exactly the right ones are blamed. All ranks of a host are the host.
+bool same_culprit(const Truth& truth, const trace::Culprit& culprit, uint32_t ranks_per_host);
+
+struct Score {
+  bool found = false;    // its class is among the verdicts, as many as there are faults
+  bool culprit = false;  // the right ones are blamed, whatever the class
+  bool second_best = false;
+  double latency_s = 0;  // from the onset to the verdict; where found
+  double latency_steps = 0;
+};
+// Of one truth. `verdicts`: without those about the warm-up, surest first.
+Score score(const Truth& truth, std::span<const trace::Verdict> verdicts, size_t faults,
+            const Outcome& outcome, uint32_t ranks_per_host);
+// Those that count: not suppressed, surest first.
+std::vector<trace::Verdict> counted(std::span<const trace::Verdict> verdicts, bool warm_up);
+
+}  // namespace convoy::sim
