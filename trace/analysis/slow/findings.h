@@ -1,0 +1,64 @@
+#pragma once
+
+#include "trace/analysis/slow/change.h"
+#include "trace/analysis/slow/flows.h"
+#include "trace/analysis/slow/links.h"
+#include "trace/analysis/slow/roles.h"
+#include "trace/analysis/slow/window.h"
+#include <convoy/trace/clock_model.h>
+#include <convoy/trace/diagnose.h>
+#include <convoy/trace/verdict.h>
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace convoy::trace::slow {
+
+// What is wrong as of the newest step; SlowAnalysis makes verdicts of it.
+struct Finding {
+  Class cls = Class::kUnknown;
+  Culprit culprit = {};
+  uint32_t first_step = 0;  // of the change
+  uint32_t last_step = 0;   // in which it was seen
+  uint32_t hold_steps = 0;  // after it, the finding stands for so many
+  float cost = 0, confidence = 0;
+  double period_s = 0;
+  Class runner_up = Class::kUnknown;
+  float runner_up_confidence = 0;
+  std::vector<Evidence> evidence = {};
+  std::string summary = {};
+};
+
+// What findings are made from: the steps that (nearly) all ranks have told of.
+struct View {
+  const Registry& registry;
+  const DiagnoserOptions& options;
+  const Roles& roles;
+  const Window& window;
+  const Flows& flows;
+  const Links& links;
+  const ClockModel& clock;
+  std::vector<uint32_t> steps;  // ordinary ones, oldest first; the last is the newest
+  float step_ns = 1;            // how long a step takes, of the median rank
+
+  const RankStep* cell(uint32_t rank, size_t column) const {
+    return window.find(rank, steps[column]);
+  }
+  uint32_t newest() const { return steps.back(); }
+  uint32_t ranks() const { return window.ranks(); }
+  std::string host(uint32_t rank) const {
+    const uint32_t h = clock.host_of(rank);
+    return h == ClockModel::kNone ? std::string() : clock.hosts()[h];
+  }
+  bool same_host(uint32_t a, uint32_t b) const {
+    return clock.host_of(a) != ClockModel::kNone && clock.host_of(a) == clock.host_of(b);
+  }
+};
+
+// printf
+std::string text(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+}  // namespace convoy::trace::slow

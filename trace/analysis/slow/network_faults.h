@@ -1,0 +1,61 @@
+#pragma once
+
+#include "trace/analysis/slow/findings.h"
+
+#include <deque>
+#include <map>
+#include <utility>
+#include <vector>
+
+// Faults of links, NICs, switches: by the senders' counters where there are any, else by how long
+// operations take once all ranks have come.
+namespace convoy::trace::slow {
+
+class NetworkFaults {
+ public:
+  void clear() { *this = NetworkFaults(); }
+  // To be called once for each new step.
+  std::vector<Finding> find(const View& view);
+
+ private:
+  // A link, or the operations of one flow.
+  struct Signal {
+    bool is_link = false;  // sender, receiver; else group
+    uint32_t sender = 0, receiver = 0, group = 0;
+    bool within_host = false;
+    bool has_round_trip = false;
+    uint64_t type = 0;  // signals of one type are alike
+    float base = 0;
+    float volume = 0;       // bytes in the window, of links
+    float retransmits = 0;  // in the window
+    Change change = {};
+    float cost = 0;   // of the step time
+    float ratio = 1;  // now to before
+  };
+  struct Event {
+    uint32_t step = 0, sender = 0, receiver = 0;
+    float ratio = 0, cost = 0;
+  };
+  struct Ends {  // of a rank's links: hot ones, all
+    size_t out_hot = 0, out = 0, in_hot = 0, in = 0;
+  };
+
+  void add_links(const View& view, std::vector<Signal>& signals, std::vector<float>& values);
+  void add_flows(const View& view, std::vector<Signal>& signals, std::vector<float>& values);
+  // Compares each signal with its past and with its like.
+  void judge(const View& view, std::vector<Signal>& signals, std::vector<float>& values);
+  std::vector<Finding> localise(const View& view, const std::vector<Signal>& signals) const;
+  bool fabric(const View& view, const std::vector<const Signal*>& hot,
+              const std::vector<Signal>& all, std::vector<Finding>& found) const;
+  std::vector<Finding> within_hosts(const View& view, const std::vector<const Signal*>& hot) const;
+  std::vector<Finding> groups_only(const View& view, const std::vector<const Signal*>& hot,
+                                   const std::vector<Signal>& all) const;
+  void flaps(const View& view, const std::vector<Signal>& signals, const Table& ratios,
+             const std::vector<float>& noise);
+  std::vector<Finding> flapping(const View& view, const std::vector<Finding>& lasting) const;
+
+  std::vector<Base> link_base_, flow_base_;
+  std::deque<Event> events_;
+};
+
+}  // namespace convoy::trace::slow

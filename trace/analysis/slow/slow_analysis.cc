@@ -1,0 +1,338 @@
+#include "trace/analysis/slow/slow_analysis.h"
+
+#include "trace/analysis/slow/findings.h"
+#include "trace/analysis/slow/hints.h"
+#include "trace/analysis/slow/imbalance.h"
+#include "trace/analysis/slow/local_faults.h"
+#include "trace/analysis/slow/network_faults.h"
+#include "trace/analysis/slow/step_builder.h"
+
+#include <algorithm>
+#include <map>
+
+namespace convoy::trace {
+namespace {
+
+using slow::Finding;
+
+// Steps that come out of a rank's first ones are not judged: what warms up is slow.
+constexpr size_t kStepsMin = 5;
+constexpr float kWarmUpFactor = 1.4F;
+// A step is complete once so many ranks have told of it …
+constexpr double kNearlyAll = 0.95;
+// … or half of them have, and others are so much further.
+constexpr uint32_t kStepsLate = 3;
+
+// So many slow ranks that have begun within so many steps wait for more evidence.
+constexpr ptrdiff_t kSwarm = 3;
+constexpr uint32_t kSwarmSteps = 7;
+
+// Findings of one family about the same thing are one and the same verdict.
+int family_of(Class cls) {
+  switch (cls) {
+    case Class::kSlowCompute:
+    case Class::kSlowComputePeriodic:
+    case Class::kSlowHost:
+      return 1;
+    case Class::kSlowNic:
+    case Class::kSlowTx:
+    case Class::kSlowRx:
+    case Class::kSlowLink:
+    case Class::kSlowFabric:
+    case Class::kLinkFlap:
+    case Class::kUnknown:
+      return 2;
+    default:
+      return 10 + static_cast<int>(cls);
+  }
+}
+
+bool names_rank(const Culprit& c, uint32_t rank) {
+  return std::find(c.ranks.begin(), c.ranks.end(), rank) != c.ranks.end() ||
+         std::any_of(c.links.begin(), c.links.end(),
+                     [&](const auto& l) { return l.first == rank || l.second == rank; });
+}
+
+}  // namespace
+
+struct SlowAnalysis::Impl {
+  struct Open {
+    Verdict verdict;
+    uint32_t last_step = 0, hold_steps = 0;
+  };
+
+  Impl(const Registry& r, const DiagnoserOptions& o)
+      : registry(r),
+        options(o),
+        window(std::max(o.window_steps, 8U) + 8),
+        flows(r, window.steps()),
+        links(window.steps()),
+        builder(r, window, flows, links) {}
+
+  void start(const JobInfo& info);
+  void judge(uint32_t step, const ClockModel& clock);
+  bool make_view(uint32_t step, const ClockModel& clock, slow::View& view) const;
+  void settle(std::vector<Finding>& found, const slow::View& view);
+  void tell(const Finding& finding, const slow::View& view);
+  bool same(const Verdict& verdict, const Finding& finding, const ClockModel& clock) const;
+  int64_t begin_of(uint32_t step, const Culprit& culprit, const slow::View& view) const;
+
+  const Registry& registry;
+  DiagnoserOptions options;
+  JobInfo info;
+  slow::Roles roles{JobInfo{}};
+  slow::Window window;
+  slow::Flows flows;
+  slow::Links links;
+  slow::StepBuilder builder;
+  slow::LocalFaults local;
+  slow::NetworkFaults network;
+  slow::Imbalance imbalance;
+  std::map<uint32_t, uint32_t> told_of;  // ranks that have finished a step, of steps not judged yet
+  uint32_t judged = 0, furthest = 0;
+  std::vector<Open> open;
+  std::vector<Hint> hints;
+};
+
+SlowAnalysis::SlowAnalysis(const Registry& registry, const DiagnoserOptions& options)
+    : impl_(std::make_unique<Impl>(registry, options)) {}
+SlowAnalysis::~SlowAnalysis() = default;
+
+void SlowAnalysis::Impl::start(const JobInfo& job) {
+  info = job;
+  roles = slow::Roles(job);
+  window.resize(job.world_size);
+  flows.clear();
+  links.clear();
+  builder.resize(job.world_size);
+  local.clear();
+  network.clear();
+  imbalance.clear();
+  told_of.clear();
+  judged = furthest = 0;
+  hints.clear();
+}
+
+void SlowAnalysis::job(const JobInfo& info) {
+  if (info == impl_->info) return;
+  impl_->open.clear();
+  impl_->start(info);
+}
+
+void SlowAnalysis::batch(const Batch& batch, const ClockModel& clock) {
+  Impl& all = *impl_;
+  if (batch.rank >= all.info.world_size || batch.generation != all.info.generation) return;
+  std::vector<uint32_t> finished;
+  all.builder.batch(batch, finished);
+  for (const uint32_t step : finished) {
+    if (step > all.judged) ++all.told_of[step];
+    all.furthest = std::max(all.furthest, step);
+  }
+  while (!all.told_of.empty()) {
+    const auto [step, ranks] = *all.told_of.begin();
+    const double share = static_cast<double>(ranks) / all.info.world_size;
+    const bool late = all.furthest >= step + kStepsLate;
+    if (share < kNearlyAll && !late) break;
+    if (share >= kNearlyAll || share >= 0.5) all.judge(step, clock);
+    all.judged = step;
+    all.told_of.erase(all.told_of.begin());
+  }
+}
+
+// False: there is nothing to judge yet.
+bool SlowAnalysis::Impl::make_view(uint32_t step, const ClockModel& clock, slow::View& view) const {
+  (void)clock;
+  std::vector<float> lengths, all;
+  const uint32_t first = step > options.window_steps ? step - options.window_steps + 1 : 1;
+  for (uint32_t s = first; s <= step; ++s) {
+    size_t special = 0, there = 0;
+    std::vector<float> of_step;
+    for (uint32_t r = 0; r < window.ranks(); ++r) {
+      const slow::RankStep* cell = window.find(r, s);
+      if (cell == nullptr) continue;
+      ++there, special += cell->special;
+      of_step.push_back(cell->length() - cell->part[slow::kCheckpoint]);
+    }
+    if (there == 0 || special * 2 > there) continue;
+    view.steps.push_back(s);
+    lengths.push_back(slow::median(of_step));
+  }
+  if (view.steps.empty() || view.steps.back() != step) return false;
+  all = lengths;
+  const float usual = slow::median(all);
+  // Only at the very beginning: steps that get faster.
+  if (first <= 2) {
+    size_t slow_ones = 0;
+    while (slow_ones < lengths.size() && lengths[slow_ones] > kWarmUpFactor * usual) ++slow_ones;
+    view.steps.erase(view.steps.begin(), view.steps.begin() + static_cast<ptrdiff_t>(slow_ones));
+  }
+  view.step_ns = std::max(usual, 1.0F);
+  return !view.steps.empty();
+}
+
+void SlowAnalysis::Impl::judge(uint32_t step, const ClockModel& clock) {
+  slow::View view{.registry = registry,
+                  .options = options,
+                  .roles = roles,
+                  .window = window,
+                  .flows = flows,
+                  .links = links,
+                  .clock = clock,
+                  .steps = {},
+                  .step_ns = 1};
+  flows.forget(step > 2 ? step - 2 : 0);
+  if (!make_view(step, clock, view)) return;
+  std::vector<Finding> found = local.find(view);
+  for (auto& more : {network.find(view), imbalance.find(view)}) {
+    found.insert(found.end(), more.begin(), more.end());
+  }
+  if (view.steps.size() < kStepsMin) return;
+  settle(found, view);
+  for (const Finding& f : found) tell(f, view);
+  std::erase_if(open, [&](const Open& o) { return step > o.last_step + o.hold_steps; });
+  if (step % 8 == 0 || view.steps.size() == kStepsMin) hints = slow::make_hints(view);
+}
+
+// Where two findings are about the same ranks, the one that explains more stays.
+void SlowAnalysis::Impl::settle(std::vector<Finding>& found, const slow::View& view) {
+  const auto drop = [&](auto&& is_explained) { std::erase_if(found, is_explained); };
+  const std::vector<Finding> all = found;
+  // Work that is dealt out anew in each step looks like ranks that are slow now and then.
+  for (const Finding& load : all) {
+    if (load.cls != Class::kImbalanceData && load.cls != Class::kImbalanceExpert) continue;
+    // Busy experts also have more to send at a time.
+    drop([&](const Finding& f) {
+      const bool network = family_of(f.cls) == 2 || f.cls == Class::kSlowIntranode;
+      return load.cls == Class::kImbalanceExpert && network && f.cost < options.slow_share;
+    });
+    drop([&](const Finding& f) {
+      const bool compute = family_of(f.cls) == 1 || f.cls == Class::kHostPause;
+      return compute && (f.cls == Class::kSlowComputePeriodic || f.first_step + 12 > f.last_step);
+    });
+  }
+  // Several that become slow at the same time: faults don't come in swarms, uneven work does.
+  const auto is_fresh = [&](const Finding& f) {
+    const bool pauses = f.cls == Class::kHostPause &&
+                        std::none_of(f.evidence.begin(), f.evidence.end(), [](const Evidence& e) {
+                          return e.text.find("garbage") != std::string::npos;
+                        });
+    return (family_of(f.cls) == 1 || pauses) && f.first_step + kSwarmSteps > view.newest();
+  };
+  const auto fresh = std::count_if(found.begin(), found.end(), is_fresh);
+  const bool pausing = std::any_of(found.begin(), found.end(), [&](const Finding& f) {
+    return f.cls == Class::kHostPause && is_fresh(f);
+  });
+  if (fresh >= kSwarm || pausing) drop(is_fresh);
+  for (const Finding& stage : all) {
+    if (stage.cls != Class::kImbalanceStage) continue;
+    std::vector<uint32_t> hosts;
+    size_t ranks = 0;
+    const auto in_stage = [&](uint32_t r) {
+      return roles.stage(r) == static_cast<uint32_t>(stage.culprit.stage);
+    };
+    for (uint32_t r = 0; r < view.ranks(); ++r) {
+      if (!in_stage(r)) continue;
+      ++ranks;
+      const uint32_t h = view.clock.host_of(r);
+      if (std::find(hosts.begin(), hosts.end(), h) == hosts.end()) hosts.push_back(h);
+    }
+    const bool from_start = stage.first_step <= 6;
+    for (const Finding& other : all) {
+      if (family_of(other.cls) != 1) continue;
+      const bool its_host = other.cls == Class::kSlowHost && hosts.size() == 1 &&
+                            view.clock.hosts()[hosts[0]] == other.culprit.hosts[0];
+      const bool its_rank =
+          ranks == 1 && !other.culprit.ranks.empty() && in_stage(other.culprit.ranks[0]);
+      if ((its_host || its_rank) && !from_start) {
+        drop([&](const Finding& f) {
+          return f.cls == Class::kImbalanceStage && f.culprit == stage.culprit;
+        });
+      } else if (its_host || its_rank ||
+                 (other.cls == Class::kSlowHost && hosts.size() > 1 &&
+                  std::any_of(hosts.begin(), hosts.end(), [&](uint32_t h) {
+                    return h != ClockModel::kNone &&
+                           view.clock.hosts()[h] == other.culprit.hosts[0];
+                  }))) {
+        drop([&](const Finding& f) { return f.cls == other.cls && f.culprit == other.culprit; });
+      }
+    }
+  }
+}
+
+bool SlowAnalysis::Impl::same(const Verdict& v, const Finding& f, const ClockModel& clock) const {
+  if (family_of(v.cls) != family_of(f.cls)) return false;
+  if (v.culprit == f.culprit) return true;
+  if (v.cls == Class::kSlowFabric && f.cls == Class::kSlowFabric) return true;
+  // A host that was taken for a rank of it; a NIC that was taken for a link.
+  for (const auto* pair : {&v.culprit, &f.culprit}) {
+    const Culprit& one = *pair;
+    const Culprit& other = pair == &v.culprit ? f.culprit : v.culprit;
+    for (const uint32_t r : one.ranks) {
+      if (family_of(v.cls) == 2 && names_rank(other, r)) return true;
+      const uint32_t h = clock.host_of(r);
+      if (h != ClockModel::kNone && std::find(other.hosts.begin(), other.hosts.end(),
+                                              clock.hosts()[h]) != other.hosts.end()) {
+        return true;
+      }
+    }
+    for (const auto& [sender, receiver] : one.links) {
+      if (other.links.empty() && (names_rank(other, sender) || names_rank(other, receiver))) {
+        return true;
+      }
+    }
+  }
+  return false;
+}
+
+int64_t SlowAnalysis::Impl::begin_of(uint32_t step, const Culprit& culprit,
+                                     const slow::View& view) const {
+  uint32_t rank = 0;
+  if (!culprit.ranks.empty()) rank = culprit.ranks[0];
+  if (!culprit.links.empty()) rank = culprit.links[0].first;
+  const slow::RankStep* cell = rank < view.ranks() ? window.find(rank, step) : nullptr;
+  for (uint32_t r = 0; cell == nullptr && r < view.ranks(); ++r) {
+    cell = window.find(r, step);
+    rank = r;
+  }
+  return cell == nullptr ? 0 : view.clock.root_time(rank, cell->begin);
+}
+
+void SlowAnalysis::Impl::tell(const Finding& f, const slow::View& view) {
+  auto at = std::find_if(open.begin(), open.end(),
+                         [&](const Open& o) { return same(o.verdict, f, view.clock); });
+  if (at == open.end()) {
+    at = open.insert(open.end(), Open{});
+    at->verdict.onset = begin_of(f.first_step, f.culprit, view);
+  }
+  Verdict& v = at->verdict;
+  v.cls = f.cls;
+  v.culprit = f.culprit;
+  v.confidence = f.confidence;
+  v.runner_up = f.runner_up;
+  v.runner_up_confidence = std::min<double>(f.runner_up_confidence, 0.9 * f.confidence);
+  v.cost = std::clamp(f.cost, 0.0F, 1.0F);
+  v.period_s = f.period_s;
+  v.evidence = f.evidence;
+  v.summary = f.summary +
+              slow::text(": %.1f %% of the step time since step %u", 100 * v.cost, f.first_step);
+  at->last_step = f.last_step;
+  at->hold_steps = f.hold_steps;
+}
+
+std::vector<Verdict> SlowAnalysis::find(int64_t now, const ClockModel& clock) {
+  (void)clock;
+  std::vector<Verdict> all;
+  for (auto& open : impl_->open) {
+    Verdict& v = open.verdict;
+    if (v.told == 0) v.told = now;
+    if (v.action.empty()) v.action = action_of(v.cls);
+    all.push_back(v);
+  }
+  return all;
+}
+
+std::vector<Hint> SlowAnalysis::hints() const {
+  return impl_->hints;
+}
+
+}  // namespace convoy::trace
