@@ -81,4 +81,23 @@ GroupInfo parse_group(std::string_view text) {
   return group;
 }
 
+std::string membership_text(const Membership& membership) {
+  return membership.group.substr(0, layout::kNameLengthMax / 2) + kBetween + "@" +
+         std::to_string(membership.number) + "/" + std::to_string(membership.size);
+}
+
+std::optional<Membership> parse_membership(std::string_view text) {
+  Membership membership;
+  membership.group = next_part(text, kBetween);
+  if (text.empty() || text.front() != '@') return std::nullopt;
+  text.remove_prefix(1);
+  uint64_t number = 0, size = 0;
+  if (!read_number(next_part(text, '/'), number) || !read_number(text, size) || number >= size) {
+    return std::nullopt;
+  }
+  membership.number = static_cast<uint32_t>(number);
+  membership.size = static_cast<uint32_t>(size);
+  return membership;
+}
+
 }  // namespace convoy::trace
