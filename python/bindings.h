@@ -9,5 +9,6 @@ void bind_backend(pybind11::module_& module);
 void bind_checkpoint(pybind11::module_& module);
 void bind_reader(pybind11::module_& module);
 void bind_mesh(pybind11::module_& module);
+void bind_trace(pybind11::module_& module);
 
 }  // namespace convoy::python

@@ -4,6 +4,7 @@
 #include <convoy/base/config.h>
 #include <convoy/base/units.h>
 #include <convoy/launch/environment.h>
+#include <convoy/trace/recorder.h>
 #include <convoy/trace/segment.h>
 
 #include <array>
@@ -197,6 +198,10 @@ Status read_settings(const Getenv& getenv, Environment* out) {
   if (!trace::level_of(out->trace)) {
     return bad("CONVOY_TRACE is '" + out->trace +
                "', but must be one of off, collectives, spans, details.");
+  }
+  if (const std::string text = text_of(getenv, "CONVOY_TRACE_BUDGET"); !text.empty()) {
+    const auto budget = trace::parse_budget(text);
+    if (!budget.ok()) return bad(budget.status().message() + ".");
   }
   out->log_level = text_of(getenv, "CONVOY_LOG", "info");
   for (const std::string_view level : {"debug", "info", "warn", "error", "off"}) {

@@ -5,6 +5,7 @@
 #include <convoy/runtime/program.h>
 #include <convoy/runtime/runtime.h>
 #include <convoy/trace/recorder.h>
+#include <convoy/trace/torch/attach.h>
 
 #include <ATen/Parallel.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
@@ -46,6 +47,15 @@ void start_trace(const launch::Environment& environment) {
                            level);
   if (!segment.ok()) {
     CONVOY_LOG(Warn) << "nothing is traced: " << segment.status().message();
+  }
+}
+
+// Of one group of the mesh.
+void trace_group(const std::string& name, const std::vector<int>& ranks,
+                 const c10::intrusive_ptr<c10d::ProcessGroup>& group) {
+  const Status attached = trace::attach(group, {name, {ranks.begin(), ranks.end()}});
+  if (!attached.ok()) {
+    CONVOY_LOG(Warn) << attached.message();
   }
 }
 
@@ -148,6 +158,7 @@ Status Runtime::connect() {
   options.prefix = generation;
   options.device = device_.type();
   options.device_index = device_.is_cpu() ? 0 : device_.index();
+  if (environment_.trace != "off") options.on_group = trace_group;
   groups_ = std::make_unique<comm::MeshGroups>(mesh_, rank(), store_, options);
   return ok_status();
 }

@@ -11,6 +11,7 @@
 #include <convoy/runtime/progress.h>
 #include <convoy/runtime/train.h>
 #include <convoy/runtime/trainer.h>
+#include <convoy/trace/event.h>
 #include <convoy/trace/recorder.h>
 
 #include <ATen/Parallel.h>
@@ -309,8 +310,8 @@ Status Run::resume(Trainer& trainer) {
 }
 
 Status Run::one_step(Trainer& trainer) {
-  const trace::Span step(trace::intern("step"), static_cast<uint64_t>(steps_ + 1));
-  std::optional<trace::Span> data(std::in_place, trace::intern("data"));
+  const trace::Span step(trace::intern(trace::names::kStep), static_cast<uint64_t>(steps_ + 1));
+  std::optional<trace::Span> data(std::in_place, trace::intern(trace::names::kData));
   CONVOY_ASSIGN_OR_RETURN(const at::Tensor batch, samples_.next(preset_.batch, dp_rank_, dp_size_));
   data.reset();
   last_ = trainer.forward_backward(batch);
@@ -323,7 +324,7 @@ Status Run::one_step(Trainer& trainer) {
 }
 
 Status Run::save(Trainer& trainer, int64_t step, bool is_last) {
-  const trace::Span span(trace::intern("checkpoint"), static_cast<uint64_t>(step));
+  const trace::Span span(trace::intern(trace::names::kCheckpoint), static_cast<uint64_t>(step));
   const double stalled = checkpoints_.after_step(step, is_last, trainer, samples_);
   return speaks() && stalled > 0 ? folder_.stalled(step, stalled) : ok_status();
 }

@@ -4,6 +4,7 @@
 #include <convoy/parallel/schedule/partition.h>
 #include <convoy/runtime/describe.h>
 #include <convoy/runtime/trainer.h>
+#include <convoy/trace/event.h>
 #include <convoy/trace/recorder.h>
 
 namespace convoy::runtime {
@@ -160,7 +161,7 @@ StepResult Trainer::forward_backward(const at::Tensor& samples) {
   buckets_->begin_step();
   const std::vector<at::Tensor> losses =
       executor_->run(schedule_, hidden_state(), [this](int chunk) { buckets_->arm(chunk); });
-  const trace::Span span(trace::intern("reduce gradients"));
+  const trace::Span span(trace::intern(trace::names::kReduceGradients));
   buckets_->finish();
   std::vector<double> sums = {local_loss(losses)};
   StepResult result;
@@ -176,7 +177,7 @@ StepResult Trainer::gradients(const at::Tensor& samples) {
 }
 
 void Trainer::update(StepResult& result) {
-  const trace::Span span(trace::intern("optimizer"));
+  const trace::Span span(trace::intern(trace::names::kOptimizer));
   result.lr = options_.lr.at(optimizer_->steps_done());
   optimizer_->step(result.lr, data::clip_scale(result.grad_norm, options_.clip));
 }
@@ -188,7 +189,7 @@ StepResult Trainer::step(const at::Tensor& samples) {
 }
 
 double Trainer::evaluate(const at::Tensor& samples) {
-  const trace::Span span(trace::intern("evaluate"));
+  const trace::Span span(trace::intern(trace::names::kEvaluate));
   const int64_t rows = samples.size(0);
   const auto tokens = static_cast<double>(rows * dp_.size() * (samples.size(1) - 1));
   load(Purpose::kEvaluate, samples, tokens);

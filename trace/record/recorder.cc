@@ -1,11 +1,18 @@
 // Who writes where: a thread takes a free ring with its first record and gives it back when it
 // ends; what stands in the ring stays. The segment is kept mapped for good, since threads may be in
 // the middle of a record.
+#include "trace/record/cost.h"
+#include "trace/record/governor.h"
+#include "trace/record/host_counters.h"
+#include "trace/record/sockets.h"
 #include <convoy/base/log.h>
+#include <convoy/trace/event.h>
 #include <convoy/trace/recorder.h>
 
 #include <algorithm>
+#include <charconv>
 #include <condition_variable>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -28,6 +35,7 @@ struct State {
   std::mutex mutex;
   std::shared_ptr<Segment> segment;  // guarded by mutex, as what follows
   std::map<std::string, uint16_t, std::less<>> names;
+  std::vector<int32_t> threads;  // that have a ring, by their ids in the kernel
   bool told_full = false;
 
   std::condition_variable changed;
@@ -52,11 +60,73 @@ void add_anchor(Segment& segment) {
   header.anchor_count.store(count + 1, std::memory_order_release);
 }
 
-void keep_anchors(State& s, const std::shared_ptr<Segment>& segment) {
+double budget_from_environment() {
+  const char* text = std::getenv("CONVOY_TRACE_BUDGET");
+  if (text == nullptr) return kBudget;
+  const Result<double> budget = parse_budget(text);
+  if (budget.ok()) return *budget;
+  CONVOY_LOG(Warn) << budget.status().message() << "; tracing may cost " << kBudget * 100 << " %";
+  return kBudget;
+}
+
+void record_counter(const char* name, double value) {
+  record(Level::kCollectives, {.value = static_cast<uint64_t>(std::max(0.0, value)),
+                               .name = intern(name),
+                               .kind = Kind::kCounter});
+}
+
+// What the keeper does every second. Used by its thread only.
+class Keeper {
+ public:
+  explicit Keeper(std::shared_ptr<Segment> segment) : segment_(std::move(segment)) {}
+
+  // `threads`: see HostCounters.
+  void work(const std::vector<int32_t>& threads) {
+    add_anchor(*segment_);
+    govern();
+    if (!records(Level::kCollectives)) return;
+    host_.sample(threads);
+    sample_sockets();
+  }
+
+ private:
+  void govern() {
+    const Anchor now = take_anchor();
+    const double cost = cost_ticks(*segment_);
+    const double passed = static_cast<double>(now.ticks - last_.ticks);
+    const double seconds = static_cast<double>(now.monotonic_ns - last_.monotonic_ns) / 1e9;
+    if (passed <= 0 || seconds <= 0) return;
+    // A mean that becomes smaller must not make a sum smaller.
+    const double share = std::max(0.0, cost - last_cost_) / passed;
+    cost_ns_ += share * seconds * 1e9;
+    last_ = now;
+    last_cost_ = cost;
+    const Level level = segment_->level(), next = governor_.decide(level, share, seconds);
+    // Whoever sets it at this moment wins.
+    auto was = static_cast<uint8_t>(level);
+    segment_->header().level.compare_exchange_strong(was, static_cast<uint8_t>(next));
+    record_counter(names::kTracerCost, cost_ns_);
+    record_counter(names::kTracerShare, share * 1e6);
+    record_counter(names::kTracerLevel, static_cast<double>(next));
+  }
+
+  const std::shared_ptr<Segment> segment_;
+  Governor governor_{budget_from_environment()};
+  HostCounters host_;
+  Anchor last_ = take_anchor();
+  double last_cost_ = cost_ticks(*segment_);
+  double cost_ns_ = 0;
+};
+
+void keep(State& s, const std::shared_ptr<Segment>& segment) {
   ::pthread_setname_np(::pthread_self(), "convoy-trace");
+  Keeper keeper(segment);
   std::unique_lock lock(s.mutex);
   while (!s.changed.wait_for(lock, kBetweenAnchors, [&] { return s.ending; })) {
-    add_anchor(*segment);
+    const std::vector<int32_t> threads = s.threads;
+    lock.unlock();
+    keeper.work(threads);
+    lock.lock();
   }
 }
 
@@ -64,7 +134,13 @@ void keep_anchors(State& s, const std::shared_ptr<Segment>& segment) {
 struct RingOfThread {
   bool is_used = false;
   ~RingOfThread() {
-    if (detail::writer.aimed()) detail::writer.ring()->taken.store(0, std::memory_order_release);
+    if (!detail::writer.aimed()) return;
+    State& s = state();
+    {
+      const std::lock_guard lock(s.mutex);
+      std::erase(s.threads, static_cast<int32_t>(::syscall(SYS_gettid)));
+    }
+    detail::writer.ring()->taken.store(0, std::memory_order_release);
     detail::writer.aim(nullptr, nullptr, 0);
   }
 };
@@ -97,9 +173,9 @@ bool take_ring() {
     if (!ring.taken.compare_exchange_strong(free, 1, std::memory_order_acquire)) continue;
     ring_of_thread.is_used = true;  // so that its destructor runs
     writer.aim(&ring, layout::records_of(header, i), header.ring_records - 1);
-    writer.write({.time = ticks(),
-                  .value = static_cast<uint64_t>(::syscall(SYS_gettid)),
-                  .kind = Kind::kThread});
+    const auto thread = static_cast<int32_t>(::syscall(SYS_gettid));
+    if (std::this_thread::get_id() != s.keeper.get_id()) s.threads.push_back(thread);
+    writer.write({.time = ticks(), .value = static_cast<uint64_t>(thread), .kind = Kind::kThread});
     return true;
   }
   header.unplaced.fetch_add(1, std::memory_order_relaxed);
@@ -107,6 +183,20 @@ bool take_ring() {
 }
 
 }  // namespace detail
+
+Result<double> parse_budget(std::string_view text) {
+  if (text == "off") return 1.0;
+  std::string_view number = text;
+  if (number.ends_with('%')) number.remove_suffix(1);
+  double percent = -1;
+  const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), percent);
+  if (error != std::errc() || end != number.data() + number.size() || !(percent >= 0) ||
+      percent > 100) {
+    return Status(Code::kInvalidArgument, "CONVOY_TRACE_BUDGET is '" + std::string(text) +
+                                              "'; take a percentage such as 0.1%, or off");
+  }
+  return percent / 100;
+}
 
 Result<std::shared_ptr<Segment>> open_recorder(const SegmentOptions& options, Level level) {
   State& s = state();
@@ -121,11 +211,17 @@ Result<std::shared_ptr<Segment>> open_recorder(const SegmentOptions& options, Le
   }
   if (!s.keeper.joinable()) {
     s.ending = false;
-    s.keeper = std::thread([&s, segment = s.segment] { keep_anchors(s, segment); });
+    s.keeper = std::thread([&s, segment = s.segment] { keep(s, segment); });
   }
   s.segment->set_level(level);
   detail::level = &s.segment->header().level;
   return s.segment;
+}
+
+std::shared_ptr<Segment> recorder_segment() {
+  State& s = state();
+  const std::lock_guard lock(s.mutex);
+  return s.keeper.joinable() ? s.segment : nullptr;
 }
 
 void close_recorder() {

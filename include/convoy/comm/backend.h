@@ -4,6 +4,7 @@
 #include <torch/csrc/distributed/c10d/Store.hpp>
 
 #include <chrono>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -15,6 +16,24 @@ class Group;
 namespace convoy::comm {
 
 class Operation;
+
+// What c10d's hooks don't tell about the operations of a Backend, for those who record them. Called
+// from the threads that issue and perform operations: short, no calls back, no GIL.
+class Observer {
+ public:
+  virtual ~Observer() = default;
+  // The calling thread has made the Work that completion hooks will call `key`: for the operation
+  // that it is about to issue, or for the `messages` or collectives of the batch that it ends.
+  virtual void made(uint64_t key, bool messages) = 0;
+  // A collective is being performed from now on.
+  virtual void started(uint64_t key) = 0;
+  // A message that any rank might have sent has come from rank `from` of the group. Completion
+  // hooks follow.
+  virtual void received(uint64_t key, int from) = 0;
+  // Nobody holds the Work of messages any more, and nobody has waited for them: whether they
+  // complete will not be known.
+  virtual void dropped(uint64_t key) = 0;
+};
 
 // The c10d backend `convoy`: collectives and messages of CPU tensors over Convoy's host engine
 // (shared memory within a machine, TCP between machines).
@@ -145,6 +164,8 @@ class Backend final : public c10d::Backend {
   bool supportsCompletionHooks() const override { return true; }
   void registerCompletionHook(int64_t id, c10d::CompletionHook hook) override;
   void unregisterCompletionHook(int64_t id) override;
+  // Shared with the works. There can be one; null ends it for works that are made from then on.
+  void observe(std::shared_ptr<Observer> observer);
 
   // Memory that collectives need not copy (allocator.h).
   std::shared_ptr<c10::Allocator> getMemAllocator() override;

@@ -6,6 +6,7 @@
 #include <torch/csrc/distributed/c10d/Store.hpp>
 
 #include <chrono>
+#include <functional>
 #include <initializer_list>
 #include <map>
 #include <mutex>
@@ -13,6 +14,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 namespace convoy::comm {
 
@@ -21,6 +23,11 @@ struct MeshGroupsOptions {
   int device_index = 0;                           // CUDA: this rank's GPU
   std::chrono::milliseconds timeout = std::chrono::minutes(10);  // of joining and of each operation
   std::string prefix;  // of names and keys: what differs between generations of a job
+  // Called with each group before its first use: its name without the prefix, and its ranks of the
+  // mesh in the group's order.
+  std::function<void(const std::string& name, const std::vector<int>& ranks,
+                     const c10::intrusive_ptr<c10d::ProcessGroup>& group)>
+      on_group = {};
 };
 
 // One rank's groups along the dimensions of a mesh, handed over or made on first use, and then
@@ -68,6 +75,8 @@ class MeshGroups {
  private:
   int place_in(const std::vector<int>& ranks) const;
   Group make(const std::string& name, const std::vector<int>& ranks);
+  void announce(std::span<const std::string_view> names, const std::vector<int>& ranks,
+                const Group& group) const;
 
   Mesh mesh_;
   int rank_;

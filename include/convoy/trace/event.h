@@ -146,6 +146,11 @@ inline constexpr const char* kRunQueue = "run queue ns";  // ready to run, but n
 inline constexpr const char* kProcessor = "processor ns";
 inline constexpr const char* kPageFaults = "page faults";  // major ones
 inline constexpr const char* kDiskWait = "disk wait ns";
+// What the tracer costs, by timing itself: a sum; and of the last second, in millionths of the
+// time. The level that it records at, as the number of a Level.
+inline constexpr const char* kTracerCost = "tracer cost ns";
+inline constexpr const char* kTracerShare = "tracer share ppm";
+inline constexpr const char* kTracerLevel = "tracer level";
 // Counters that need not be there.
 inline constexpr const char* kTokens = "tokens";  // that this rank has worked on
 }  // namespace names

@@ -25,7 +25,8 @@ class RingWriter {
   bool aimed() const { return ring_ != nullptr; }
   layout::Ring* ring() const { return ring_; }
 
-  void write(const Record& r) {
+  // Returns the record's place.
+  uint64_t write(const Record& r) {
     const uint64_t at = ring_->head.load(std::memory_order_relaxed);
     layout::Words& to = records_[at & mask_];
     // Released one by one: whoever reads one of these words sees that the head has come this far.
@@ -36,6 +37,7 @@ class RingWriter {
     to[3].store(uint64_t{r.name} << 48 | uint64_t{r.group} << 32 | static_cast<uint64_t>(r.kind),
                 std::memory_order_release);
     ring_->head.store(at + 1, std::memory_order_release);
+    return at;
   }
 
  private:
@@ -43,6 +45,10 @@ class RingWriter {
   layout::Words* records_ = nullptr;
   uint64_t mask_ = 0;
 };
+
+// One in 1024 of a thread's records is timed, for the governor.
+inline constexpr uint64_t kTimedMask = 1023;
+void add_timed_record(uint64_t ticks);
 
 // Set once a recorder is open; before, it points at a level that is off.
 extern std::atomic<const std::atomic<uint8_t>*> level;
@@ -71,8 +77,12 @@ inline void record(Level level, Record r) {
   if (!records(level)) [[likely]]
     return;
   if (!detail::writer.aimed() && !detail::take_ring()) return;
-  if (r.time == 0) r.time = ticks();
-  detail::writer.write(r);
+  const bool stamped = r.time == 0;
+  if (stamped) r.time = ticks();
+  const uint64_t at = detail::writer.write(r);
+  if ((at & detail::kTimedMask) == 0 && stamped) [[unlikely]] {
+    detail::add_timed_record(ticks() - r.time);
+  }
 }
 
 inline void instant(Level level, uint16_t name, uint64_t value = 0) {
@@ -97,11 +107,52 @@ class Span {
   const Level level_;
 };
 
+// Tells the governor what the tracer's own code costs where it does more than record(): one kind of
+// call, of which one in 1024 is timed. Lives for the whole process.
+class CallMeter {
+ public:
+  CallMeter();
+  CallMeter(const CallMeter&) = delete;
+  CallMeter& operator=(const CallMeter&) = delete;
+
+  // When a call that is timed begins; 0: this one is not. Calls of several threads at a time may be
+  // counted as one.
+  uint64_t begin() {
+    const uint64_t call = calls_.load(std::memory_order_relaxed);
+    calls_.store(call + 1, std::memory_order_relaxed);
+    return (call & detail::kTimedMask) == 0 ? ticks() : 0;
+  }
+  void end(uint64_t begin) {
+    if (begin != 0) [[unlikely]]
+      add(ticks() - begin);
+  }
+
+  uint64_t calls() const { return calls_.load(std::memory_order_relaxed); }
+  // Of those that were timed.
+  double mean_ticks() const;
+
+ private:
+  void add(uint64_t ticks);
+  std::atomic<uint64_t> calls_{0}, timed_{0}, ticks_{0};
+};
+
+// The largest share of a thread's time that the tracer may cost; CONVOY_TRACE_BUDGET: "0.1%", "off"
+// for no limit.
+inline constexpr double kBudget = 0.001;
+Result<double> parse_budget(std::string_view text);
+
 // Makes the segment of this process, at `level`, and from then on an anchor a second. A process has
 // one segment, and the first call's options count: later calls, also after close_recorder(), switch
 // it to their level. A child of fork() records nothing until it calls this, and gets its own.
+//
+// Once a second it also records what the host does to this process (names::kRunQueue and those that
+// follow it, and sockets.h), and governs itself: where tracing costs more than CONVOY_TRACE_BUDGET
+// of a second, the level falls by one, though never below kCollectives; it rises again when some
+// time has passed. A level that somebody else sets is the new limit.
 Result<std::shared_ptr<Segment>> open_recorder(const SegmentOptions& options,
                                                Level level = Level::kSpans);
+// This process's segment while a recorder is open; else null.
+std::shared_ptr<Segment> recorder_segment();
 // Recording ends, the segment stays. Threads may go on calling record(). Waits for the thread that
 // makes anchors.
 void close_recorder();

@@ -233,6 +233,10 @@ void Backend::unregisterCompletionHook(int64_t id) {
   state_->hooks->remove_completion(id);
 }
 
+void Backend::observe(std::shared_ptr<Observer> observer) {
+  state_->hooks->observe(std::move(observer));
+}
+
 std::shared_ptr<c10::Allocator> Backend::getMemAllocator() {
   return {shared_allocator(), [](c10::Allocator*) {}};  // lives as long as the process
 }

@@ -19,14 +19,27 @@ void HookTable::remove_abort(int64_t id) {
   abort_.erase(id);
 }
 
-void HookTable::add_completion(int64_t id, c10d::CompletionHook hook) {
+// The hooks are replaced, not changed, so that firing them copies a pointer only.
+void HookTable::change_completion(const std::function<void(CompletionHooks&)>& change) {
   std::lock_guard lock(mutex_);
-  completion_[id] = std::move(hook);
+  auto changed = std::make_shared<CompletionHooks>(*completion_);
+  change(*changed);
+  wants_completion_ = !changed->empty();
+  completion_ = std::move(changed);
+}
+
+void HookTable::add_completion(int64_t id, c10d::CompletionHook hook) {
+  change_completion([&](CompletionHooks& hooks) { hooks[id] = std::move(hook); });
 }
 
 void HookTable::remove_completion(int64_t id) {
+  change_completion([&](CompletionHooks& hooks) { hooks.erase(id); });
+}
+
+void HookTable::observe(std::shared_ptr<Observer> observer) {
   std::lock_guard lock(mutex_);
-  completion_.erase(id);
+  observer_.store(observer.get(), std::memory_order_release);
+  if (observer) observers_.push_back(std::move(observer));
 }
 
 void HookTable::fire_abort() {
@@ -43,17 +56,12 @@ void HookTable::fire_abort() {
   }
 }
 
-bool HookTable::wants_completion() {
-  std::lock_guard lock(mutex_);
-  return !completion_.empty();
-}
-
 void HookTable::fire_completion(uint64_t key, std::optional<float> duration_ms) {
+  if (!wants_completion()) return;
   std::unique_lock lock(mutex_);
-  if (completion_.empty()) return;
-  const auto hooks = completion_;
+  const std::shared_ptr<const CompletionHooks> hooks = completion_;
   lock.unlock();
-  for (const auto& [id, hook] : hooks) hook({key, duration_ms});
+  for (const auto& [id, hook] : *hooks) hook({key, duration_ms});
 }
 
 }  // namespace convoy::comm

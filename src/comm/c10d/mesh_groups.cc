@@ -29,9 +29,17 @@ void MeshGroups::adopt(std::span<const std::string_view> names,
                     group->getRank(), " of ", group->getSize(), ", but in the mesh ",
                     mesh_.to_string(), " rank ", rank_, " is rank ", place, " of ", size);
   const std::lock_guard lock(mutex_);
-  const bool added = groups_.emplace(name, Group(std::move(group))).second;
+  const auto [at, added] = groups_.emplace(name, Group(std::move(group)));
   TORCH_CHECK_VALUE(added, "there is a group ", name,
                     " already: hand groups over before use, once");
+  announce(names, ranks, at->second);
+}
+
+void MeshGroups::announce(std::span<const std::string_view> names, const std::vector<int>& ranks,
+                          const Group& group) const {
+  if (options_.on_group) {
+    options_.on_group(mesh_.group_name(names, rank_), ranks, group.process_group());
+  }
 }
 
 Group MeshGroups::group(std::span<const std::string_view> names) {
@@ -41,7 +49,9 @@ Group MeshGroups::group(std::span<const std::string_view> names) {
   const std::lock_guard lock(mutex_);
   const auto found = groups_.find(name);
   if (found != groups_.end()) return found->second;
-  return groups_.emplace(name, make(name, ranks)).first->second;
+  const Group& made = groups_.emplace(name, make(name, ranks)).first->second;
+  announce(names, ranks, made);
+  return made;
 }
 
 Group MeshGroups::world() {

@@ -24,9 +24,12 @@ CollectiveStep::CollectiveStep(GroupContext context, Operation operation, millis
     : context_(std::move(context)),
       operation_(std::move(operation)),
       timeout_(timeout),
-      key_(next_key()) {}
+      key_(next_key()) {
+  if (Observer* observer = context_.hooks->observer()) observer->made(key_, false);
+}
 
 void CollectiveStep::perform() {
+  if (Observer* observer = context_.hooks->observer()) observer->started(key_);
   const bool timed = context_.hooks->wants_completion();
   const TimePoint begin = timed ? Clock::system().now() : TimePoint();
   try {
@@ -120,6 +123,12 @@ TransferWork::TransferWork(int rank, c10d::OpType type, GroupContext context,
       deadline_(Deadline::after(timeout)),
       key_(next_key()) {
   for (const Message& m : messages_) results_.push_back(m.tensor);
+  if (Observer* observer = context_.hooks->observer()) observer->made(key_, true);
+}
+
+TransferWork::~TransferWork() {
+  if (concluded_) return;
+  if (Observer* observer = context_.hooks->observer()) observer->dropped(key_);
 }
 
 bool TransferWork::isCompleted() {
@@ -173,6 +182,10 @@ void TransferWork::conclude(Status status) {
   concluded_ = true;
   if (recordFunctionEndCallback_) recordFunctionEndCallback_();
   if (status_.ok()) {
+    Observer* observer = context_.hooks->observer();
+    if (opType_ == c10d::OpType::RECVANYSOURCE && observer != nullptr) {
+      observer->received(key_, source_);
+    }
     context_.hooks->fire_completion(key_, std::nullopt);
   } else {
     context_.hooks->fire_abort();

@@ -98,6 +98,7 @@ class TransferWork final : public c10d::Work {
   };
   TransferWork(int rank, c10d::OpType type, GroupContext context, std::vector<Message> messages,
                std::chrono::milliseconds timeout);
+  ~TransferWork() override;
 
   bool isCompleted() override;
   bool isSuccess() const override;

@@ -6,6 +6,7 @@
 #include "src/comm/host/link_channel.h"
 #include "src/comm/host/link_engine.h"
 #include "src/comm/host/link_signature.h"
+#include <convoy/trace/sockets.h>
 
 #include <algorithm>
 #include <charconv>
@@ -95,6 +96,15 @@ class Gathering {
     return half;
   }
   size_t per_peer() const { return per_peer_; }
+  // Before they are taken.
+  std::vector<trace::WatchedSocket> watch(const std::vector<int>& global_ranks) {
+    const std::lock_guard lock(mutex_);
+    std::vector<trace::WatchedSocket> watched;
+    for (size_t r = 0; r < fds_.size(); ++r) {
+      for (const UniqueFd& fd : fds_[r]) watched.emplace_back(fd.get(), global_ranks[r]);
+    }
+    return watched;
+  }
 
  private:
   std::vector<int> missing() const {
@@ -158,13 +168,15 @@ class LinkGroup final : public Group {
   const GroupOptions options_;
   std::unique_ptr<LinkEngine> engine_;
   std::shared_ptr<LinkChannel> channel_;  // shared with transfers and the I/O thread
-  mutable std::mutex mutex_;              // guards what follows
+  std::vector<trace::WatchedSocket> watched_;
+  mutable std::mutex mutex_;  // guards what follows
   uint64_t sequence_ = 0;
   bool running_ = false;
   std::map<int, uint64_t> left_;  // ranks that have left, after how many operations
 };
 
 Status LinkGroup::start(TcpLoop& loop, Gathering& gathering) {
+  watched_ = gathering.watch(options_.global_ranks);
   LinkEngine::Options engine;
   engine.group = options_.name;
   engine.global_ranks = options_.global_ranks;
