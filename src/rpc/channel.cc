@@ -1,3 +1,4 @@
+#include "src/rpc/client_stream.h"
 #include "src/rpc/wire.h"
 #include <convoy/rpc/channel.h>
 
@@ -38,8 +39,14 @@ struct Channel::Impl {
   std::unique_ptr<grpc::GenericStub> stub;
   std::mutex mutex;
   std::condition_variable idle;
-  std::set<Outgoing*> calls;  // guarded by mutex; each is deleted when it has ended
-  bool closed = false;        // guarded by mutex
+  std::set<grpc::ClientContext*> under_way;  // guarded by mutex; of calls and streams
+  bool closed = false;                       // guarded by mutex
+
+  void forget(grpc::ClientContext* context) {
+    const std::lock_guard lock(mutex);
+    under_way.erase(context);
+    idle.notify_all();
+  }
 };
 
 Result<std::unique_ptr<Channel>> Channel::create(const std::string& address,
@@ -85,7 +92,7 @@ void Channel::call(const std::string& method, Message request, Nanos timeout, Do
       lock.unlock();
       return call->done(Status(Code::kAborted, call->what + ": the channel was closed"));
     }
-    impl_->calls.insert(call.release());
+    impl_->under_way.insert(&call.release()->context);
   }
   impl_->stub->UnaryCall(&raw->context, kMethodPrefix + method, grpc::StubOptions(), &raw->request,
                          &raw->answer, [impl = impl_, raw](const grpc::Status& status) {
@@ -95,9 +102,7 @@ void Channel::call(const std::string& method, Message request, Nanos timeout, Do
                            } else {
                              mine->done(from_grpc(status, mine->what));
                            }
-                           const std::lock_guard lock(impl->mutex);
-                           impl->calls.erase(raw);
-                           impl->idle.notify_all();
+                           impl->forget(&raw->context);
                          });
 }
 
@@ -118,11 +123,31 @@ Result<Received> Channel::call(const std::string& method, Message request, Nanos
   return std::move(*answer->value);
 }
 
+std::shared_ptr<Stream> Channel::open_stream(const std::string& method, StreamEvents events) {
+  auto ended = [impl = impl_, told = std::move(events.ended)](grpc::ClientContext* context,
+                                                              const Status& why) {
+    told(why);
+    impl->forget(context);
+  };
+  const auto stream = std::make_shared<ClientStream>(method + " at " + impl_->address,
+                                                     std::move(events.received), std::move(ended));
+  if (!impl_->token.empty()) stream->context().AddMetadata(kTokenKey, impl_->token);
+  {
+    const std::lock_guard lock(impl_->mutex);
+    impl_->under_way.insert(&stream->context());
+    if (impl_->closed) stream->context().TryCancel();
+  }
+  impl_->stub->PrepareBidiStreamingCall(&stream->context(), kMethodPrefix + method,
+                                        grpc::StubOptions(), stream.get());
+  stream->begin();
+  return stream;
+}
+
 void Channel::close() {
   std::unique_lock lock(impl_->mutex);
   impl_->closed = true;
-  for (Outgoing* call : impl_->calls) call->context.TryCancel();
-  impl_->idle.wait(lock, [&] { return impl_->calls.empty(); });
+  for (grpc::ClientContext* context : impl_->under_way) context->TryCancel();
+  impl_->idle.wait(lock, [&] { return impl_->under_way.empty(); });
 }
 
 }  // namespace convoy::rpc

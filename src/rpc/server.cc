@@ -1,4 +1,6 @@
 // One reactor a call: reads the request, hands it to the method's handler, writes the answer.
+// Streams have theirs in served_stream.cc.
+#include "src/rpc/served_stream.h"
 #include "src/rpc/wire.h"
 #include <convoy/rpc/server.h>
 
@@ -74,17 +76,22 @@ class ServedCall final : public Call,
 
 class Service final : public grpc::CallbackGenericService {
  public:
-  Service(Handlers handlers, std::string token)
-      : handlers_(std::move(handlers)), token_(std::move(token)) {}
+  Service(Handlers handlers, StreamHandlers streams, std::string token)
+      : handlers_(std::move(handlers)), streams_(std::move(streams)), token_(std::move(token)) {}
   grpc::ServerGenericBidiReactor* CreateReactor(grpc::GenericCallbackServerContext* ctx) override {
-    const auto call = std::make_shared<ServedCall>();
     const auto token = ctx->client_metadata().find(kTokenKey);
     const bool known =
         token_.empty() || (token != ctx->client_metadata().end() && token->second == token_);
     const std::string prefix = kMethodPrefix;
-    const auto handler = ctx->method().starts_with(prefix)
-                             ? handlers_.find(ctx->method().substr(prefix.size()))
-                             : handlers_.end();
+    const std::string method =
+        ctx->method().starts_with(prefix) ? ctx->method().substr(prefix.size()) : "";
+    if (const auto handler = streams_.find(method); known && handler != streams_.end()) {
+      const auto stream = std::make_shared<ServedStream>(ctx);
+      stream->begin(handler->second);
+      return stream.get();
+    }
+    const auto call = std::make_shared<ServedCall>();
+    const auto handler = handlers_.find(method);
     if (!known) {
       call->begin(nullptr, {Code::kFailedPrecondition,
                             "this server is another job's: the call has not its token"});
@@ -98,6 +105,7 @@ class Service final : public grpc::CallbackGenericService {
 
  private:
   const Handlers handlers_;
+  const StreamHandlers streams_;
   const std::string token_;
 };
 
@@ -117,19 +125,28 @@ Result<std::shared_ptr<grpc::ServerCredentials>> credentials(const TlsFiles& tls
 }  // namespace
 
 struct Server::Impl {
-  Impl(Handlers handlers, std::string token) : service(std::move(handlers), std::move(token)) {}
+  Impl(Handlers handlers, StreamHandlers streams, std::string token)
+      : service(std::move(handlers), std::move(streams), std::move(token)) {}
   Service service;
   std::unique_ptr<grpc::Server> server;
   int port = 0;
 };
 
-Result<std::unique_ptr<Server>> Server::start(const ServerOptions& options, Handlers handlers) {
-  auto impl = std::make_unique<Impl>(std::move(handlers), options.connection.token);
+Result<std::unique_ptr<Server>> Server::start(const ServerOptions& options, Handlers handlers,
+                                              StreamHandlers streams) {
+  auto impl =
+      std::make_unique<Impl>(std::move(handlers), std::move(streams), options.connection.token);
   grpc::ServerBuilder builder;
   CONVOY_ASSIGN_OR_RETURN(const auto creds, credentials(options.connection.tls));
   set_limits(options.connection,
              [&](const char* name, int value) { builder.AddChannelArgument(name, value); });
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1000);
+  if (options.calls_per_client_max > 0) {
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.calls_per_client_max);
+  }
+  if (options.memory_bytes_max > 0) {
+    builder.SetResourceQuota(grpc::ResourceQuota("convoy").Resize(options.memory_bytes_max));
+  }
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a port in use is an error
   const std::string host = options.host.empty() ? "[::]" : options.host;
   const std::string address = host + ":" + std::to_string(options.port);

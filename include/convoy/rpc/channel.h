@@ -1,6 +1,7 @@
 #pragma once
 
 #include <convoy/rpc/message.h>
+#include <convoy/rpc/stream.h>
 
 #include <functional>
 
@@ -25,7 +26,11 @@ class Channel {
   // The same, blocking. Not on gRPC's threads.
   Result<Received> call(const std::string& method, Message request, Nanos timeout);
 
-  // Cancels what is under way, and returns when all `done` have been called. Later calls fail with
+  // Connects to a stream of the server's. Never fails at once: a stream that can't be has ended.
+  std::shared_ptr<Stream> open_stream(const std::string& method, StreamEvents events);
+
+  // Cancels what is under way, and returns when all `done` and `ended`
+  // have been called. Later calls fail with
   // kAborted.
   void close();
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <convoy/rpc/message.h>
+#include <convoy/rpc/stream.h>
 
 #include <atomic>
 #include <functional>
@@ -39,17 +40,25 @@ class Call {
 using Handler = std::function<void(const std::shared_ptr<Call>&)>;
 using Handlers = std::map<std::string, Handler>;  // by method
 
+// Takes a stream that a client has opened, and says where its messages go. As handlers, it must not
+// block; the stream may be ended and read_next() be called within it.
+using StreamHandler = std::function<StreamEvents(const std::shared_ptr<Stream>&)>;
+using StreamHandlers = std::map<std::string, StreamHandler>;
+
 struct ServerOptions {
   std::string host;   // to bind; empty: all addresses of this machine
   uint16_t port = 0;  // 0: the kernel chooses
   ConnectionOptions connection;
+  size_t memory_bytes_max = 0;   // of gRPC's buffers, of all connections; 0: no limit
+  int calls_per_client_max = 0;  // calls and streams of one connection at a time; 0: no limit
 };
 
 // Serves calls on threads of gRPC's own (2 to 16 in a process, after the machine's cores).
 class Server {
  public:
   // kAlreadyExists: the port is taken; kInvalidArgument: host or TLS files.
-  static Result<std::unique_ptr<Server>> start(const ServerOptions& options, Handlers handlers);
+  static Result<std::unique_ptr<Server>> start(const ServerOptions& options, Handlers handlers,
+                                               StreamHandlers streams = {});
   // Stops, see stop().
   ~Server();
   uint16_t port() const;

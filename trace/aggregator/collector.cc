@@ -1,0 +1,343 @@
+// A node's collector: one thread that finds the ranks' segments, drains them, and sends.
+#include "trace/aggregator/uplink.h"
+#include "trace/aggregator/wire.h"
+#include "trace/collect/rank_drain.h"
+#include <convoy/base/log.h>
+#include <convoy/trace/collector.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <thread>
+#include <unistd.h>
+#include <utility>
+
+namespace convoy::trace {
+namespace {
+
+using namespace std::chrono_literals;
+using Time = std::chrono::steady_clock::time_point;
+
+constexpr auto kLookAroundEvery = 1s;
+constexpr auto kYoung = 60s;           // a process that may still begin to record
+constexpr auto kLookAgainEvery = 10s;  // at one that is older
+constexpr auto kDeadToldEvery = 1s, kDeadToldFor = 60s;
+constexpr auto kLastWords = 1s;  // of the destructor, for what is not sent yet
+constexpr int kDrainsMax = 64;   // of one rank in one turn
+
+std::string host_name() {
+  std::array<char, 256> name{};
+  ::gethostname(name.data(), name.size() - 1);
+  return name.data();
+}
+
+// Wakes the thread out of poll(). Shared with callbacks that may come late.
+struct Bell {
+  UniqueFd fd{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+  void ring() const {
+    const uint64_t one = 1;
+    [[maybe_unused]] const auto written = ::write(fd.get(), &one, sizeof one);
+  }
+  void hush() const {
+    uint64_t count = 0;
+    [[maybe_unused]] const auto got = ::read(fd.get(), &count, sizeof count);
+  }
+};
+
+// A process that records.
+struct Rank {
+  std::unique_ptr<RankDrain> drain;  // null: has ended and is read to the end
+  std::unique_ptr<ProcessWatch> process;
+  int pid = 0;
+  uint32_t rank = 0;
+  uint64_t generation = 0;
+  bool is_told = false;  // host and pid
+  RankState last;        // of one that has ended
+  Time ended{}, told{};
+};
+
+// A process that does not record, so far.
+struct Stranger {
+  Time since{}, looked{};
+  bool is_watched = false;  // by name: looked at each turn
+};
+
+class NodeCollector final : public Collector {
+ public:
+  NodeCollector(const CollectorOptions& options, std::shared_ptr<Bell> bell)
+      : options_(options), bell_(std::move(bell)), job_(options.job) {}
+  ~NodeCollector() override {
+    ending_ = true;
+    bell_->ring();
+    if (thread_.joinable()) thread_.join();
+  }
+
+  Status begin() {
+    if (options_.host.empty()) options_.host = host_name();
+    UplinkOptions up;
+    up.address = options_.aggregator;
+    up.connection = options_.connection;
+    up.host = options_.host;
+    up.job = job_;
+    up.buffer_bytes_max = options_.buffer_bytes_max;
+    up.now = [] { return now_on(CLOCK_MONOTONIC); };
+    up.wake = [bell = bell_] { bell->ring(); };
+    CONVOY_ASSIGN_OR_RETURN(uplink_, Uplink::create(up, registry_));
+    thread_ = std::thread([this] { run(); });
+    return ok_status();
+  }
+
+  void watch(int pid) override {
+    const std::lock_guard lock(mutex_);
+    to_watch_.push_back(pid);
+    bell_->ring();
+  }
+  void set_job(const JobInfo& job) override {
+    const std::lock_guard lock(mutex_);
+    given_job_ = job;
+  }
+  CollectorStats stats() const override {
+    const std::lock_guard lock(mutex_);
+    return stats_;
+  }
+
+ private:
+  void run();
+  void take_orders();
+  void look_around(Time now);
+  void try_segment(int pid, Stranger& stranger, Time now);
+  void adopt(std::shared_ptr<Segment> segment);
+  void drain_all(Time now);
+  void drain(Rank& rank, Time now);
+  void repeat_death(Rank& rank, Time now);
+  void wait_until(Time until);
+  void tell_stats();
+
+  CollectorOptions options_;
+  const std::shared_ptr<Bell> bell_;
+  std::atomic<bool> ending_{false};
+  std::thread thread_;
+
+  // The thread's own.
+  Registry registry_;
+  std::unique_ptr<Uplink> uplink_;
+  JobInfo job_;
+  std::map<uint32_t, Rank> ranks_;  // by rank
+  std::map<int, Stranger> strangers_;
+  Time look_at_{};
+  uint64_t events_ = 0;
+
+  mutable std::mutex mutex_;
+  std::vector<int> to_watch_;         // guarded by mutex_
+  std::optional<JobInfo> given_job_;  // guarded by mutex_
+  CollectorStats stats_;              // guarded by mutex_
+};
+
+void NodeCollector::run() {
+  while (!ending_) {
+    const Time now = std::chrono::steady_clock::now();
+    take_orders();
+    look_around(now);
+    drain_all(now);
+    uplink_->set_job(job_);
+    uplink_->turn();
+    tell_stats();
+    wait_until(now + options_.period);
+  }
+  const Time last = std::chrono::steady_clock::now() + kLastWords;
+  drain_all(std::chrono::steady_clock::now());
+  for (uplink_->turn(); !uplink_->idle(); uplink_->turn()) {
+    if (std::chrono::steady_clock::now() >= last) break;
+    std::this_thread::sleep_for(5ms);
+  }
+  tell_stats();
+}
+
+void NodeCollector::take_orders() {
+  const std::lock_guard lock(mutex_);
+  for (const int pid : std::exchange(to_watch_, {})) strangers_[pid].is_watched = true;
+  if (!given_job_) return;
+  const JobInfo given = *std::exchange(given_job_, std::nullopt);
+  if (given.generation >= job_.generation) job_ = given;
+}
+
+void NodeCollector::look_around(Time now) {
+  for (auto& [pid, stranger] : strangers_) {
+    if (stranger.is_watched) try_segment(pid, stranger, now);
+  }
+  if (now < look_at_) return;
+  look_at_ = now + kLookAroundEvery;
+  std::map<int, Stranger> there;  // those that have gone are forgotten
+  const std::vector<int> pids = options_.look_around ? all_processes() : std::vector<int>();
+  for (const int pid : pids) {
+    const auto known = strangers_.find(pid);
+    there[pid] = known != strangers_.end() ? known->second : Stranger{now, {}, false};
+  }
+  for (const auto& [pid, stranger] : strangers_) {
+    if (stranger.is_watched && ::access(("/proc/" + std::to_string(pid)).c_str(), F_OK) == 0) {
+      there[pid] = stranger;
+    }
+  }
+  strangers_ = std::move(there);
+  for (auto& [pid, stranger] : strangers_) {
+    const bool is_due = now - stranger.since < kYoung || now - stranger.looked >= kLookAgainEvery;
+    if (is_due && !stranger.is_watched) try_segment(pid, stranger, now);
+  }
+}
+
+void NodeCollector::try_segment(int pid, Stranger& stranger, Time now) {
+  stranger.looked = now;
+  const bool known = std::ranges::any_of(
+      ranks_, [&](const auto& r) { return r.second.pid == pid && r.second.drain != nullptr; });
+  if (known) return;
+  auto segment = segment_of(pid);
+  if (segment == nullptr || segment->rank() < 0) return;
+  if (!options_.job.job.empty()) {
+    const std::string job = environment_of(pid, "CONVOY_JOB_ID");
+    if (!job.empty() && job != options_.job.job) return;
+  }
+  adopt(std::move(segment));
+}
+
+// A rank is one process at a time: the first that is there, until it ends or a later generation's
+// comes.
+void NodeCollector::adopt(std::shared_ptr<Segment> segment) {
+  const auto number = static_cast<uint32_t>(segment->rank());
+  const auto known = ranks_.find(number);
+  if (known != ranks_.end() && known->second.drain != nullptr &&
+      known->second.generation >= segment->generation()) {
+    return;
+  }
+  Rank& rank = ranks_[number];
+  if (rank.drain != nullptr) drain(rank, std::chrono::steady_clock::now());  // its last records
+  rank = {};
+  rank.pid = segment->pid();
+  rank.rank = number;
+  rank.generation = segment->generation();
+  rank.process = std::make_unique<ProcessWatch>(segment->pid());
+  if (segment->generation() > job_.generation || job_.world_size == 0) {
+    job_.generation = std::max(job_.generation, segment->generation());
+    if (segment->world_size() > 0) job_.world_size = static_cast<uint32_t>(segment->world_size());
+  }
+  rank.drain = std::make_unique<RankDrain>(std::move(segment), registry_);
+}
+
+void NodeCollector::drain_all(Time now) {
+  for (auto& [number, rank] : ranks_) {
+    if (rank.drain != nullptr) {
+      drain(rank, now);
+    } else {
+      repeat_death(rank, now);
+    }
+  }
+}
+
+void NodeCollector::drain(Rank& rank, Time now) {
+  // Looked at first: what a process that has ended has written is all there.
+  int32_t exit_code = 0;
+  const Life life = rank.process->look(exit_code);
+  const bool has_ended = life == Life::kExited || life == Life::kKilled;
+  bool more = true;
+  for (int i = 0; more && (has_ended || i < kDrainsMax); ++i) {
+    Batch batch;
+    more = rank.drain->drain(batch);
+    events_ += batch.operations.size() + batch.spans.size() + batch.counters.size();
+    if (!std::exchange(rank.is_told, true)) {
+      batch.host = options_.host;
+      batch.pid = rank.pid;
+    }
+    if (!more || i + 1 == kDrainsMax) {
+      batch.state.emplace();
+      rank.drain->fill_state(*batch.state);
+      batch.state->time = now_on(CLOCK_MONOTONIC);
+      batch.state->life = life;
+      batch.state->exit_code = exit_code;
+      if (has_ended) rank.last = *batch.state;
+    }
+    uplink_->add(std::move(batch));
+  }
+  if (!has_ended) return;
+  rank.drain = nullptr;
+  rank.process = nullptr;
+  rank.ended = rank.told = now;
+}
+
+// For an aggregator that has begun anew meanwhile.
+void NodeCollector::repeat_death(Rank& rank, Time now) {
+  if (now - rank.ended > kDeadToldFor || now - rank.told < kDeadToldEvery) return;
+  rank.told = now;
+  Batch batch;
+  batch.rank = rank.rank;
+  batch.generation = rank.generation;
+  batch.state = rank.last;
+  batch.state->time = now_on(CLOCK_MONOTONIC);
+  uplink_->add(std::move(batch));
+}
+
+// Until then, serving the uplink; not longer than until one of the processes has ended.
+void NodeCollector::wait_until(Time until) {
+  std::vector<pollfd> fds{{bell_->fd.get(), POLLIN, 0}};
+  for (const auto& [number, rank] : ranks_) {
+    if (rank.process != nullptr && rank.process->fd() >= 0) {
+      fds.push_back({rank.process->fd(), POLLIN, 0});
+    }
+  }
+  while (!ending_) {
+    const auto left = until - std::chrono::steady_clock::now();
+    if (left <= Nanos::zero()) return;
+    const auto ms = std::chrono::ceil<std::chrono::milliseconds>(left).count();
+    ::poll(fds.data(), fds.size(), static_cast<int>(ms));
+    if ((fds[0].revents & POLLIN) != 0) {
+      bell_->hush();
+      uplink_->turn();
+      const std::lock_guard lock(mutex_);
+      if (!to_watch_.empty()) return;
+    }
+    if (std::any_of(fds.begin() + 1, fds.end(), [](const pollfd& f) { return f.revents != 0; })) {
+      return;
+    }
+  }
+}
+
+void NodeCollector::tell_stats() {
+  const Uplink::Stats& up = uplink_->stats();
+  CollectorStats stats;
+  stats.ranks = static_cast<uint32_t>(
+      std::ranges::count_if(ranks_, [](const auto& r) { return r.second.drain != nullptr; }));
+  stats.connected = up.connected;
+  stats.events = events_;
+  stats.sent_bytes = up.sent_bytes;
+  stats.acknowledged = up.acknowledged;
+  stats.connections = up.connections;
+  stats.shed = uplink_->outbox().shed();
+  stats.buffered_bytes = uplink_->outbox().bytes();
+  const std::lock_guard lock(mutex_);
+  stats_ = stats;
+}
+
+Status check(const CollectorOptions& options) {
+  if (options.aggregator.find(':') == std::string::npos) {
+    return {Code::kInvalidArgument,
+            "the aggregator's address is '" + options.aggregator + "': it has to be HOST:PORT"};
+  }
+  if (options.period < 1ms || options.buffer_bytes_max < (1 << 16)) {
+    return {Code::kInvalidArgument,
+            "a collector needs a period of at least 1 ms and a buffer of at least 64 KiB"};
+  }
+  return ok_status();
+}
+
+}  // namespace
+
+extern "C" Status convoy_trace_start_collector(const CollectorOptions& options,
+                                               std::unique_ptr<Collector>& started) {
+  CONVOY_RETURN_IF_ERROR(check(options));
+  auto collector = std::make_unique<NodeCollector>(options, std::make_shared<Bell>());
+  CONVOY_RETURN_IF_ERROR(collector->begin());
+  started = std::move(collector);
+  return ok_status();
+}
+
+}  // namespace convoy::trace
