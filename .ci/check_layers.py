@@ -18,10 +18,12 @@ ALLOWED = {
     "dataset": {"base"},
     "schedule": {"base"},
     "rpc": {"base"},
-    "trace": {"base"},
+    "trace": {"base", "rpc"},
+    "sim": {"base", "mesh", "schedule", "trace"},
     "rendezvous": {"base"},
     "launch": {"base", "rendezvous", "trace"},
-    "comm": {"base", "mesh", "rendezvous"},
+    "comm": {"base", "mesh", "rendezvous", "trace"},
+    "trace_torch": {"base", "comm", "trace"},
     "tensor": {"base", "mesh", "comm"},
     "sequence": {"base", "mesh", "comm"},
     "data": {"base", "mesh", "comm"},
@@ -29,14 +31,14 @@ ALLOWED = {
     "model": {"base", "mesh", "comm", "tensor", "sequence", "data", "pipeline", "schedule"},
     "ckpt": {"base", "mesh", "rpc", "comm"},
     "runtime": {"base", "mesh", "dataset", "rendezvous", "launch", "comm", "schedule", "tensor", "sequence",
-                "data", "pipeline", "model", "ckpt", "trace"},
+                "data", "pipeline", "model", "ckpt", "trace", "trace_torch"},
     "standin": set(),  # libraries of their own: nothing of Convoy is inside
-    "cli": {"base", "mesh", "dataset", "rendezvous", "launch", "schedule", "ckpt", "trace"},
+    "cli": {"base", "mesh", "dataset", "rendezvous", "launch", "schedule", "ckpt", "trace", "rpc", "sim"},
     "python": {"base", "mesh", "dataset", "rendezvous", "launch", "comm", "schedule", "tensor", "sequence",
-               "data", "pipeline", "model", "runtime", "ckpt"},
+               "data", "pipeline", "model", "runtime", "ckpt", "trace", "trace_torch"},
 }
 # Folders that must not see torch. comm/host is the torch-free engine inside comm; of ckpt only ckpt/torch/ sees torch.
-TORCH_FREE = {"base", "mesh", "dataset", "rpc", "trace", "schedule", "rendezvous", "launch", "cli"}
+TORCH_FREE = {"base", "mesh", "dataset", "rpc", "trace", "sim", "schedule", "rendezvous", "launch", "cli"}
 TORCH_FREE_PATHS = ("src/comm/host/", "include/convoy/comm/host/", "src/standin/core/", "src/standin/cudart/", "src/standin/driver/",
                     "ckpt/manifest/", "ckpt/io/", "ckpt/store/", "ckpt/snapshot/", "ckpt/service/", "ckpt/restore/", "ckpt/formats/",
                     "ckpt/arrow/", "ckpt/cluster/", "ckpt/replica/")
@@ -48,6 +50,8 @@ SHADOWED = re.compile(r"^(spdlog|fmt)/|\.pb\.h$")
 def module_of(path: str) -> str | None:
     """The module that a repository path or an include path belongs to."""
     parts = path.split("/")
+    if re.match(r"(trace|include/convoy/trace|convoy/trace)/torch/", path):
+        return "trace_torch"
     if path.startswith("include/convoy/"):
         parts = parts[1:]
     if parts[0] == "convoy" and len(parts) > 2:

@@ -4,7 +4,8 @@
     examples/demo.py CONVOY TRAIN_LLAMA TOKENS-PREFIX [--steps 200] [--output runs/demo-...]
 
 1. A run that nobody disturbs, on mesh tp=2 pp=2 dp=2: the reference.
-2. The same once more, which checkpoints while it trains. After half of the steps one rank is killed with SIGKILL.
+2. The same once more, which checkpoints while it trains and is traced: a live page, and a report at its end. After half of the
+   steps one rank is killed with SIGKILL, and the tracer says so.
 3. Another mesh, tp=1 pp=4 dp=1, goes on from the newest checkpoint. Its loss curve is the reference's: loss.svg shows both.
 """
 import argparse
@@ -15,6 +16,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 EVERY = 10  # steps between checkpoints
@@ -53,10 +55,12 @@ class Demo:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.convoy, self.train, self.data = arguments.convoy, arguments.train_llama, arguments.tokens
         self.steps, self.folder = arguments.steps, pathlib.Path(arguments.output)
+        self.job = f"demo-{os.getpid()}"
 
-    def command(self, mesh: str, output: pathlib.Path, *options: str) -> list[str]:
+    def command(self, mesh: str, output: pathlib.Path, *options: str, job: str = "") -> list[str]:
         ranks = math.prod(int(part.split("=")[1]) for part in mesh.split(","))
-        return [self.convoy, "run", "-n", str(ranks), "--mesh", mesh, "--no-prefix", "--output", str(output), "--", self.train,
+        named = ["--env", f"CONVOY_JOB_ID={job}"] if job else []
+        return [self.convoy, "run", "-n", str(ranks), "--mesh", mesh, "--no-prefix", "--output", str(output), *named, "--", self.train,
                 "--config", "demo", "--data", f"{self.data}.train.tokens", "--validation", f"{self.data}.validation.tokens",
                 "--steps", str(self.steps), *options]
 
@@ -68,8 +72,9 @@ class Demo:
     def killed(self) -> None:
         half = self.steps // 2
         print(f"\n2. Once more, with a checkpoint every {EVERY} steps. After step {half} rank 5 is killed.\n", flush=True)
+        tracer = self.tracer("tp=2,pp=2,dp=2")
         job = subprocess.Popen(self.command("tp=2,pp=2,dp=2", self.folder / "run", "--sequence-parallel", "--no-baseline",
-                                            *self.checkpoint()))
+                                            *self.checkpoint(), job=self.job))
         metrics = self.folder / "run" / "metrics.jsonl"
         while job.poll() is None and max(losses(metrics), default=0) < half:
             time.sleep(0.1)
@@ -78,6 +83,29 @@ class Demo:
             sys.exit(f"the run ended before its rank 5 could be killed: exit code {job.wait()}")
         os.kill(victim, signal.SIGKILL)
         job.wait()
+        tracer.terminate()  # writes the report
+        if tracer.wait(timeout=120) != 0:
+            sys.exit(f"the tracer ended with exit code {tracer.returncode}")
+
+    def tracer(self, mesh: str) -> subprocess.Popen:
+        """Takes what the ranks of the job `self.job` on this machine record; returns when its page can be opened."""
+        trace = self.folder / "trace"
+        trace.mkdir(parents=True, exist_ok=True)
+        tracer = subprocess.Popen(
+            [self.convoy, "trace", "serve", "--host", "127.0.0.1", "--collect", "--job", self.job, "--mesh", mesh, "--world-size", "8",
+             "--page", "0", "--run-file", str(trace / "run.trace"), "--report", str(trace / "report.html")],
+            stdout=subprocess.PIPE, text=True)
+        for line in tracer.stdout:
+            print(f"[trace] {line}", end="", flush=True)
+            if line.startswith("page:"):
+                break
+        threading.Thread(target=self.relay, args=[tracer.stdout], daemon=True).start()
+        return tracer
+
+    @staticmethod
+    def relay(lines) -> None:
+        for line in lines:
+            print(f"[trace] {line}", end="", flush=True)
 
     def resumed(self, reference: pathlib.Path) -> None:
         print("\n3. Four ranks go on in another mesh: tp=1 pp=4 dp=1\n", flush=True)
@@ -91,7 +119,8 @@ class Demo:
         expected, found = losses(reference), losses(self.folder / "run" / "metrics.jsonl")
         apart = max(abs(expected[step] - found[step]) for step in expected)
         print(f"\nThe interrupted run's loss is that of the undisturbed one in all {len(expected)} steps; largest difference "
-              f"{apart:.1e} (float32 sums in another order).\nBoth curves: {self.folder / 'run' / 'loss.svg'}")
+              f"{apart:.1e} (float32 sums in another order).\nBoth curves: {self.folder / 'run' / 'loss.svg'}\nWhere the interrupted run's time went, and why it ended: "
+              f"{self.folder / 'trace' / 'report.html'}")
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 // and peers come from the schedule; nothing is decided here.
 #include <convoy/base/check.h>
 #include <convoy/parallel/pipeline/executor.h>
+#include <convoy/trace/event.h>
 #include <convoy/trace/recorder.h>
 
 #include <ATen/core/grad_mode.h>
@@ -39,9 +40,9 @@ void connect_neighbours(const comm::Group& pp) {
 Executor::Executor(comm::Group pp, std::vector<StageFunction> chunks)
     : pp_(std::move(pp)),
       chunks_(std::move(chunks)),
-      trace_forward_(trace::intern("forward")),
-      trace_backward_(trace::intern("backward")),
-      trace_await_(trace::intern("await stage")) {
+      trace_forward_(trace::intern(trace::names::kForward)),
+      trace_backward_(trace::intern(trace::names::kBackward)),
+      trace_await_(trace::intern(trace::names::kAwaitStage)) {
   CONVOY_CHECK(!chunks_.empty(), "a pipeline rank computes at least one chunk");
   connect_neighbours(pp_);
 }

@@ -1,24 +1,26 @@
 // `convoy trace`: what the processes of this machine record while they run.
 #include "src/cli/commands.h"
 #include "src/cli/table.h"
+#include "src/cli/trace_node.h"
+#include "src/cli/trace_simulate.h"
+#include "src/cli/trace_stream.h"
+#include "src/cli/trace_views.h"
 #include <convoy/base/units.h>
 #include <convoy/trace/segment.h>
+#include <convoy/trace/traced.h>
 
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <cstdio>
-#include <fcntl.h>
-#include <filesystem>
 #include <map>
 #include <memory>
-#include <unistd.h>
 
 namespace convoy::cli {
 namespace {
 
 using Json = nlohmann::ordered_json;
-namespace fs = std::filesystem;
+using trace::Traced;
 
 struct Arguments {
   std::vector<int> pids;
@@ -37,41 +39,12 @@ A process keeps its newest 8,192 records a thread in memory; `lost` counts the o
 overwritten. Times of spans hold those of the spans within them.
 Exit codes: 0; 64 bad option; 66 no process that records.)";
 
-struct Traced {
-  int pid = 0;
-  std::shared_ptr<trace::Segment> segment;
-};
-
-// The segments that a process has open; nothing for one that is another user's, or has gone.
-std::shared_ptr<trace::Segment> segment_of(int pid, bool writable) {
-  std::error_code error;
-  for (const fs::directory_entry& entry :
-       fs::directory_iterator("/proc/" + std::to_string(pid) + "/fd", error)) {
-    const fs::path target = fs::read_symlink(entry.path(), error);
-    if (error || target.string().rfind("/memfd:convoy-trace", 0) != 0) continue;
-    const UniqueFd fd(::open(entry.path().c_str(), (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC));
-    if (!fd) continue;
-    const auto segment = trace::Segment::open(fd.get(), writable);
-    // A forked child has its parent's open, too.
-    if (segment.ok() && (*segment)->pid() == pid) return *segment;
-  }
-  return nullptr;
-}
-
 Result<std::vector<Traced>> find(std::vector<int> pids, bool writable) {
   const bool all = pids.empty();
-  std::error_code error;
-  if (all) {
-    for (const fs::directory_entry& entry : fs::directory_iterator("/proc", error)) {
-      const std::string name = entry.path().filename();
-      if (std::ranges::all_of(name, [](unsigned char c) { return std::isdigit(c) != 0; })) {
-        pids.push_back(std::stoi(name));
-      }
-    }
-  }
+  if (all) pids = trace::all_processes();
   std::vector<Traced> found;
   for (const int pid : pids) {
-    auto segment = segment_of(pid, writable);
+    auto segment = trace::segment_of(pid, writable);
     if (segment != nullptr) {
       found.push_back({pid, std::move(segment)});
     } else if (!all) {
@@ -237,6 +210,15 @@ void add_trace(CLI::App& root, Invocation& invocation) {
   group->footer(kFooter);
   add(*group, invocation, "show", "Sum up the newest records of each process", show, false);
   add(*group, invocation, "level", "Switch how much is recorded", set_level, true);
+  add_trace_export(*group, invocation);
+  add_trace_query(*group, invocation);
+  add_trace_diff(*group, invocation);
+  add_trace_simulate(*group, invocation);
+  add_trace_top(*group, invocation);
+  add_trace_report(*group, invocation);
+  add_trace_replay(*group, invocation);
+  add_trace_collect(*group, invocation);
+  add_trace_serve(*group, invocation);
 }
 
 }  // namespace convoy::cli
