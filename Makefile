@@ -40,12 +40,15 @@ lint:
 	@.ci/lint.sh
 
 # The address and undefined sanitizers see every test program, the command line and the workers it starts, leaks included (of a
-# forked rank too, tests/exit_rank.h). The thread sanitizer sees the engines; tests of the rest start no threads.
+# forked rank too, tests/exit_rank.h). The thread sanitizer sees the engines and NCCL's callbacks, whose tests alone are built for it;
+# gRPC, which the aggregator's threads are, is not instrumented.
 ASAN_TESTS := ^(test|cli|launch_under_convoy)
-TSAN_TESTS := test_(host|link_[mf]|standin_[so])
+TSAN_TESTS := test_(host|link_[mf]|standin_[so]|trace_nccl_[pt])
 sanitize: deps
 	@cmake --preset asan > /dev/null && cmake --build build/asan && ctest --preset asan -j 2 -R '$(ASAN_TESTS)'
-	@cmake --preset tsan > /dev/null && cmake --build build/tsan && ctest --preset tsan -R '$(TSAN_TESTS)'
+	@cmake --preset tsan > /dev/null
+	@cmake --build build/tsan --target $$(ctest --preset tsan -N -R '$(TSAN_TESTS)' | sed -n 's/.*#[0-9]*: //p')
+	@ctest --preset tsan -R '$(TSAN_TESTS)'
 
 clean:
 	@rm -rf build
