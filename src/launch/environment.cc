@@ -199,9 +199,9 @@ Status read_settings(const Getenv& getenv, Environment* out) {
     return bad("CONVOY_TRACE is '" + out->trace +
                "', but must be one of off, collectives, spans, details.");
   }
-  if (const std::string text = text_of(getenv, "CONVOY_TRACE_BUDGET"); !text.empty()) {
-    const auto budget = trace::parse_budget(text);
-    if (!budget.ok()) return bad(budget.status().message() + ".");
+  out->trace_budget = text_of(getenv, "CONVOY_TRACE_BUDGET", "0.1%");
+  if (const auto budget = trace::parse_budget(out->trace_budget); !budget.ok()) {
+    return bad(budget.status().message() + ".");
   }
   out->log_level = text_of(getenv, "CONVOY_LOG", "info");
   for (const std::string_view level : {"debug", "info", "warn", "error", "off"}) {

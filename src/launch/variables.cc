@@ -108,6 +108,7 @@ std::string describe(const Environment& e) {
       e.agent,
       e.program,
       e.trace,
+      e.trace_budget,
       e.log_level,
       e.fault,
   };

@@ -234,6 +234,7 @@ TEST_CASE("describe shows every variable of the contract with its own value") {
                      {"CONVOY_GENERATION", "9"},
                      {"CONVOY_TIMEOUT", "7 s"},
                      {"CONVOY_TRACE", "details"},
+                     {"CONVOY_TRACE_BUDGET", "2%"},
                      {"CONVOY_LOG", "warn"}};
   for (const Variable& v : variables()) {
     const auto found = legal.find(v.name);

@@ -50,8 +50,9 @@ struct Environment {
   std::string agent;            // CONVOY_AGENT: abstract socket name of this node's agent; "": none
   std::string program;          // CONVOY_BIN: the convoy program, to start an agent; "": looked for
   std::string trace = "spans";  // CONVOY_TRACE: off|collectives|spans|details
-  std::string log_level = "info";  // CONVOY_LOG: debug|info|warn|error|off
-  std::string fault;               // CONVOY_FAULT: fault points to arm, for tests
+  std::string trace_budget = "0.1%";  // CONVOY_TRACE_BUDGET: a percentage, or off
+  std::string log_level = "info";     // CONVOY_LOG: debug|info|warn|error|off
+  std::string fault;                  // CONVOY_FAULT: fault points to arm, for tests
 };
 
 // One row of the contract.
