@@ -18,7 +18,13 @@ constexpr size_t kPendingTold = 64;         // RankState::pending
 // An operation whose first record has not come by then was overwritten: rings are read one behind
 // the other, so that a later record may be seen a turn earlier, not more.
 constexpr uint64_t kTurnsOfOrphan = 2;
-constexpr int kUnevenBits = 7;  // that are kept of sizes that differ from call to call
+constexpr uint32_t kRanksMax = 1 << 20;  // what a stream takes
+constexpr int kUnevenBits = 7;           // that are kept of sizes that differ from call to call
+
+// Root or peer of an operation, peer of a counter.
+int32_t rank_in(const Record& record) {
+  return record.extra <= kRanksMax ? static_cast<int32_t>(record.extra) - 1 : -1;
+}
 
 // To 7 bits, rounded down: else each call would have a signature of its own.
 uint64_t rounded(uint64_t bytes) {
@@ -52,7 +58,8 @@ bool RankDrain::drain(Batch& batch) {
     more |= readers_[ring].read(records_, kReadMax) == kReadMax;
     if (readers_[ring].lost() != lost) open_[ring].clear();  // their ends may be among them
     for (const Record& r : records_) {
-      const int64_t time = times.monotonic_ns(r.time);
+      // A broken process may have written anything: no sum with it overflows.
+      const int64_t time = std::clamp<int64_t>(times.monotonic_ns(r.time), 0, INT64_MAX / 2);
       switch (r.kind) {
         case Kind::kThread:
           open_[ring].clear();
@@ -65,8 +72,7 @@ bool RankDrain::drain(Batch& batch) {
           take_end(r, time, ring, batch);
           break;
         case Kind::kCounter:
-          batch.counters.push_back(
-              {name_of(r.name), static_cast<int32_t>(r.extra) - 1, time, r.value});
+          batch.counters.push_back({name_of(r.name), rank_in(r), time, r.value});
           break;
         case Kind::kIssued:
         case Kind::kStarted:
@@ -205,7 +211,7 @@ uint32_t RankDrain::signature_of(const Called& called, const Record& record) {
   signature.reduction = called.kind.reduction;
   signature.uneven = called.kind.uneven;
   signature.bytes = called.kind.uneven ? rounded(record.value) : record.value;
-  (called.is_message ? signature.peer : signature.root) = static_cast<int32_t>(record.extra) - 1;
+  (called.is_message ? signature.peer : signature.root) = rank_in(record);
   return registry_.signature(signature);
 }
 
