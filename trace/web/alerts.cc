@@ -88,8 +88,8 @@ void Alerts::Impl::work() {
       counts.failed += queue.size();
       return;
     }
-    if (!ends && next->due > Clock::system().now()) {
-      changed.wait_until(lock, next->due);
+    if (const auto due = next->due; !ends && due > Clock::system().now()) {
+      changed.wait_until(lock, due);  // by a copy: the queue changes meanwhile
       continue;
     }
     Alert alert = std::move(*next);
