@@ -40,10 +40,10 @@ lint:
 	@.ci/lint.sh
 
 # The address and undefined sanitizers see every test program, the command line and the workers it starts, leaks included (of a
-# forked rank too, tests/exit_rank.h). The thread sanitizer sees the engines and NCCL's callbacks, whose tests alone are built for it;
+# forked rank too, tests/exit_rank.h). The thread sanitizer sees the engines, whose tests alone are built for it;
 # gRPC, which the aggregator's threads are, is not instrumented.
 ASAN_TESTS := ^(test|cli|launch_under_convoy)
-TSAN_TESTS := test_(host|link_[mf]|standin_[so]|trace_nccl_[pt])
+TSAN_TESTS := test_(host|link_[mf]|standin_[so])
 sanitize: deps
 	@cmake --preset asan > /dev/null && cmake --build build/asan && ctest --preset asan -j 2 -R '$(ASAN_TESTS)'
 	@cmake --preset tsan > /dev/null

@@ -17,7 +17,7 @@ namespace convoy::sim {
 
 // ns of true time since the beginning of the run.
 using Time = int64_t;
-inline constexpr Time kNever = INT64_MAX;
+inline constexpr Time kNever = INT64_MAX / 4;  // sums with it don't overflow
 inline constexpr Time kMillisecond = 1'000'000;
 inline constexpr Time kSecond = 1'000'000'000;
 // Of ns or s, cut at some days, so that sums of absurd ones stay within what Time holds.

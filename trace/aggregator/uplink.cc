@@ -56,6 +56,9 @@ Uplink::~Uplink() {
     news_->wake = [] {};
   }
   channel_->close();
+  // The stream's events hold the news.
+  const std::lock_guard lock(news_->mutex);
+  news_->stream = nullptr;
 }
 
 void Uplink::set_job(const JobInfo& job) {
