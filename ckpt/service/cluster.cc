@@ -1,7 +1,7 @@
 // What agents need of libconvoy_cluster, once they talk to other machines.
 #include "ckpt/service/cluster.h"
 
-#include <convoy/base/cluster_library.h>
+#include <convoy/base/library.h>
 #include <convoy/ckpt/peers.h>
 
 namespace convoy::ckpt {

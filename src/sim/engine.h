@@ -139,6 +139,8 @@ class Engine {
   uint32_t outgoing(uint32_t rank, uint8_t channel) const { return rank * 2 + channel; }
   uint32_t incoming(uint32_t rank, uint8_t channel) const;
   Message& message(uint32_t channel, uint32_t sequence);
+  Message& begin_message(Rank& r, uint32_t channel, uint32_t sequence, uint32_t signature,
+                         uint8_t lane);
   Instance& instance(uint32_t group, uint32_t sequence);
   void end_span(Rank& r, Name name);
   void settle(uint32_t rank);

@@ -6,6 +6,9 @@
 
 namespace convoy::sim {
 
+// From the host's call to the device, of operations.
+constexpr Time kHandOver = 4000;
+
 Engine::Instance& Engine::instance(uint32_t group, uint32_t sequence) {
   Communicator& g = groups_[group];
   Instance& at = g.instances[sequence & (g.instances.size() - 1)];
@@ -44,7 +47,7 @@ bool Engine::collective(uint32_t rank, const Instruction& i) {
   const Slot slot = catalog_[i.collective].slot;
   const uint32_t group = layout_.group_of[slot][rank];
   const Open open{.issued = r.host,
-                  .ready = r.device == kNever ? kNever : std::max(r.device, r.host + 4000),
+                  .ready = r.device == kNever ? kNever : std::max(r.device, r.host + kHandOver),
                   .signature = catalog_.signature(i.collective, group),
                   .sequence = ++r.sequence[slot],
                   .group = group,
@@ -203,33 +206,33 @@ Engine::Message& Engine::message(uint32_t channel, uint32_t sequence) {
 
 void Engine::send(uint32_t rank, uint8_t channel, bool breaks) {
   Rank& r = ranks_[rank];
-  const uint32_t sequence = ++r.sent[channel];
   const uint32_t at = outgoing(rank, channel);
-  r.open.push_back({.issued = r.host,
-                    .ready = r.host + 4000,
-                    .signature = r.send_signature[channel],
-                    .sequence = sequence,
-                    .group = at,
-                    .lane = static_cast<uint8_t>(kSendLane + channel)});
-  Message& m = message(at, sequence);
-  m.sent = r.host + 4000;
+  Message& m = begin_message(r, at, ++r.sent[channel], r.send_signature[channel],
+                             static_cast<uint8_t>(kSendLane + channel));
+  m.sent = r.open.back().ready;
   m.broken = breaks;
   try_transfer(at, m, r.step);
 }
 
 void Engine::receive(uint32_t rank, uint8_t channel) {
   Rank& r = ranks_[rank];
-  const uint32_t sequence = ++r.received[channel];
   const uint32_t at = incoming(rank, channel);
-  r.open.push_back({.issued = r.host,
-                    .ready = r.host + 4000,
-                    .signature = r.receive_signature[channel],
-                    .sequence = sequence,
-                    .group = at,
-                    .lane = static_cast<uint8_t>(kReceiveLane + channel)});
-  Message& m = message(at, sequence);
-  m.posted = r.host + 4000;
+  Message& m = begin_message(r, at, ++r.received[channel], r.receive_signature[channel],
+                             static_cast<uint8_t>(kReceiveLane + channel));
+  m.posted = r.open.back().ready;
   try_transfer(at, m, r.step);
+}
+
+// One side of it, which is ready once the host has handed it over.
+Engine::Message& Engine::begin_message(Rank& r, uint32_t channel, uint32_t sequence,
+                                       uint32_t signature, uint8_t lane) {
+  r.open.push_back({.issued = r.host,
+                    .ready = r.host + kHandOver,
+                    .signature = signature,
+                    .sequence = sequence,
+                    .group = channel,
+                    .lane = lane});
+  return message(channel, sequence);
 }
 
 void Engine::try_transfer(uint32_t channel, Message& m, uint32_t step) {

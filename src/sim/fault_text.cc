@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <charconv>
 
 namespace convoy::sim {
@@ -12,54 +13,45 @@ using trace::Class;
 
 struct Entry {
   Class cls;
-  const char* name;
   const char* help;
 };
 
 constexpr std::array kFaults{
-    Entry{Class::kSlowCompute, "slow_compute", "rank computes factor (1.2) times as long"},
-    Entry{Class::kSlowComputePeriodic, "slow_compute_periodic",
-          "the same (1.5) for on_s (6), then not for off_s (18)"},
-    Entry{Class::kSlowHost, "slow_host", "all ranks of host compute factor (1.15) times as long"},
-    Entry{Class::kSlowNic, "slow_nic", "rank's network, factor (4), both directions"},
-    Entry{Class::kSlowTx, "slow_tx", "what rank sends to other hosts, factor (4)"},
-    Entry{Class::kSlowRx, "slow_rx", "what rank receives from other hosts, factor (4)"},
-    Entry{Class::kSlowLink, "slow_link", "from rank to peer, factor (4)"},
-    Entry{Class::kSlowFabric, "slow_fabric", "all that enters or leaves host's leaf, factor (4)"},
-    Entry{Class::kLinkFlap, "link_flap",
-          "rank to peer is away for seconds (0.2) after each off_s (6)"},
-    Entry{Class::kSlowIntranode, "slow_intranode", "between rank and peer of a host, factor (6)"},
-    Entry{Class::kDataLoaderStall, "dataloader_stall",
-          "rank's samples take seconds (0.4) longer every (4) steps"},
-    Entry{Class::kStorageStall, "storage_stall", "the same of all ranks at once"},
-    Entry{Class::kHostPause, "host_pause",
-          "each rank pauses for seconds (0.3) about every (20) steps, in turn"},
-    Entry{Class::kHostLaunchBound, "host_launch_bound",
-          "rank's host hands over work factor (4) times as slowly"},
-    Entry{Class::kCheckpointStall, "checkpoint_stall",
-          "rank's (0) checkpoints take seconds (2) longer"},
-    Entry{Class::kWarmUp, "warmup", "steps from … until (1 … 5) are slow, factor (4) at first"},
-    Entry{Class::kDesyncOrder, "desync_order", "rank swaps two collectives in step from"},
-    Entry{Class::kMismatchSize, "mismatch_size", "rank gives half the bytes"},
-    Entry{Class::kMismatchDtype, "mismatch_dtype", "rank gives another type of the same size"},
-    Entry{Class::kMismatchRoot, "mismatch_root", "rank names another root"},
-    Entry{Class::kMismatchReduction, "mismatch_op", "rank asks for another reduction"},
-    Entry{Class::kMissingCall, "missing_call", "rank leaves out a collective"},
-    Entry{Class::kNotJoined, "not_joined", "rank ends before its first collective"},
-    Entry{Class::kCrash, "crash",
-          "rank dies in a collective; whole_host=1: its host with all ranks"},
-    Entry{Class::kHostHang, "host_hang", "rank's host code stands still"},
-    Entry{Class::kGpuStuck, "gpu_stuck", "rank's device stands still"},
-    Entry{Class::kNetHang, "net_hang", "nothing goes from rank to peer any more"},
-    Entry{Class::kDeadlockCycle, "deadlock_cycle",
-          "rank and another call two groups the other way round"},
-    Entry{Class::kMessageUnmatched, "p2p_unmatched", "peer does not receive a message of rank"},
-    Entry{Class::kImbalanceStage, "imbalance_pp", "stage computes factor (1.25) times as long"},
-    Entry{Class::kImbalanceExpert, "imbalance_ep",
+    Entry{Class::kSlowCompute, "rank computes factor (1.2) times as long"},
+    Entry{Class::kSlowComputePeriodic, "the same (1.5) for on_s (6), then not for off_s (18)"},
+    Entry{Class::kSlowHost, "all ranks of host compute factor (1.15) times as long"},
+    Entry{Class::kSlowNic, "rank's network, factor (4), both directions"},
+    Entry{Class::kSlowTx, "what rank sends to other hosts, factor (4)"},
+    Entry{Class::kSlowRx, "what rank receives from other hosts, factor (4)"},
+    Entry{Class::kSlowLink, "from rank to peer, factor (4)"},
+    Entry{Class::kSlowFabric, "all that enters or leaves host's leaf, factor (4)"},
+    Entry{Class::kLinkFlap, "rank to peer is away for seconds (0.2) after each off_s (6)"},
+    Entry{Class::kSlowIntranode, "between rank and peer of a host, factor (6)"},
+    Entry{Class::kDataLoaderStall, "rank's samples take seconds (0.4) longer every (4) steps"},
+    Entry{Class::kStorageStall, "the same of all ranks at once"},
+    Entry{Class::kHostPause, "each rank pauses for seconds (0.3) about every (20) steps, in turn"},
+    Entry{Class::kHostLaunchBound, "rank's host hands over work factor (4) times as slowly"},
+    Entry{Class::kCheckpointStall, "rank's (0) checkpoints take seconds (2) longer"},
+    Entry{Class::kWarmUp, "steps from … until (1 … 5) are slow, factor (4) at first"},
+    Entry{Class::kDesyncOrder, "rank swaps two collectives in step from"},
+    Entry{Class::kMismatchSize, "rank gives half the bytes"},
+    Entry{Class::kMismatchDtype, "rank gives another type of the same size"},
+    Entry{Class::kMismatchRoot, "rank names another root"},
+    Entry{Class::kMismatchReduction, "rank asks for another reduction"},
+    Entry{Class::kMissingCall, "rank leaves out a collective"},
+    Entry{Class::kNotJoined, "rank ends before its first collective"},
+    Entry{Class::kCrash, "rank dies in a collective; whole_host=1: its host with all ranks"},
+    Entry{Class::kHostHang, "rank's host code stands still"},
+    Entry{Class::kGpuStuck, "rank's device stands still"},
+    Entry{Class::kNetHang, "nothing goes from rank to peer any more"},
+    Entry{Class::kDeadlockCycle, "rank and another call two groups the other way round"},
+    Entry{Class::kMessageUnmatched, "peer does not receive a message of rank"},
+    Entry{Class::kImbalanceStage, "stage computes factor (1.25) times as long"},
+    Entry{Class::kImbalanceExpert,
           "factor (2.5) times as many tokens for one rank, another every (6) steps"},
-    Entry{Class::kImbalanceData, "imbalance_data", "longer sequences, factor up to (1.6), in turn"},
-    Entry{Class::kTelemetryLoss, "telemetry_loss", "nothing more is heard of rank"},
-    Entry{Class::kClockStep, "clock_step", "host's clock steps by seconds (0.05)"},
+    Entry{Class::kImbalanceData, "longer sequences, factor up to (1.6), in turn"},
+    Entry{Class::kTelemetryLoss, "nothing more is heard of rank"},
+    Entry{Class::kClockStep, "host's clock steps by seconds (0.05)"},
 };
 
 Status bad_field(std::string_view text, std::string_view field) {
@@ -97,14 +89,15 @@ bool set(Fault& f, std::string_view name, std::string_view value) {
 }  // namespace
 
 std::string fault_name(Class cls) {
-  const auto at = std::ranges::find(kFaults, cls, &Entry::cls);
-  return at == kFaults.end() ? "unknown" : at->name;
+  std::string name = trace::name_of(cls);
+  std::ranges::transform(name, name.begin(), [](unsigned char c) { return std::tolower(c); });
+  return name;
 }
 
 std::string fault_help() {
   std::string help;
   for (const Entry& e : kFaults) {
-    std::string line = "  " + std::string(e.name);
+    std::string line = "  " + fault_name(e.cls);
     line.resize(std::max<size_t>(line.size() + 1, 25), ' ');
     help += line + e.help + "\n";
   }
@@ -114,7 +107,8 @@ std::string fault_help() {
 Result<Fault> parse_fault(std::string_view text) {
   const size_t colon = text.find(':');
   const std::string_view name = text.substr(0, colon);
-  const auto at = std::ranges::find_if(kFaults, [&](const Entry& e) { return name == e.name; });
+  const auto at =
+      std::ranges::find_if(kFaults, [&](const Entry& e) { return name == fault_name(e.cls); });
   if (at == kFaults.end()) {
     return Status(Code::kInvalidArgument,
                   "there is no fault '" + std::string(name) + "'; there are\n" + fault_help());

@@ -1,5 +1,5 @@
 // What talks gRPC lies in libconvoy_cluster.
-#include <convoy/base/cluster_library.h>
+#include <convoy/base/library.h>
 #include <convoy/trace/aggregator.h>
 #include <convoy/trace/collector.h>
 

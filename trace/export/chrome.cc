@@ -1,46 +1,21 @@
 // Chrome's JSON trace format: one file, a process for each rank, a thread for each lane.
 #include "trace/export/json_text.h"
 #include "trace/export/labels.h"
-#include "trace/export/output_file.h"
-#include "trace/export/tracks.h"
-#include <convoy/trace/export.h>
+#include "trace/export/lane_exporter.h"
 
 #include <algorithm>
 
 namespace convoy::trace {
 namespace {
 
-class Chrome final : public Exporter, private LaneWriter {
+class Chrome final : public LaneExporter {
  public:
   Chrome(OutputFile file, const Registry& registry, const Survey& survey)
-      : file_(std::move(file)),
-        registry_(registry),
-        survey_(survey),
-        labels_(registry),
-        tracks_(*this) {
+      : LaneExporter(std::move(file), registry, survey), labels_(registry) {
     base_ = survey.bounds().first;
     file_.text() += "{\"displayTimeUnit\": \"ms\", \"baseTimeNanoseconds\": ";
     append_number(file_.text(), base_);
     file_.text() += ", \"traceEvents\": [";
-  }
-
-  void batch(const Batch& batch) override {
-    for (const Operation& o : batch.operations) add(batch.rank, o);
-    for (const SpanEvent& s : batch.spans) {
-      tracks_.add({batch.rank, TrackKind::kThread, s.thread}, slice_of(s));
-    }
-    for (const CounterEvent& c : batch.counters) counter(batch.rank, c);
-    summary_.operations += batch.operations.size();
-    summary_.spans += batch.spans.size();
-    summary_.counters += batch.counters.size();
-  }
-
-  void unfinished(uint32_t rank, const RankState& state) override {
-    for (const Operation& o : state.pending) add(rank, o);
-    for (const SpanEvent& s : state.open) {
-      tracks_.add({rank, TrackKind::kThread, s.thread}, slice_of(s));
-    }
-    summary_.unfinished += state.pending.size() + state.open.size();
   }
 
   Status finish(const std::vector<Verdict>& verdicts) override {
@@ -56,11 +31,6 @@ class Chrome final : public Exporter, private LaneWriter {
 
  private:
   static constexpr int64_t kVerdictsPid = -1;
-
-  void add(uint32_t rank, const Operation& operation) {
-    const Signature& s = registry_.signatures()[operation.signature];
-    tracks_.add({rank, track_of(s), s.group}, slice_of(operation));
-  }
 
   // {"ph": "X", "pid": 3, "tid": 7, "ts": 12.5, "name": "step", without its end.
   std::string& event(char phase, int64_t pid, uint64_t tid, int64_t time, std::string_view quoted) {
@@ -105,18 +75,14 @@ class Chrome final : public Exporter, private LaneWriter {
     done();
   }
 
-  void describe_rank(uint32_t rank) {
-    if (rank >= described_.size()) described_.resize(rank + 1);
-    if (described_[rank]) return;
-    described_[rank] = true;
-    ++summary_.ranks;
+  void describe(uint32_t rank) override {
     metadata(rank, 0, "process_name", survey_.title(rank));
     order(rank, 0, "process_sort_index", rank);
   }
 
   void open(const Lane& lane) override {
     const Track& track = lane.track;
-    describe_rank(track.rank);
+    describe_once(track.rank);
     const bool thread = track.kind == TrackKind::kThread;
     std::string name =
         thread ? "thread " + std::to_string(track.id)
@@ -181,8 +147,8 @@ class Chrome final : public Exporter, private LaneWriter {
 
   void end(const Lane& /*lane*/, int64_t /*time*/) override {}
 
-  void counter(uint32_t rank, const CounterEvent& c) {
-    describe_rank(rank);
+  void counter(uint32_t rank, const CounterEvent& c) override {
+    describe_once(rank);
     std::string& out = event('C', rank, 0, c.time - base_,
                              quoted(counter_label(registry_.names()[c.name], c.peer)));
     out += ", \"args\": {\"value\": ";
@@ -209,14 +175,9 @@ class Chrome final : public Exporter, private LaneWriter {
     done();
   }
 
-  OutputFile file_;
-  const Registry& registry_;
-  const Survey& survey_;
   QuotedLabels labels_;
-  Tracks tracks_;
   int64_t base_ = 0;
   uint64_t events_ = 0, verdicts_ = 0;
-  std::vector<bool> described_;
 };
 
 }  // namespace

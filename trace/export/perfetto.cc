@@ -2,10 +2,8 @@
 // sequence of its own, whose defaults name its track and whose clock counts 100 ns since the packet
 // before; names are sent once; bundles of packets are deflated.
 #include "trace/export/labels.h"
-#include "trace/export/output_file.h"
+#include "trace/export/lane_exporter.h"
 #include "trace/export/proto_writer.h"
-#include "trace/export/tracks.h"
-#include <convoy/trace/export.h>
 
 #include <algorithm>
 #include <cmath>
@@ -72,37 +70,15 @@ uint64_t counter_unit(std::string_view name) {
   return name.ends_with(" bytes") ? track::kBytes : track::kCount;
 }
 
-class Perfetto final : public Exporter, private LaneWriter {
+class Perfetto final : public LaneExporter {
  public:
   Perfetto(OutputFile file, const Registry& registry, const Survey& survey,
            const PerfettoOptions& options)
-      : file_(std::move(file)),
-        registry_(registry),
-        survey_(survey),
+      : LaneExporter(std::move(file), registry, survey),
         compress_(options.compress),
-        proto_(plain_),
-        tracks_(*this) {
+        proto_(plain_) {
     base_ = survey.bounds().first / kUnit * kUnit;
     write_clock();
-  }
-
-  void batch(const Batch& batch) override {
-    for (const Operation& o : batch.operations) add(batch.rank, o);
-    for (const SpanEvent& s : batch.spans) {
-      tracks_.add({batch.rank, TrackKind::kThread, s.thread}, slice_of(s));
-    }
-    for (const CounterEvent& c : batch.counters) counter(batch.rank, c);
-    summary_.operations += batch.operations.size();
-    summary_.spans += batch.spans.size();
-    summary_.counters += batch.counters.size();
-  }
-
-  void unfinished(uint32_t rank, const RankState& state) override {
-    for (const Operation& o : state.pending) add(rank, o);
-    for (const SpanEvent& s : state.open) {
-      tracks_.add({rank, TrackKind::kThread, s.thread}, slice_of(s));
-    }
-    summary_.unfinished += state.pending.size() + state.open.size();
   }
 
   Status finish(const std::vector<Verdict>& verdicts) override {
@@ -125,11 +101,6 @@ class Perfetto final : public Exporter, private LaneWriter {
     uint32_t sequence = 0;
     uint64_t last = 0;
   };
-
-  void add(uint32_t rank, const Operation& operation) {
-    const Signature& s = registry_.signatures()[operation.signature];
-    tracks_.add({rank, track_of(s), s.group}, slice_of(operation));
-  }
 
   uint64_t units(int64_t time) const {
     return static_cast<uint64_t>(std::max<int64_t>(0, time - base_) / kUnit);
@@ -217,11 +188,7 @@ class Perfetto final : public Exporter, private LaneWriter {
   static uint64_t uuid_of_rank(uint32_t rank) { return rank + 1; }
   static uint64_t uuid_of_sequence(uint32_t sequence) { return (uint64_t{1} << 32) + sequence; }
 
-  void describe_rank(uint32_t rank) {
-    if (rank >= described_.size()) described_.resize(rank + 1);
-    if (described_[rank]) return;
-    described_[rank] = true;
-    ++summary_.ranks;
+  void describe(uint32_t rank) override {
     write([&] {
       proto_.number(packet::kSequence, 1);
       proto_.message(packet::kTrack, [&] {
@@ -253,7 +220,7 @@ class Perfetto final : public Exporter, private LaneWriter {
   }
 
   void open(const Lane& lane) override {
-    describe_rank(lane.track.rank);
+    describe_once(lane.track.rank);
     const uint32_t sequence = open_sequence();
     sequences_.emplace_back();
     sequence_of_lane_.push_back(sequence);
@@ -364,11 +331,11 @@ class Perfetto final : public Exporter, private LaneWriter {
     return (channel << 32 | slice.sequence) | uint64_t{1} << 63;
   }
 
-  void counter(uint32_t rank, const CounterEvent& c) {
+  void counter(uint32_t rank, const CounterEvent& c) override {
     const auto [at_counter, is_new] = counters_.try_emplace({rank, c.name, c.peer});
     Counter& counter = at_counter->second;
     if (is_new) {
-      describe_rank(rank);
+      describe_once(rank);
       counter.sequence = open_sequence();
       const std::string& name = registry_.names()[c.name];
       describe_track(rank, counter.sequence, counter_label(name, c.peer),
@@ -418,17 +385,12 @@ class Perfetto final : public Exporter, private LaneWriter {
         [&] { proto_.number(event::kType, event::kEnd); });
   }
 
-  OutputFile file_;
-  const Registry& registry_;
-  const Survey& survey_;
   const bool compress_;
   int64_t base_ = 0;
   std::string plain_;  // packets that wait for their bundle
   std::string deflated_;
   ProtoWriter proto_;
-  Tracks tracks_;
   uint32_t next_sequence_ = 2;
-  std::vector<bool> described_;
   std::vector<Annotation> value_notes_;  // by name
   std::vector<Sequence> sequences_;      // by lane
   std::vector<uint32_t> sequence_of_lane_;

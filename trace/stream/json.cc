@@ -12,8 +12,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr const char* kLives[] = {"unknown", "running", "stopped", "blocked", "exited", "killed"};
-
 Json to_json(const Registry& registry, const Operation& o) {
   const Signature& s = registry.signatures()[o.signature];
   Json json = {{"group", registry.groups()[s.group].name}, {"operation", s.operation}};
@@ -59,7 +57,7 @@ Json to_json(const Registry& registry, const RankState& state) {
                         {"completed", p.completed}});
   }
   return {{"time", state.time},
-          {"life", kLives[static_cast<size_t>(state.life)]},
+          {"life", name_of(state.life)},
           {"exit_code", state.exit_code},
           {"progress", progress},
           {"pending", list_of(registry, state.pending)},
@@ -115,9 +113,7 @@ class FromJson {
   RankState state(const Json& json) {
     RankState state;
     state.time = json.at("time");
-    const std::string life = json.value("life", "unknown");
-    const auto* const at = std::find(std::begin(kLives), std::end(kLives), life);
-    if (at != std::end(kLives)) state.life = static_cast<Life>(at - std::begin(kLives));
+    state.life = life_of(json.value("life", "")).value_or(Life::kUnknown);
     state.exit_code = json.value("exit_code", 0);
     for (const Json& p : json.value("progress", Json::array())) {
       state.progress.push_back({group(p), p.at("issued"), p.value("started", uint32_t{0}),

@@ -1,8 +1,25 @@
 #include <convoy/trace/event.h>
 
+#include <algorithm>
+#include <array>
 #include <functional>
 
 namespace convoy::trace {
+namespace {
+
+constexpr std::array kLives = {"unknown", "running", "stopped", "blocked", "exited", "killed"};
+
+}  // namespace
+
+const char* name_of(Life life) {
+  return kLives[static_cast<size_t>(life)];
+}
+
+std::optional<Life> life_of(std::string_view name) {
+  const auto* const at = std::find(kLives.begin(), kLives.end(), name);
+  if (at == kLives.end()) return std::nullopt;
+  return static_cast<Life>(at - kLives.begin());
+}
 
 uint32_t Registry::group(const GroupInfo& info) {
   const auto [at, is_new] = group_of_.try_emplace(info.name, static_cast<uint32_t>(groups_.size()));

@@ -14,8 +14,6 @@ namespace {
 
 constexpr size_t kStepsShown = 400;
 constexpr int64_t kSilentNs = 3'000'000'000;
-constexpr std::array<const char*, 6> kLives = {"unknown", "running", "stopped",
-                                               "blocked", "exited",  "killed"};
 
 int64_t whole(double value) {
   return static_cast<int64_t>(value + 0.5);
@@ -152,7 +150,7 @@ bool Summary::Impl::silent(const RankSummary& r) const {
 const char* Summary::Impl::life_of(const RankSummary& r) const {
   if (!r.heard) return "not heard";
   if (silent(r)) return "silent";
-  return kLives[std::min<size_t>(static_cast<size_t>(r.life), kLives.size() - 1)];
+  return name_of(r.life);
 }
 
 std::string Summary::overview() const {
@@ -176,7 +174,7 @@ std::string Summary::overview() const {
     }
   }
   Json ranks = {{"heard", heard}, {"silent", silent}};
-  for (size_t i = 0; i < lives.size(); ++i) ranks[kLives[i]] = lives[i];
+  for (size_t i = 0; i < lives.size(); ++i) ranks[name_of(static_cast<Life>(i))] = lives[i];
   int64_t clock_error = 0;
   for (uint32_t host = 0; host < s.clocks.hosts().size(); ++host) {
     clock_error = std::max(clock_error, s.clocks.host_error(host));

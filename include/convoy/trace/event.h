@@ -165,6 +165,9 @@ enum class Life : uint8_t {
   kKilled,   // by signal `exit_code`
 };
 
+const char* name_of(Life life);  // unknown, running, …
+std::optional<Life> life_of(std::string_view name);
+
 struct GroupProgress {
   uint32_t group = 0;  // collectives of it: the last number that was issued, started, completed
   uint32_t issued = 0, started = 0, completed = 0;
