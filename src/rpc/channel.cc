@@ -25,7 +25,7 @@ Result<std::shared_ptr<grpc::ChannelCredentials>> credentials(const TlsFiles& tl
 }
 
 struct Outgoing {
-  grpc::ClientContext context;
+  std::unique_ptr<grpc::ClientContext> context = std::make_unique<grpc::ClientContext>();
   grpc::ByteBuffer request, answer;
   std::string what;
   Channel::Done done;
@@ -39,19 +39,36 @@ struct Channel::Impl {
   std::unique_ptr<grpc::GenericStub> stub;
   std::mutex mutex;
   std::condition_variable idle;
-  std::set<grpc::ClientContext*> under_way;  // guarded by mutex; of calls and streams
-  bool closed = false;                       // guarded by mutex
+  // Guarded by mutex, from here on.
+  std::set<grpc::ClientContext*> under_way;  // of calls and streams: what close() cancels
+  size_t open = 0;                           // of those, and of those just being freed
+  bool closed = false;
 
-  void forget(grpc::ClientContext* context) {
+  bool add(grpc::ClientContext* context) {
     const std::lock_guard lock(mutex);
-    under_way.erase(context);
+    if (closed) return false;
+    under_way.insert(context);
+    ++open;
+    return true;
+  }
+  // Frees the context before the channel's owner may go on. A context keeps the gRPC channel alive,
+  // and were it the last one of the process to do so here, gRPC's thread would have to join itself:
+  // it frees its completion queue instead while it still uses it (seen with 1.51).
+  void remove(std::unique_ptr<grpc::ClientContext> context) {
+    {
+      const std::lock_guard lock(mutex);
+      under_way.erase(context.get());
+    }
+    context.reset();
+    const std::lock_guard lock(mutex);
+    --open;
     idle.notify_all();
   }
 };
 
 Result<std::unique_ptr<Channel>> Channel::create(const std::string& address,
                                                  const ConnectionOptions& options) {
-  auto impl = std::make_shared<Impl>();
+  auto impl = std::make_unique<Impl>();
   impl->address = address;
   impl->token = options.token;
   CONVOY_ASSIGN_OR_RETURN(const auto creds, credentials(options.tls));
@@ -67,7 +84,7 @@ Result<std::unique_ptr<Channel>> Channel::create(const std::string& address,
   return std::unique_ptr<Channel>(new Channel(std::move(impl)));
 }
 
-Channel::Channel(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Channel::Channel(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 Channel::~Channel() {
   close();
@@ -81,28 +98,24 @@ void Channel::call(const std::string& method, Message request, Nanos timeout, Do
   auto call = std::make_unique<Outgoing>();
   call->what = method + " at " + impl_->address;
   call->done = std::move(done);
-  call->context.set_deadline(std::chrono::system_clock::now() +
-                             std::chrono::duration_cast<std::chrono::microseconds>(timeout));
-  if (!impl_->token.empty()) call->context.AddMetadata(kTokenKey, impl_->token);
+  call->context->set_deadline(std::chrono::system_clock::now() +
+                              std::chrono::duration_cast<std::chrono::microseconds>(timeout));
+  if (!impl_->token.empty()) call->context->AddMetadata(kTokenKey, impl_->token);
   call->request = to_wire(std::move(request));
-  Outgoing* const raw = call.get();
-  {
-    std::unique_lock lock(impl_->mutex);
-    if (impl_->closed) {
-      lock.unlock();
-      return call->done(Status(Code::kAborted, call->what + ": the channel was closed"));
-    }
-    impl_->under_way.insert(&call.release()->context);
+  if (!impl_->add(call->context.get())) {
+    return call->done(Status(Code::kAborted, call->what + ": the channel was closed"));
   }
-  impl_->stub->UnaryCall(&raw->context, kMethodPrefix + method, grpc::StubOptions(), &raw->request,
-                         &raw->answer, [impl = impl_, raw](const grpc::Status& status) {
+  Outgoing* const raw = call.release();
+  impl_->stub->UnaryCall(raw->context.get(), kMethodPrefix + method, grpc::StubOptions(),
+                         &raw->request, &raw->answer,
+                         [impl = impl_.get(), raw](const grpc::Status& status) {
                            const std::unique_ptr<Outgoing> mine(raw);
                            if (status.ok()) {
                              mine->done(from_wire(mine->answer));
                            } else {
                              mine->done(from_grpc(status, mine->what));
                            }
-                           impl->forget(&raw->context);
+                           impl->remove(std::move(mine->context));
                          });
 }
 
@@ -124,10 +137,10 @@ Result<Received> Channel::call(const std::string& method, Message request, Nanos
 }
 
 std::shared_ptr<Stream> Channel::open_stream(const std::string& method, StreamEvents events) {
-  auto ended = [impl = impl_, told = std::move(events.ended)](grpc::ClientContext* context,
-                                                              const Status& why) {
+  auto ended = [impl = impl_.get(), told = std::move(events.ended)](
+                   std::unique_ptr<grpc::ClientContext> context, const Status& why) {
     told(why);
-    impl->forget(context);
+    impl->remove(std::move(context));
   };
   const auto stream = std::make_shared<ClientStream>(method + " at " + impl_->address,
                                                      std::move(events.received), std::move(ended));
@@ -135,6 +148,7 @@ std::shared_ptr<Stream> Channel::open_stream(const std::string& method, StreamEv
   {
     const std::lock_guard lock(impl_->mutex);
     impl_->under_way.insert(&stream->context());
+    ++impl_->open;
     if (impl_->closed) stream->context().TryCancel();
   }
   impl_->stub->PrepareBidiStreamingCall(&stream->context(), kMethodPrefix + method,
@@ -147,7 +161,7 @@ void Channel::close() {
   std::unique_lock lock(impl_->mutex);
   impl_->closed = true;
   for (grpc::ClientContext* context : impl_->under_way) context->TryCancel();
-  impl_->idle.wait(lock, [&] { return impl_->under_way.empty(); });
+  impl_->idle.wait(lock, [&] { return impl_->open == 0; });
 }
 
 }  // namespace convoy::rpc

@@ -62,14 +62,28 @@ void ClientStream::OnReadDone(bool ok) {
 }
 
 void ClientStream::end(Status) {
-  context_.TryCancel();
+  {
+    const std::lock_guard lock(mutex_);
+    if (context_ != nullptr) context_->TryCancel();
+  }
   let_go();
+}
+
+std::string ClientStream::peer() const {
+  const std::lock_guard lock(mutex_);
+  return context_ != nullptr ? context_->peer() : what_;
 }
 
 void ClientStream::OnDone(const grpc::Status& status) {
   const std::shared_ptr<ClientStream> self = std::move(self_);
-  ended_(&context_, status.ok() ? Status(Code::kAborted, what_ + ": the server has ended it")
-                                : from_grpc(status, what_));
+  std::unique_ptr<grpc::ClientContext> context;
+  {
+    const std::lock_guard lock(mutex_);
+    context = std::move(context_);
+  }
+  ended_(std::move(context), status.ok()
+                                 ? Status(Code::kAborted, what_ + ": the server has ended it")
+                                 : from_grpc(status, what_));
 }
 
 }  // namespace convoy::rpc

@@ -14,17 +14,18 @@ class ClientStream final : public Stream,
                            public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
                            public std::enable_shared_from_this<ClientStream> {
  public:
-  using Ended = std::function<void(grpc::ClientContext*, const Status&)>;
+  // Called once, the last of all, and given the context: with it goes the channel's last use.
+  using Ended = std::function<void(std::unique_ptr<grpc::ClientContext>, const Status&)>;
   ClientStream(std::string what, std::function<void(Received)> received, Ended ended);
 
-  grpc::ClientContext& context() { return context_; }
+  grpc::ClientContext& context() { return *context_; }  // before begin()
   void begin();
 
   void send(Message message) override;
   size_t waiting_bytes() const override;
   void read_next() override;
   void end(Status status) override;
-  std::string peer() const override { return context_.peer(); }
+  std::string peer() const override;
 
  private:
   void OnWriteDone(bool ok) override;
@@ -35,13 +36,13 @@ class ClientStream final : public Stream,
   const std::string what_;
   const std::function<void(Received)> received_;
   const Ended ended_;
-  grpc::ClientContext context_;
   grpc::ByteBuffer incoming_;
   std::shared_ptr<ClientStream> self_;  // from begin() to OnDone()
 
   mutable std::mutex mutex_;
-  // Guarded by mutex_. gRPC's hold is what lets other threads start reads and writes.
-  bool held_ = false;
+  // Guarded by mutex_, from here on. Null once ended, so that who keeps a stream keeps no channel.
+  std::unique_ptr<grpc::ClientContext> context_ = std::make_unique<grpc::ClientContext>();
+  bool held_ = false;  // gRPC's hold is what lets other threads start reads and writes
   std::deque<grpc::ByteBuffer> outgoing_;  // the first one is being written
   size_t waiting_bytes_ = 0;
 };

@@ -29,15 +29,14 @@ class Channel {
   // Connects to a stream of the server's. Never fails at once: a stream that can't be has ended.
   std::shared_ptr<Stream> open_stream(const std::string& method, StreamEvents events);
 
-  // Cancels what is under way, and returns when all `done` and `ended`
-  // have been called. Later calls fail with
-  // kAborted.
+  // Cancels what is under way, and returns when all `done` and `ended` have been called. Later
+  // calls fail with kAborted. Not on gRPC's threads, nor is the end of a channel or server.
   void close();
 
  private:
   struct Impl;
-  explicit Channel(std::shared_ptr<Impl> impl);
-  std::shared_ptr<Impl> impl_;  // shared with the calls under way
+  explicit Channel(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
 };
 
 }  // namespace convoy::rpc
