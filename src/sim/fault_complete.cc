@@ -105,6 +105,39 @@ std::optional<uint32_t> ring_peer(const Layout& layout, uint32_t rank, bool insi
   return std::nullopt;
 }
 
+// Whom `rank` sends to on other hosts (or, `incoming`, who sends to it): rings and pipeline.
+std::vector<uint32_t> far_peers(const Layout& layout, uint32_t rank, bool incoming) {
+  std::vector<uint32_t> peers;
+  const auto add = [&](uint32_t peer) {
+    if (layout.host_of(peer) == layout.host_of(rank)) return;
+    if (std::ranges::find(peers, peer) == peers.end()) peers.push_back(peer);
+  };
+  for (const Slot slot : {kData, kTp, kCp}) {
+    if (!layout.has(slot)) continue;
+    const Group& group = layout.groups[layout.group_of[slot][rank]];
+    const uint32_t n = group.size();
+    add(group.ranks[(layout.position[slot][rank] + (incoming ? n - 1 : 1)) % n]);
+  }
+  // Activations go one way, gradients the other.
+  if (layout.stages > 1 && layout.stage[rank] + 1 < layout.stages) add(layout.next[rank]);
+  if (layout.stages > 1 && layout.stage[rank] > 0) add(layout.previous[rank]);
+  return peers;
+}
+
+// Where nothing but the fault itself would look like it: of a rank with one link to other hosts,
+// nobody can say whether the link is slow, what the rank sends, or what its peer receives.
+bool can_be_told(const Layout& layout, uint32_t rank, Class cls) {
+  const auto sends = far_peers(layout, rank, false), receives = far_peers(layout, rank, true);
+  switch (cls) {
+    case Class::kSlowNic:
+      return !sends.empty() && !receives.empty();
+    case Class::kSlowTx:
+      return sends.size() >= 2;
+    default:
+      return receives.size() >= 2;
+  }
+}
+
 Status nothing_fits(const Fault& f, const std::string& why) {
   return {Code::kInvalidArgument, "fault " + fault_name(f.cls) + ": " + why};
 }
@@ -206,8 +239,12 @@ Status choose_target(ActiveFault& a, const Cluster& cluster, const Layout& layou
     case Class::kSlowNic:
     case Class::kSlowTx:
     case Class::kSlowRx: {
-      CONVOY_RETURN_IF_ERROR(choose_link(f, a.seed, layout, false));
-      if (f.cls == Class::kSlowRx) std::swap(f.rank, f.peer);
+      if (f.rank < 0) {
+        const auto rank =
+            search(a.seed, layout.ranks, [&](uint32_t r) { return can_be_told(layout, r, f.cls); });
+        if (!rank) return nothing_fits(f, "no rank has enough links to other hosts to be told");
+        f.rank = static_cast<int>(*rank);
+      }
       a.culprit.ranks = {static_cast<uint32_t>(f.rank)};
       return ok_status();
     }

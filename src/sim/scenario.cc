@@ -14,6 +14,8 @@ namespace {
 
 using trace::Class;
 
+constexpr uint64_t kDrawsMax = 100;
+
 struct Shape {
   const char* name;
   std::vector<int> tp, cp, ep, pp;
@@ -329,7 +331,12 @@ const char* name_of(Control control) {
 }
 
 Scenario random_scenario(uint64_t seed, Class cls, const ScenarioLimits& limits) {
-  return Draw(mix(seed, static_cast<uint64_t>(cls)), limits).fault(cls);
+  // Not every layout has a place for every fault: drawn anew.
+  for (uint64_t again = 0;; ++again) {
+    Scenario s =
+        Draw(mix(seed + 1'000'000'007 * again, static_cast<uint64_t>(cls)), limits).fault(cls);
+    if (again == kDrawsMax || can_be(s.cluster).ok()) return s;
+  }
 }
 
 Scenario random_control(uint64_t seed, Control control, const ScenarioLimits& limits) {

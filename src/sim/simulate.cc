@@ -144,6 +144,19 @@ class Run {
 
 }  // namespace
 
+Status can_be(const Cluster& cluster) {
+  CONVOY_RETURN_IF_ERROR(check(cluster));
+  trace::Registry registry;
+  CONVOY_ASSIGN_OR_RETURN(const Layout layout,
+                          make_layout(cluster.mesh, cluster.ranks_per_host, 1, registry));
+  CONVOY_ASSIGN_OR_RETURN(Faults faults, Faults::create(cluster, layout));
+  Catalog catalog(layout, registry);
+  CONVOY_ASSIGN_OR_RETURN(
+      const ProgramBuilder builder,
+      ProgramBuilder::create(cluster, layout, catalog, faults.busiest_experts()));
+  return try_programs(cluster, layout, builder, catalog, faults);
+}
+
 Result<Outcome> simulate(const Cluster& cluster, trace::Registry& registry, trace::Sink& sink) {
   CONVOY_RETURN_IF_ERROR(check(cluster));
   Run run(cluster, registry, sink);

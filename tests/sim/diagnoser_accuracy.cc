@@ -1,7 +1,7 @@
 // How often the Diagnoser is right: seeded runs of each class and of the controls, scored against
 // what was injected, beside what simpler tools make of the same events.
 // Usage: diagnoser_accuracy [--runs N] [--seed FIRST] [--class NAME]… [--max-ranks N]
-//                           [--no-controls] [--verbose] [--json FILE]
+//                           [--no-controls] [--no-link-counters] [--verbose] [--json FILE]
 #include "tests/sim/baselines.h"
 #include "tests/sim/scoring.h"
 #include <convoy/sim/scenario.h>
@@ -28,15 +28,18 @@ struct Options {
   uint64_t seed = 1;
   std::vector<std::string> classes;
   ScenarioLimits limits;
-  bool no_controls = false, verbose = false;
+  bool no_controls = false, no_link_counters = false, verbose = false;
   std::string json;
 };
 
 // Feeds a diagnoser as an aggregator would, looking some times a second.
 class Live : public trace::Sink {
  public:
-  Live(trace::Registry& registry, Baselines& baselines)
-      : diagnoser_(registry), baselines_(baselines) {}
+  Live(trace::Registry& registry, Baselines& baselines, bool link_counters)
+      : registry_(registry),
+        diagnoser_(registry),
+        baselines_(baselines),
+        link_counters_(link_counters) {}
   void job(const trace::JobInfo& job) override {
     diagnoser_.job(job);
     baselines_.job(job);
@@ -46,7 +49,11 @@ class Live : public trace::Sink {
       diagnoser_.diagnose(batch.received);
       next_ = batch.received + kLookEvery;
     }
-    diagnoser_.batch(batch);
+    if (link_counters_) {
+      diagnoser_.batch(batch);
+    } else {
+      diagnoser_.batch(without_link_counters(batch));
+    }
     baselines_.batch(batch);
   }
   void clock(const trace::ClockSample& sample) override {
@@ -59,8 +66,18 @@ class Live : public trace::Sink {
   }
 
  private:
+  // What other backends and other tools know: operations, no links.
+  trace::Batch without_link_counters(trace::Batch batch) const {
+    std::erase_if(batch.counters, [&](const trace::CounterEvent& c) {
+      return registry_.names()[c.name].starts_with("link ");
+    });
+    return batch;
+  }
+
+  const trace::Registry& registry_;
   trace::Diagnoser diagnoser_;
   Baselines& baselines_;
+  const bool link_counters_;
   int64_t next_ = 0;
 };
 
@@ -98,6 +115,9 @@ void tell_miss(uint64_t seed, const Scenario& s, const Outcome& outcome,
         describe(v.culprit).c_str(), v.confidence,
         outcome.truths.empty() ? 0.0 : static_cast<double>(v.told - outcome.truths[0].onset) * 1e-9,
         v.summary.c_str());
+    for (const trace::Evidence& e : v.evidence) {
+      std::printf("          rank %u: %s\n", e.rank, e.text.c_str());
+    }
   }
 }
 
@@ -105,7 +125,7 @@ void tell_miss(uint64_t seed, const Scenario& s, const Outcome& outcome,
 Status run(uint64_t seed, const Scenario& s, const Options& options, Row& row, Row& seconds) {
   trace::Registry registry;
   Baselines baselines(registry);
-  Live live(registry, baselines);
+  Live live(registry, baselines, !options.no_link_counters);
   CONVOY_ASSIGN_OR_RETURN(const Outcome outcome, simulate(s.cluster, registry, live));
   const bool warm_up = !outcome.truths.empty() && outcome.truths[0].cls == Class::kWarmUp;
   const std::vector<trace::Verdict> verdicts = counted(live.finish(outcome.end), warm_up);
@@ -244,6 +264,8 @@ int main(int argc, char** argv) {
   app.add_option("--max-ranks", options.limits.ranks_max)->capture_default_str();
   app.add_option("--second-share", options.limits.second_share, "of runs with two faults");
   app.add_flag("--no-controls", options.no_controls);
+  app.add_flag("--no-link-counters", options.no_link_counters,
+               "as of backends that tell of no links");
   app.add_flag("--verbose", options.verbose, "tell each run that is not right");
   app.add_option("--json", options.json, "a file for the figures");
   CLI11_PARSE(app, argc, argv);

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace convoy::trace {
 namespace {
@@ -73,7 +74,10 @@ struct Diagnoser::Impl {
   std::vector<Verdict> clock_steps() const;
   bool is_explained(const Verdict& v, const std::vector<Verdict>& found) const;
   void place(Verdict found, int64_t now, std::vector<size_t>& told);
+  // Where `found` stands already: null if nowhere.
+  Standing* place_of(const Verdict& found);
   void end(Standing& standing, int64_t at, std::vector<size_t>& told);
+  void withdraw(uint64_t id, int64_t now, std::vector<size_t>& told);
 
   const Registry& registry;
   DiagnoserOptions options;
@@ -84,6 +88,7 @@ struct Diagnoser::Impl {
   std::unique_ptr<Mismatches> mismatches;
   std::vector<Verdict> all;  // as they began
   std::vector<Standing> standing;
+  std::vector<Verdict> renamed;  // since the last call: what verdicts were called before
   std::vector<Verdict> by_onset;
   bool has_restarted = false;
 };
@@ -127,15 +132,14 @@ std::vector<Verdict> Diagnoser::Impl::find(int64_t now) {
   for (Verdict& v : Stuck(ledger, clocks).find(causes, found)) found.push_back(std::move(v));
   for (Verdict& v : find_losses(ledger, clocks)) found.push_back(std::move(v));
   for (Verdict& v : clock_steps()) found.push_back(std::move(v));
-  for (Verdict& v : slow.find(now, clocks)) {
-    if (v.cleared == 0) found.push_back(std::move(v));
-  }
+  for (Verdict& v : slow.find(now, clocks)) found.push_back(std::move(v));
   return found;
 }
 
-void Diagnoser::Impl::place(Verdict found, int64_t now, std::vector<size_t>& told) {
+Diagnoser::Impl::Standing* Diagnoser::Impl::place_of(const Verdict& found) {
   const auto same = [&](const Standing& s) {
     const Verdict& v = all[s.verdict];
+    if (found.id != 0 || v.id != 0) return v.id == found.id;
     return !s.is_found && v.cls == found.cls && is_same_culprit(v.culprit, found.culprit);
   };
   // The same trouble, of which more is known by now.
@@ -145,7 +149,19 @@ void Diagnoser::Impl::place(Verdict found, int64_t now, std::vector<size_t>& tol
   };
   auto at = std::find_if(standing.begin(), standing.end(), same);
   if (at == standing.end()) at = std::find_if(standing.begin(), standing.end(), better);
-  if (at == standing.end()) {
+  if (at != standing.end()) return &*at;
+  // What was over, and comes back.
+  const auto past = std::find_if(all.begin(), all.end(), [&](const Verdict& v) {
+    return found.id != 0 && v.id == found.id && !v.withdrawn;
+  });
+  if (past == all.end()) return nullptr;
+  standing.push_back({static_cast<size_t>(past - all.begin()), 0, false});
+  return &standing.back();
+}
+
+void Diagnoser::Impl::place(Verdict found, int64_t now, std::vector<size_t>& told) {
+  Standing* const at = place_of(found);
+  if (at == nullptr) {
     if (all.size() >= kVerdictsMax) return;
     found.told = now;
     told.push_back(all.size());
@@ -156,11 +172,29 @@ void Diagnoser::Impl::place(Verdict found, int64_t now, std::vector<size_t>& tol
   at->is_found = true;
   at->seen = ledger.horizon();
   Verdict& v = all[at->verdict];
-  const bool has_changed = differs(v, found);
+  const bool has_changed = differs(v, found) || v.cleared != 0;
   found.told = v.told;
-  if (v.cls == found.cls && v.onset != 0) found.onset = std::min(v.onset, found.onset);
+  if (v.cls != found.cls && v.id != 0) {
+    found.told = now;
+    renamed.push_back(v);
+    renamed.back().cleared = now;
+    renamed.back().withdrawn = true;
+  }
+  if ((v.cls == found.cls || v.id != 0) && v.onset != 0) {
+    found.onset = std::min(v.onset, found.onset);
+  }
   v = std::move(found);
   if (has_changed) told.push_back(at->verdict);
+}
+
+void Diagnoser::Impl::withdraw(uint64_t id, int64_t now, std::vector<size_t>& told) {
+  std::erase_if(standing, [&](const Standing& s) { return all[s.verdict].id == id; });
+  for (size_t i = 0; i < all.size(); ++i) {
+    if (all[i].id != id || all[i].withdrawn) continue;
+    all[i].withdrawn = true;
+    if (all[i].cleared == 0) all[i].cleared = now;
+    told.push_back(i);
+  }
 }
 
 void Diagnoser::Impl::end(Standing& s, int64_t at, std::vector<size_t>& told) {
@@ -207,8 +241,11 @@ std::vector<Verdict> Diagnoser::diagnose(int64_t now) {
   std::vector<Verdict> found = d.find(now);
   // Those that stand already find theirs first, so that a better explanation takes a free one.
   for (Verdict& v : found) {
-    if (is_slow(v.cls) && d.is_explained(v, found)) continue;
-    d.place(v, now, told);
+    if (v.withdrawn) {
+      d.withdraw(v.id, now, told);
+    } else if (!is_slow(v.cls) || !d.is_explained(v, found)) {
+      d.place(v, now, told);
+    }
   }
   std::erase_if(d.standing, [&](Impl::Standing& s) {
     const int64_t over_after = is_stuck(d.all[s.verdict]) ? kStuckOverAfter : kOverAfter;
@@ -216,10 +253,13 @@ std::vector<Verdict> Diagnoser::diagnose(int64_t now) {
     d.end(s, now, told);
     return true;
   });
-  d.by_onset = d.all;
+  d.by_onset.clear();
+  for (const Verdict& v : d.all) {
+    if (!v.withdrawn) d.by_onset.push_back(v);
+  }
   std::stable_sort(d.by_onset.begin(), d.by_onset.end(),
                    [](const Verdict& a, const Verdict& b) { return a.onset < b.onset; });
-  std::vector<Verdict> result;
+  std::vector<Verdict> result = std::exchange(d.renamed, {});
   for (const size_t i : told) result.push_back(d.all[i]);
   return result;
 }
@@ -228,7 +268,7 @@ const std::vector<Verdict>& Diagnoser::verdicts() const {
   return impl_->by_onset;
 }
 std::vector<Hint> Diagnoser::hints() const {
-  return {};
+  return impl_->slow.hints();
 }
 
 }  // namespace convoy::trace

@@ -25,6 +25,9 @@ class Driver : public Sink {
       now_ = std::max(now_, batch.received);
     } else if (batch.state) {
       now_ = std::max(now_, batch.state->time);
+    } else {  // another program's
+      for (const auto& o : batch.operations) now_ = std::max({now_, o.issued, o.completed});
+      for (const auto& s : batch.spans) now_ = std::max(now_, s.end);
     }
     if (!at_end_ && now_ - looked_ >= kLookEveryNs) {
       diagnoser_.diagnose(now_);

@@ -117,6 +117,9 @@ struct Outcome {
   uint64_t batches = 0, operations = 0, spans = 0, counters = 0;  // told
 };
 
+// kInvalidArgument: a configuration or a fault that cannot be, as simulate() says.
+Status can_be(const Cluster& cluster);
+
 // kInvalidArgument: a configuration or a fault that cannot be. Events go to `sink`, numbered in
 // `registry`, in the order of Batch::received. Blocks until all steps are done.
 Result<Outcome> simulate(const Cluster& cluster, trace::Registry& registry, trace::Sink& sink);

@@ -33,9 +33,9 @@ class Diagnoser : public Sink {
 
   // Looks at all that has come until `now` (root's clock). Call it some times a second, or once at
   // the end of a file. Returns what is new or has changed since the last call (a verdict that is
-  // over is told once more with `cleared`).
+  // over is told once more with `cleared`, one that was something else with `withdrawn`).
   std::vector<Verdict> diagnose(int64_t now);
-  // All verdicts so far, in the order of their onset, each as it stands now.
+  // All verdicts so far but withdrawn ones, in the order of their onset, each as it stands now.
   const std::vector<Verdict>& verdicts() const;
   // What would make the steps of the window faster, best first.
   std::vector<Hint> hints() const;

@@ -77,12 +77,16 @@ struct Evidence {
 };
 
 struct Verdict {
+  // Of the cause, while it gets better known: class and culprit may change. 0: by class and
+  // culprit.
+  uint64_t id = 0;
   Class cls = Class::kUnknown;
   Culprit culprit;
-  int64_t onset = 0;      // on the root's clock
-  int64_t told = 0;       // the same: when it was found
-  int64_t cleared = 0;    // the same: when it was over; 0: is not
-  double confidence = 0;  // 0 … 1
+  int64_t onset = 0;       // on the root's clock
+  int64_t told = 0;        // the same: when it was found
+  int64_t cleared = 0;     // the same: when it was over; 0: is not
+  bool withdrawn = false;  // it was something else, that another verdict tells of
+  double confidence = 0;   // 0 … 1
   Class runner_up = Class::kUnknown;
   double runner_up_confidence = 0;
   double cost = 0;      // of the step time, 0 … 1; stuck: 1

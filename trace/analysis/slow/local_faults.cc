@@ -101,12 +101,12 @@ float confidence_of(const Change& change) {
 }  // namespace
 
 // More tokens, or more to give away after the experts: more work, not slower work.
-bool LocalFaults::explained_by_load(const View& view, uint32_t rank, size_t begin,
+bool LocalFaults::explained_by_load(const View& view, uint32_t rank, size_t begin, size_t end,
                                     float level) const {
   double mine = 0, others = 0, given = 0, others_given = 0, compute = 0;
   size_t count = 0, steps = 0;
   const uint32_t cohort = view.roles.cohort(rank);
-  for (size_t i = begin; i < view.steps.size(); ++i) {
+  for (size_t i = begin; i < end; ++i) {
     const RankStep* cell = view.cell(rank, i);
     if (cell == nullptr) continue;
     mine += cell->tokens, given += cell->given, compute += cell->part[kCompute], ++steps;
@@ -176,6 +176,10 @@ bool LocalFaults::is_periodic(const View& view, uint32_t rank, Finding& finding)
   finding.hold_steps = static_cast<uint32_t>(2 * period) + 2;
   finding.first_step = begins.front();
   finding.runner_up = Class::kSlowCompute;
+  float sum = 0;
+  for (const float e : values) sum += e > middle ? e : 0;
+  finding.cost = sum / static_cast<float>(values.size());
+  finding.confidence = std::min(0.97F, 0.8F + 0.03F * static_cast<float>(begins.size()));
   return true;
 }
 
@@ -253,7 +257,8 @@ std::vector<Finding> LocalFaults::slow_ranks(const View& view) {
   for (uint32_t r = 0; r < view.ranks(); ++r) {
     changes[r] = raised(peers.row(r), peers.columns(), limits_of(view, peers, r, noise, spread));
     if (changes[r].found && !launch_bound_.empty() && launch_bound_[r]) changes[r].found = false;
-    if (changes[r].found && explained_by_load(view, r, changes[r].begin, changes[r].level)) {
+    if (changes[r].found &&
+        explained_by_load(view, r, changes[r].begin, view.steps.size(), changes[r].level)) {
       changes[r].found = false;
     }
     // On a slow host, one that is far slower still.
@@ -309,7 +314,7 @@ std::vector<Finding> LocalFaults::launches(const View& view) {
   std::vector<Finding> found;
   if (view.roles.cohorts().empty()) return found;
   const float found_noise = noise_of(table);
-  const float noise = std::isnan(found_noise) ? 0.01F : found_noise;
+  const float noise = std::max(newest_spread(table), std::isnan(found_noise) ? 0.01F : found_noise);
   for (uint32_t r = 0; r < view.ranks(); ++r) {
     const Change change =
         raised(table.row(r), table.columns(), limits_of(view, table, r, noise, 0));

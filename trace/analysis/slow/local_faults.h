@@ -39,7 +39,9 @@ class LocalFaults {
   void remember(const View& view, const Table& excess, const std::vector<Change>& changes);
   // Comes and goes: fills in class and period.
   bool is_periodic(const View& view, uint32_t rank, Finding& finding) const;
-  bool explained_by_load(const View& view, uint32_t rank, size_t begin, float level) const;
+  // In the steps from `begin` to before `end`.
+  bool explained_by_load(const View& view, uint32_t rank, size_t begin, size_t end,
+                         float level) const;
   std::vector<Finding> launches(const View& view);
   std::vector<Finding> data(const View& view);
   std::vector<Finding> checkpoints(const View& view);

@@ -8,10 +8,12 @@
 namespace convoy::trace::slow {
 namespace {
 
-constexpr float kLevel = 0.26F;       // of the logarithm: 30 % longer
-constexpr float kComparable = 0.22F;  // of the logarithm of the slowest one's: less is an echo
+constexpr float kLevel = 0.26F;        // of the logarithm: 30 % longer
+constexpr float kLevelWithin = 0.36F;  // the same within a host, where kinds of traffic mix more
+constexpr float kComparable = 0.22F;   // of the logarithm of the slowest one's: less is an echo
 constexpr size_t kLikeMin = 8;
 constexpr float kStaticFactor = 2.5F;  // a link that was slow from the first step on
+constexpr size_t kNewest = 4;          // values that a level is estimated from
 constexpr float kFlapLevel = 0.4F;
 constexpr float kFlapSigmas = 8;
 
@@ -49,7 +51,8 @@ void NetworkFaults::add_flows(const View& view, std::vector<Signal>& signals,
     Signal s{.is_link = flow.is_message,
              .sender = flow.sender,
              .receiver = flow.receiver,
-             .group = flow.group};
+             .group = flow.group,
+             .all_pairs = signature.operation == "all_to_all"};
     const auto& ranks = view.registry.groups()[flow.group].ranks;
     uint32_t dimensions = 0;
     if (flow.is_message) {
@@ -75,6 +78,30 @@ void NetworkFaults::add_flows(const View& view, std::vector<Signal>& signals,
     flow_base_[f].learn(values.back());
     s.base = flow_base_[f].value();
     signals.push_back(s);
+  }
+}
+
+// Of what has not changed, too: it tells where the fault is not.
+void NetworkFaults::estimate(const float* row, size_t columns, float noise, Signal& s) {
+  std::vector<float> newest;
+  for (size_t i = columns; i-- > 0 && newest.size() < kNewest;) {
+    if (!std::isnan(row[i])) newest.push_back(row[i]);
+  }
+  if (newest.empty()) return;
+  s.error = 1.25F * noise / std::sqrt(static_cast<float>(newest.size()));
+  s.level = s.change.found ? s.change.level : median(newest);
+}
+
+// What becomes slower within all hosts alike is more work.
+void NetworkFaults::take_common(const std::vector<size_t>& members, Table& ratios) {
+  std::vector<float> some;
+  for (size_t i = 0; i < ratios.columns() && members.size() >= kLikeMin; ++i) {
+    some.clear();
+    for (const size_t m : members) {
+      if (!std::isnan(ratios.at(m, i))) some.push_back(ratios.at(m, i));
+    }
+    const float common = std::max(0.0F, quantile(some, 0.35));
+    for (const size_t m : members) ratios.at(m, i) -= common;
   }
 }
 
@@ -111,6 +138,7 @@ void NetworkFaults::judge(const View& view, std::vector<Signal>& signals,
         ratios.at(m, i) = std::log(values[m * columns + i] / base);
       }
     }
+    if (signals[members[0]].within_host) take_common(members, ratios);
     some.clear();
     for (const size_t m : members) {
       const float own = noise_of(ratios.row(m), columns);
@@ -122,10 +150,11 @@ void NetworkFaults::judge(const View& view, std::vector<Signal>& signals,
       noise[m] = std::isnan(own) ? common : std::max(common, std::min(own, 3 * common));
     }
   }
+  const auto least_of = [](const Signal& s) { return s.within_host ? kLevelWithin : kLevel; };
   float most = 0;
   for (size_t s = 0; s < signals.size(); ++s) {
     if (signals[s].base <= 0) continue;
-    const ChangeLimits limits{.level = kLevel, .noise = noise[s]};
+    const ChangeLimits limits{.level = least_of(signals[s]), .noise = noise[s]};
     signals[s].change = raised(ratios.row(s), columns, limits);
     if (signals[s].change.found) most = std::max(most, signals[s].change.level);
   }
@@ -133,13 +162,14 @@ void NetworkFaults::judge(const View& view, std::vector<Signal>& signals,
     if (signals[s].base <= 0) continue;
     // Once something is slow for sure, its neighbours need less proof: they tell what it is.
     if (most > 0 && !signals[s].change.found) {
-      const ChangeLimits limits{.level = std::max(kLevel, kComparable * most),
+      const ChangeLimits limits{.level = std::max(least_of(signals[s]), kComparable * most),
                                 .noise = noise[s],
                                 .sigmas = 2.5F,
                                 .steps = 2};
       signals[s].change = raised(ratios.row(s), columns, limits);
     }
     if (signals[s].change.level < kComparable * most) signals[s].change.found = false;
+    estimate(ratios.row(s), columns, noise[s], signals[s]);
     signals[s].ratio = std::exp(signals[s].change.found ? signals[s].change.level : 0);
     // What the excess comes to in a step.
     const float volume = signals[s].volume / static_cast<float>(columns);

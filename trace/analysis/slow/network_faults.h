@@ -1,6 +1,7 @@
 #pragma once
 
 #include "trace/analysis/slow/findings.h"
+#include "trace/analysis/slow/places.h"
 
 #include <deque>
 #include <map>
@@ -24,11 +25,15 @@ class NetworkFaults {
     uint32_t sender = 0, receiver = 0, group = 0;
     bool within_host = false;
     bool has_round_trip = false;
-    uint64_t type = 0;  // signals of one type are alike
+    bool is_minor = false;   // carries little beside the busiest of its ends
+    bool all_pairs = false;  // an operation that uses all links of its group
+    uint64_t type = 0;       // signals of one type are alike
     float base = 0;
     float volume = 0;       // bytes in the window, of links
     float retransmits = 0;  // in the window
     Change change = {};
+    float level = 0;  // logarithm of now to before, whether it has changed or not
+    float error = 0;  // of level; 0: not known
     float cost = 0;   // of the step time
     float ratio = 1;  // now to before
   };
@@ -36,20 +41,20 @@ class NetworkFaults {
     uint32_t step = 0, sender = 0, receiver = 0;
     float ratio = 0, cost = 0;
   };
-  struct Ends {  // of a rank's links: hot ones, all
-    size_t out_hot = 0, out = 0, in_hot = 0, in = 0;
-  };
-
   void add_links(const View& view, std::vector<Signal>& signals, std::vector<float>& values);
   void add_flows(const View& view, std::vector<Signal>& signals, std::vector<float>& values);
   // Compares each signal with its past and with its like.
   void judge(const View& view, std::vector<Signal>& signals, std::vector<float>& values);
-  std::vector<Finding> localise(const View& view, const std::vector<Signal>& signals) const;
-  bool fabric(const View& view, const std::vector<const Signal*>& hot,
-              const std::vector<Signal>& all, std::vector<Finding>& found) const;
-  std::vector<Finding> within_hosts(const View& view, const std::vector<const Signal*>& hot) const;
-  std::vector<Finding> groups_only(const View& view, const std::vector<const Signal*>& hot,
-                                   const std::vector<Signal>& all) const;
+  static void take_common(const std::vector<size_t>& members, Table& ratios);
+  static void estimate(const float* row, size_t columns, float noise, Signal& signal);
+  std::vector<Finding> localise(const View& view, std::vector<Signal>& signals) const;
+  std::vector<Finding> between_hosts(const View& view,
+                                     const std::vector<const Signal*>& signals) const;
+  std::vector<Finding> within_hosts(const View& view, const std::vector<const Signal*>& hot,
+                                    const std::vector<Finding>& between) const;
+  static Finding of_place(const View& view, const Place& place,
+                          const std::vector<const Signal*>& explained);
+  static bool is_worth_it(const Signal& signal);
   void flaps(const View& view, const std::vector<Signal>& signals, const Table& ratios,
              const std::vector<float>& noise);
   std::vector<Finding> flapping(const View& view, const std::vector<Finding>& lasting) const;

@@ -18,6 +18,7 @@ using slow::Finding;
 // Steps that come out of a rank's first ones are not judged: what warms up is slow.
 constexpr size_t kStepsMin = 5;
 constexpr float kWarmUpFactor = 1.4F;
+constexpr uint32_t kWarmUpTold = 12;  // steps after it
 // A step is complete once so many ranks have told of it …
 constexpr double kNearlyAll = 0.95;
 // … or half of them have, and others are so much further.
@@ -26,6 +27,10 @@ constexpr uint32_t kStepsLate = 3;
 // So many slow ranks that have begun within so many steps wait for more evidence.
 constexpr ptrdiff_t kSwarm = 3;
 constexpr uint32_t kSwarmSteps = 7;
+
+// What has begun so many steps before uneven work was seen, or later, and lasts shorter, is that.
+constexpr uint32_t kUnevenBefore = 12, kUnevenSteps = 16;
+constexpr size_t kKnownMax = 4096;
 
 // Findings of one family about the same thing are one and the same verdict.
 int family_of(Class cls) {
@@ -56,9 +61,10 @@ bool names_rank(const Culprit& c, uint32_t rank) {
 }  // namespace
 
 struct SlowAnalysis::Impl {
-  struct Open {
+  struct Known {
     Verdict verdict;
-    uint32_t last_step = 0, hold_steps = 0;
+    uint32_t first_step = 0, last_step = 0, hold_steps = 0;
+    bool is_over = false;
   };
 
   Impl(const Registry& r, const DiagnoserOptions& o)
@@ -71,10 +77,13 @@ struct SlowAnalysis::Impl {
 
   void start(const JobInfo& info);
   void judge(uint32_t step, const ClockModel& clock);
-  bool make_view(uint32_t step, const ClockModel& clock, slow::View& view) const;
+  bool make_view(uint32_t step, slow::View& view);
+  Finding warm_up(const slow::View& view) const;
   void settle(std::vector<Finding>& found, const slow::View& view);
   void tell(const Finding& finding, const slow::View& view);
   bool same(const Verdict& verdict, const Finding& finding, const ClockModel& clock) const;
+  Known& known_of(const Finding& finding, const slow::View& view);
+  void withdraw(const Finding& uneven);
   int64_t begin_of(uint32_t step, const Culprit& culprit, const slow::View& view) const;
 
   const Registry& registry;
@@ -90,7 +99,12 @@ struct SlowAnalysis::Impl {
   slow::Imbalance imbalance;
   std::map<uint32_t, uint32_t> told_of;  // ranks that have finished a step, of steps not judged yet
   uint32_t judged = 0, furthest = 0;
-  std::vector<Open> open;
+  struct {
+    uint32_t last = 0;
+    float factor = 1;
+  } warm;                    // the slow steps at the beginning
+  std::vector<Known> known;  // what has been told, oldest first
+  uint64_t last_id = 0;
   std::vector<Hint> hints;
 };
 
@@ -110,12 +124,13 @@ void SlowAnalysis::Impl::start(const JobInfo& job) {
   imbalance.clear();
   told_of.clear();
   judged = furthest = 0;
+  warm = {};
   hints.clear();
 }
 
 void SlowAnalysis::job(const JobInfo& info) {
   if (info == impl_->info) return;
-  impl_->open.clear();
+  impl_->known.clear();
   impl_->start(info);
 }
 
@@ -140,33 +155,39 @@ void SlowAnalysis::batch(const Batch& batch, const ClockModel& clock) {
 }
 
 // False: there is nothing to judge yet.
-bool SlowAnalysis::Impl::make_view(uint32_t step, const ClockModel& clock, slow::View& view) const {
-  (void)clock;
-  std::vector<float> lengths, all;
+bool SlowAnalysis::Impl::make_view(uint32_t step, slow::View& view) {
+  std::vector<float> lengths, warm_ones;
   const uint32_t first = step > options.window_steps ? step - options.window_steps + 1 : 1;
   for (uint32_t s = first; s <= step; ++s) {
-    size_t special = 0, there = 0;
+    size_t special = 0, warming = 0;
     std::vector<float> of_step;
     for (uint32_t r = 0; r < window.ranks(); ++r) {
       const slow::RankStep* cell = window.find(r, s);
       if (cell == nullptr) continue;
-      ++there, special += cell->special;
+      special += cell->special, warming += cell->warm_up;
       of_step.push_back(cell->length() - cell->part[slow::kCheckpoint]);
+    }
+    const size_t there = of_step.size();
+    if (warming * 2 > there) {
+      warm_ones.push_back(slow::median(of_step));
+      warm.last = std::max(warm.last, s);
     }
     if (there == 0 || special * 2 > there) continue;
     view.steps.push_back(s);
     lengths.push_back(slow::median(of_step));
   }
   if (view.steps.empty() || view.steps.back() != step) return false;
-  all = lengths;
+  std::vector<float> all = lengths;
   const float usual = slow::median(all);
   // Only at the very beginning: steps that get faster.
-  if (first <= 2) {
-    size_t slow_ones = 0;
-    while (slow_ones < lengths.size() && lengths[slow_ones] > kWarmUpFactor * usual) ++slow_ones;
-    view.steps.erase(view.steps.begin(), view.steps.begin() + static_cast<ptrdiff_t>(slow_ones));
+  size_t slow_ones = 0;
+  while (first <= 2 && slow_ones < lengths.size() && lengths[slow_ones] > kWarmUpFactor * usual) {
+    warm_ones.push_back(lengths[slow_ones]);
+    warm.last = std::max(warm.last, view.steps[slow_ones++]);
   }
+  view.steps.erase(view.steps.begin(), view.steps.begin() + static_cast<ptrdiff_t>(slow_ones));
   view.step_ns = std::max(usual, 1.0F);
+  if (!warm_ones.empty()) warm.factor = std::max(1.0F, slow::median(warm_ones) / view.step_ns);
   return !view.steps.empty();
 }
 
@@ -181,16 +202,32 @@ void SlowAnalysis::Impl::judge(uint32_t step, const ClockModel& clock) {
                   .steps = {},
                   .step_ns = 1};
   flows.forget(step > 2 ? step - 2 : 0);
-  if (!make_view(step, clock, view)) return;
+  if (!make_view(step, view)) return;
   std::vector<Finding> found = local.find(view);
   for (auto& more : {network.find(view), imbalance.find(view)}) {
     found.insert(found.end(), more.begin(), more.end());
   }
   if (view.steps.size() < kStepsMin) return;
   settle(found, view);
+  if (warm.last != 0 && step <= warm.last + kWarmUpTold) found.push_back(warm_up(view));
   for (const Finding& f : found) tell(f, view);
-  std::erase_if(open, [&](const Open& o) { return step > o.last_step + o.hold_steps; });
+  for (const Finding& f : found) withdraw(f);
+  for (Known& k : known) k.is_over |= step > k.last_step + k.hold_steps;
+  if (known.size() > kKnownMax) known.erase(known.begin());
   if (step % 8 == 0 || view.steps.size() == kStepsMin) hints = slow::make_hints(view);
+}
+
+// Nobody's fault; it explains why the first steps took long.
+Finding SlowAnalysis::Impl::warm_up(const slow::View& view) const {
+  Finding f{.cls = Class::kWarmUp,
+            .first_step = 1,
+            .last_step = view.newest(),
+            .cost = 1 - 1 / warm.factor,
+            .confidence = 0.9F};
+  f.evidence.push_back({.text = slow::text("until step %u, steps took %.1f times as long as after",
+                                           warm.last, warm.factor)});
+  f.summary = "the first steps are slow, as they are when things warm up";
+  return f;
 }
 
 // Where two findings are about the same ranks, the one that explains more stays.
@@ -216,7 +253,8 @@ void SlowAnalysis::Impl::settle(std::vector<Finding>& found, const slow::View& v
                         std::none_of(f.evidence.begin(), f.evidence.end(), [](const Evidence& e) {
                           return e.text.find("garbage") != std::string::npos;
                         });
-    return (family_of(f.cls) == 1 || pauses) && f.first_step + kSwarmSteps > view.newest();
+    return (family_of(f.cls) == 1 || f.cls == Class::kHostLaunchBound || pauses) &&
+           f.first_step + kSwarmSteps > view.newest();
   };
   const auto fresh = std::count_if(found.begin(), found.end(), is_fresh);
   const bool pausing = std::any_of(found.begin(), found.end(), [&](const Finding& f) {
@@ -297,13 +335,40 @@ int64_t SlowAnalysis::Impl::begin_of(uint32_t step, const Culprit& culprit,
   return cell == nullptr ? 0 : view.clock.root_time(rank, cell->begin);
 }
 
-void SlowAnalysis::Impl::tell(const Finding& f, const slow::View& view) {
-  auto at = std::find_if(open.begin(), open.end(),
-                         [&](const Open& o) { return same(o.verdict, f, view.clock); });
-  if (at == open.end()) {
-    at = open.insert(open.end(), Open{});
-    at->verdict.onset = begin_of(f.first_step, f.culprit, view);
+// What stands already; or what is over and was one of the times of something that comes and goes.
+SlowAnalysis::Impl::Known& SlowAnalysis::Impl::known_of(const Finding& f, const slow::View& view) {
+  const bool comes_and_goes = f.period_s > 0;
+  Known* past = nullptr;
+  for (Known& k : known) {
+    if (k.verdict.withdrawn || !same(k.verdict, f, view.clock)) continue;
+    if (!k.is_over) return k;
+    if (comes_and_goes && k.last_step + 1 >= f.first_step) past = past == nullptr ? &k : past;
   }
+  if (past != nullptr) return *past;
+  Known& fresh = known.emplace_back();
+  fresh.verdict.id = ++last_id;
+  fresh.verdict.onset = begin_of(f.first_step, f.culprit, view);
+  fresh.first_step = f.first_step;
+  return fresh;
+}
+
+// Uneven work was taken for ranks that are slow or pause, before enough of it was seen.
+void SlowAnalysis::Impl::withdraw(const Finding& f) {
+  if (f.cls != Class::kImbalanceData && f.cls != Class::kImbalanceExpert) return;
+  for (Known& k : known) {
+    const Verdict& v = k.verdict;
+    const bool looks_like_it = family_of(v.cls) == 1 || v.cls == Class::kHostPause ||
+                               v.cls == Class::kSlowIntranode || v.cls == Class::kHostLaunchBound;
+    if (!looks_like_it || k.first_step + kUnevenBefore < f.first_step) continue;
+    // A rank that is slow in each step for long is a matter of its own.
+    if (k.last_step >= k.first_step + kUnevenSteps && v.cls != Class::kHostPause) continue;
+    k.verdict.withdrawn = true;
+  }
+}
+
+void SlowAnalysis::Impl::tell(const Finding& f, const slow::View& view) {
+  Known* const at = &known_of(f, view);
+  at->is_over = false;
   Verdict& v = at->verdict;
   v.cls = f.cls;
   v.culprit = f.culprit;
@@ -322,12 +387,14 @@ void SlowAnalysis::Impl::tell(const Finding& f, const slow::View& view) {
 std::vector<Verdict> SlowAnalysis::find(int64_t now, const ClockModel& clock) {
   (void)clock;
   std::vector<Verdict> all;
-  for (auto& open : impl_->open) {
-    Verdict& v = open.verdict;
+  for (auto& k : impl_->known) {
+    Verdict& v = k.verdict;
+    if (k.is_over && !v.withdrawn) continue;
     if (v.told == 0) v.told = now;
-    if (v.action.empty()) v.action = action_of(v.cls);
+    v.action = action_of(v.cls);
     all.push_back(v);
   }
+  std::erase_if(impl_->known, [](const auto& k) { return k.verdict.withdrawn; });
   return all;
 }
 

@@ -8,6 +8,8 @@ namespace convoy::trace::slow {
 namespace {
 
 constexpr float kEventSigmas = 8;
+constexpr float kTails = 3;          // of savers, from the median to the slowest tenth
+constexpr size_t kLateMax = 2;       // more at a time: the storage, or nothing
 constexpr uint32_t kHoldSteps = 24;  // after the last stall; longer where they come more seldom
 
 template <typename Events>
@@ -37,6 +39,21 @@ Finding stall(const View& view, Class cls, const std::vector<std::pair<uint32_t,
   f.confidence = std::min(0.98F, 0.75F + 0.07F * static_cast<float>(events.size()));
   f.period_s = gap * view.step_ns * 1e-9F;
   return f;
+}
+
+// All that is no waiting, as a share of the step time: a span that was lost is no pause.
+float longer_than_peers(const View& view, uint32_t rank, size_t column) {
+  const auto own = [&](uint32_t r) {
+    const RankStep* cell = view.cell(r, column);
+    return cell == nullptr || cell->double_step ? kMissing : cell->length() - cell->waiting;
+  };
+  const uint32_t cohort = view.roles.cohort(rank);
+  if (cohort == Roles::kNone) return kMissing;
+  std::vector<float> others;
+  for (const uint32_t r : view.roles.cohorts()[cohort]) {
+    if (r != rank && !std::isnan(own(r))) others.push_back(own(r));
+  }
+  return (own(rank) - median(others)) / view.step_ns;
 }
 
 }  // namespace
@@ -102,16 +119,31 @@ std::vector<Finding> LocalFaults::checkpoints(const View& view) {
   std::vector<float> all;
   for (uint32_t r = 0; r < view.ranks(); ++r) {
     const RankStep* cell = view.window.find(r, view.newest());
-    if (cell != nullptr) all.push_back(cell->part[kCheckpoint] / view.step_ns);
+    if (cell != nullptr && !cell->double_step) {
+      all.push_back(cell->part[kCheckpoint] / view.step_ns);
+    }
   }
   const float usual = median(all);
   const auto share = static_cast<float>(view.options.slow_share);
+  // Among those that save: how long they take differs, and somebody is always the last.
+  std::vector<float> saving;
+  for (const float e : all) {
+    if (e > 0) saving.push_back(e);
+  }
+  const float common = median(saving);
+  const float tail = quantile(saving, 0.9) - common;
+  std::vector<Event> late;
   for (uint32_t r = 0; r < view.ranks(); ++r) {
     const RankStep* cell = view.window.find(r, view.newest());
-    if (cell == nullptr) continue;
+    if (cell == nullptr || cell->double_step) continue;
     const float e = cell->part[kCheckpoint] / view.step_ns - usual;
     // What it takes is compared with a step: even once in a while, less than this is not worth it.
-    if (e > std::max(4 * share, usual)) checkpoint_events_.push_back({view.newest(), r, e, false});
+    const bool is_slow = e > std::max(4 * share, usual);
+    const bool stands_out = saving.size() < 4 || e + usual > 2 * common + kTails * tail;
+    if (is_slow && stands_out) late.push_back({view.newest(), r, e, false});
+  }
+  if (late.size() <= kLateMax) {
+    checkpoint_events_.insert(checkpoint_events_.end(), late.begin(), late.end());
   }
   if (usual > share) {
     std::vector<float> before;
@@ -162,6 +194,8 @@ std::vector<Finding> LocalFaults::pauses(const View& view) {
     size_t begin = at;
     while (begin > 0 && !calm(begin - 1)) --begin;
     if (!collects && (begin == 0 || at - begin > 2)) continue;
+    if (!collects && longer_than_peers(view, r, at) < e / 2) continue;
+    if (!collects && explained_by_load(view, r, begin, at + 1, e)) continue;
     fresh.push_back({view.steps[collects ? at : begin], r, e, collects});
   }
   // Most of a replica at once has more work; nobody pauses by chance together.

@@ -48,6 +48,12 @@ bool is_computation(SpanKind kind) {
   return kind == SpanKind::kForward || kind == SpanKind::kBackward || kind == SpanKind::kOptimizer;
 }
 
+// In each step alike; the computations are counted apart.
+bool is_usual(SpanKind kind) {
+  return kind == SpanKind::kAwait || kind == SpanKind::kReduce || kind == SpanKind::kLaunch ||
+         kind == SpanKind::kKernel;
+}
+
 // Follows the most frequent value.
 void follow(std::pair<uint32_t, uint32_t>& usual, uint32_t value) {
   auto& [mode, votes] = usual;
@@ -128,7 +134,8 @@ void StepBuilder::close(uint32_t number, Rank& rank, const Span& step) {
   cell.step = static_cast<uint32_t>(step.value);
   cell.begin = rank.end != 0 ? rank.end : step.at.begin;
   cell.end = step.at.end;
-  cell.special = rank.step == 0 || cell.step != rank.step + 1;
+  cell.double_step = rank.step != 0 && cell.step != rank.step + 1;
+  cell.special = rank.step == 0 || cell.double_step;
   RankStep& slot = window_.slot(number, cell.step);
   slot = cell;
   Waits waits;
@@ -193,7 +200,8 @@ void StepBuilder::close_operations(uint32_t number, Rank& rank, RankStep& cell, 
     if (s.operation == "all_to_all") cell.given += static_cast<float>(s.bytes);
     if (is_waited_for(o, activity)) waits.waits.push_back({o.issued, o.completed});
   }
-  cell.lossy = !waits.holes.empty();
+  follow(rank.operations_usual, static_cast<uint32_t>(mine.size()));
+  cell.lossy = !waits.holes.empty() || mine.size() < rank.operations_usual.first;
 }
 
 void StepBuilder::close_counters(uint32_t number, Rank& rank, RankStep& cell) {
@@ -250,8 +258,10 @@ void StepBuilder::close_spans(Rank& rank, RankStep& cell, Waits& waits) {
       case SpanKind::kReduce:
         cell.reducing += static_cast<float>(at.end - at.begin);
         break;
-      case SpanKind::kEvaluate:
       case SpanKind::kWarmUp:
+        cell.warm_up = true;
+        [[fallthrough]];
+      case SpanKind::kEvaluate:
         cell.special = true;
         break;
       default:
@@ -270,11 +280,13 @@ void StepBuilder::close_spans(Rank& rank, RankStep& cell, Waits& waits) {
   away.insert(away.end(), waiting.begin(), waiting.end());
   unite(away);
   unite(waits.holes);
-  // What a reading, a checkpoint … takes, less the waiting within.
+  // What a reading, a checkpoint … takes, less the waiting within. Work is handed over while the
+  // GPU is busy or waits.
   for (const Part part : {kData, kCheckpoint, kGarbage, kLaunch}) {
     unite(own[part]);
     for (const Interval& i : own[part]) {
-      cell.part[part] += static_cast<float>(i.end - i.begin - overlap(waiting, i));
+      const int64_t within = part == kLaunch ? 0 : overlap(waiting, i);
+      cell.part[part] += static_cast<float>(i.end - i.begin - within);
     }
   }
   cell.waiting = static_cast<float>(length(waiting));
@@ -295,6 +307,11 @@ void StepBuilder::close_spans(Rank& rank, RankStep& cell, Waits& waits) {
   follow(rank.forwards, count(0));
   follow(rank.backwards, count(1));
   cell.computations = count(0) + count(1);
+  const auto others = std::count_if(rank.spans.begin(), rank.spans.end(), [&](const Span& s) {
+    return is_usual(s.kind) && s.at.end <= all.end && s.at.begin >= all.begin;
+  });
+  follow(rank.others, static_cast<uint32_t>(others));
+  cell.lossy |= others < rank.others.first;
   cell.lossy |= count(0) < rank.forwards.first || count(1) < rank.backwards.first;
   cell.halves = {repaired_sum(times[0], doubtful[0], rank.forwards.first),
                  repaired_sum(times[1], doubtful[1], rank.backwards.first)};

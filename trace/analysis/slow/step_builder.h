@@ -51,8 +51,8 @@ class StepBuilder {
     int64_t end = 0;  // of its last step
     uint32_t step = 0;
     uint64_t tokens = 0, run_queue = 0;  // sums at that time
-    // Spans that its steps usually have, and how sure that is.
-    std::pair<uint32_t, uint32_t> forwards, backwards;
+    // What its steps usually have, and how sure that is: fewer, and records were lost.
+    std::pair<uint32_t, uint32_t> forwards, backwards, operations_usual, others;
   };
   struct Vote {  // of a signature's operations: while how many its rank did something else
     uint32_t all = 0, busy = 0;

@@ -24,7 +24,8 @@ struct RankStep {
   uint32_t step = 0;           // 0: not there
   bool lossy = false;          // records of it were lost
   bool special = false;        // an evaluation or a warm-up is in it, or a step was lost before it
-  bool counted = false;        // among Window::complete_ranks
+  bool warm_up = false;        // the rank says so
+  bool double_step = false;    // the step before it was lost: parts of both
   int64_t begin = 0, end = 0;  // on the host's clock
   std::array<float, kParts> part{};
   std::array<float, 2> halves{};  // of the computation: forward and backward, or every other kernel
