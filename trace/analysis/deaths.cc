@@ -43,16 +43,30 @@ std::vector<Death> deaths_of(const Ledger& ledger, const ClockModel& clocks,
     if (c.kind == Cause::kHost) blamed.insert(c.rank);
   }
   std::vector<Death> deaths;
+  std::set<uint32_t> silent_hosts;
+  const auto is_gone = [&](uint32_t r) {
+    return has_gone_silent(ledger, clocks, r) && !goes_on_unheard(ledger, r);
+  };
+  const auto add_silent = [&](uint32_t r) {
+    const RankTrack& t = ledger.rank(r);
+    deaths.push_back({r, t.last_seen, t.last_seen + t.interval, true});
+  };
   for (uint32_t r = 0; r < ledger.ranks().size(); ++r) {
     const RankTrack& t = ledger.rank(r);
     if (!t.is_seen) continue;
     if (t.is_dead()) {
       const bool is_failure = t.state.life == Life::kKilled || t.state.exit_code != 0;
       if (is_failure || blamed.contains(r)) deaths.push_back({r, t.alive, t.died, false});
-    } else if (blamed.contains(r) && has_gone_silent(ledger, clocks, r) &&
-               !goes_on_unheard(ledger, r)) {
-      deaths.push_back({r, t.last_seen, t.last_seen + t.interval, true});
+    } else if (blamed.contains(r) && is_gone(r)) {
+      add_silent(r);
+      silent_hosts.insert(clocks.host_of(r));
     }
+  }
+  // Others of such a host, whom nobody waits for, have gone with it.
+  for (uint32_t r = 0; r < ledger.ranks().size() && !silent_hosts.empty(); ++r) {
+    const uint32_t host = clocks.host_of(r);
+    if (host == ClockModel::kNone || !silent_hosts.contains(host) || blamed.contains(r)) continue;
+    if (ledger.rank(r).is_seen && !ledger.rank(r).is_dead() && is_gone(r)) add_silent(r);
   }
   std::sort(deaths.begin(), deaths.end(), [](const Death& a, const Death& b) {
     return std::tie(a.dead, a.rank) < std::tie(b.dead, b.rank);

@@ -43,6 +43,7 @@ struct View {
   const ClockModel& clock;
   std::vector<uint32_t> steps;  // ordinary ones, oldest first; the last is the newest
   float step_ns = 1;            // how long a step takes, of the median rank
+  uint32_t warm_until = 0;      // the last step of the warm-up
 
   const RankStep* cell(uint32_t rank, size_t column) const {
     return window.find(rank, steps[column]);

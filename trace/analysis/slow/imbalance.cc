@@ -1,16 +1,22 @@
 #include "trace/analysis/slow/imbalance.h"
 
 #include <algorithm>
+#include <cmath>
+#include <optional>
 
 namespace convoy::trace::slow {
 namespace {
 
-constexpr float kEndStage = 0.25F;    // first and last have more to do than the others
-constexpr float kGivenRatio = 1.2F;   // of bytes: busiest expert to the median
-constexpr float kVaries = 0.04F;      // standard deviation of the work, of itself
-constexpr float kCommonShare = 0.4F;  // of the variance, that forward and backward agree in
+constexpr float kEndStage = 0.1F;       // first and last have more to do than the others
+constexpr float kGivenRatio = 1.2F;     // of bytes: busiest expert to the median
+constexpr float kVaries = 0.04F;        // standard deviation of the work, of itself
+constexpr float kCommonShare = 0.4F;    // of the variance, that forward and backward agree in …
+constexpr float kCommonUnknown = 0.8F;  // … where nobody tells of tokens
+constexpr float kTokensVary = 0.02F;    // the same as kVaries, of tokens
 constexpr size_t kStepsMin = 5;
-constexpr size_t kStepsData = 6;
+constexpr size_t kStepsData = 12, kStepsDataMin = 10;
+constexpr float kSigmas = 3.5F;
+constexpr float kBusyHost = 0.03F;  // of a step, that ranks are ready and have no core
 
 // Steps since the values are at least half of what they are now.
 size_t since(const std::vector<float>& values) {
@@ -24,6 +30,33 @@ size_t since(const std::vector<float>& values) {
     if (values[i] >= half) at = i;
   }
   return at;
+}
+
+bool has_busy_hosts(const View& view) {
+  std::vector<float> waits;
+  for (uint32_t r = 0; r < view.ranks(); ++r) {
+    const RankStep* cell = view.window.find(r, view.newest());
+    if (cell != nullptr) waits.push_back(cell->run_queue / view.step_ns);
+  }
+  return median(waits) > kBusyHost;
+}
+
+// How much the tokens of a step differ between ranks that do the same work.
+std::optional<float> tokens_vary(const View& view, size_t first) {
+  std::vector<float> all, some;
+  for (size_t i = first; i < view.steps.size(); ++i) {
+    for (const auto& cohort : view.roles.cohorts()) {
+      some.clear();
+      for (const uint32_t r : cohort) {
+        const RankStep* cell = view.cell(r, i);
+        if (cell != nullptr && !cell->special && cell->tokens > 0) some.push_back(cell->tokens);
+      }
+      const float usual = median(some);
+      for (const float t : some) all.push_back(std::log(t / usual));
+    }
+  }
+  if (all.empty()) return std::nullopt;
+  return spread(all, median(all));
 }
 
 }  // namespace
@@ -63,7 +96,7 @@ void Imbalance::stages(const View& view, std::vector<Finding>& found) {
         if (q != p && !std::isnan(work.at(q, i))) others.push_back(work.at(q, i));
       }
       float e = 0;
-      if (is_end || others.size() < 2) {
+      if (is_end || others.empty()) {
         others.clear();
         for (uint32_t q = 0; q < stages; ++q) {
           if (q != p && !std::isnan(work.at(q, i))) others.push_back(work.at(q, i));
@@ -152,7 +185,8 @@ bool Imbalance::experts(const View& view, std::vector<Finding>& found) const {
 void Imbalance::data(const View& view, std::vector<Finding>& found) const {
   const size_t first = view.steps.size() - std::min(kStepsData, view.steps.size());
   const size_t columns = view.steps.size() - first;
-  if (view.roles.replicas() < 2 || columns < kStepsMin || view.roles.cohorts().empty()) return;
+  if (has_busy_hosts(view)) return;  // then nothing that computes takes as long as it needs
+  if (view.roles.replicas() < 2 || columns < kStepsDataMin || view.roles.cohorts().empty()) return;
   std::vector<Table> half(2, Table(view.ranks(), columns));
   std::vector<float> some;
   for (size_t i = 0; i < columns; ++i) {
@@ -202,7 +236,12 @@ void Imbalance::data(const View& view, std::vector<Finding>& found) const {
   const float all = square(spread(sums, median(sums))) / 4;
   const float noise = square(spread(differences, median(differences))) / 4;
   const float common = all - noise;
-  if (common < square(kVaries) || common < kCommonShare * all) return;
+  // A correlation, and how far it may come about by chance.
+  const float chance = kSigmas / std::sqrt(static_cast<float>(sums.size()));
+  const std::optional<float> tokens = tokens_vary(view, first);
+  if (tokens && *tokens < kTokensVary) return;  // all get the same: it is not the data
+  const float least = tokens ? std::max(kCommonShare, 0.2F + chance) : kCommonUnknown;
+  if (common < square(kVaries) || common < least * all) return;
   std::vector<float> shared, worst, ratio;
   for (size_t i = 0; i < columns; ++i) {
     float most = 0;

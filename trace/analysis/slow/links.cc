@@ -1,6 +1,14 @@
 #include "trace/analysis/slow/links.h"
 
+#include <cstdlib>
+
 namespace convoy::trace::slow {
+namespace {
+
+// Counters of one reading have times as close as this, in ns.
+constexpr int64_t kTogether = 20'000'000;
+
+}  // namespace
 
 void Links::add(uint32_t sender, uint32_t receiver, CounterKind kind, int64_t time,
                 uint64_t value) {
@@ -10,7 +18,7 @@ void Links::add(uint32_t sender, uint32_t receiver, CounterKind kind, int64_t ti
     if (links_.size() >= kLinksMax) return;
     at = at_.emplace(key, static_cast<uint32_t>(links_.size())).first;
     of_sender_[sender].push_back(at->second);
-    links_.push_back({.sender = sender, .receiver = receiver, .steps = {}});
+    links_.push_back({.sender = sender, .receiver = receiver, .samples = {}});
     states_.resize(links_.size());
   }
   State& state = states_[at->second];
@@ -52,13 +60,18 @@ void Links::close(uint32_t sender, uint32_t step) {
   for (const uint32_t at : all->second) {
     State& state = states_[at];
     // A wait whose bytes were lost, or the reverse, is left for the next step.
-    if (!state.send_wait.known || state.bytes.time != state.send_wait.time) continue;
+    if (!state.send_wait.known) continue;
+    if (std::abs(state.bytes.time - state.send_wait.time) > kTogether) continue;
     if (state.bytes.last == state.bytes.taken) continue;
-    LinkStep& link = links_[at].steps.at(step, window_);
-    link.bytes += take(state.bytes);
-    link.send_wait += take(state.send_wait);
-    link.peer_wait += take(state.peer_wait);
-    link.retransmits += take(state.retransmits);
+    std::vector<LinkSample>& samples = links_[at].samples;
+    const uint32_t before = samples.empty() ? step - 1 : samples.back().step;
+    if (samples.size() >= window_) samples.erase(samples.begin());
+    samples.push_back({.step = step,
+                       .steps = step - before,
+                       .bytes = take(state.bytes),
+                       .send_wait = take(state.send_wait),
+                       .peer_wait = take(state.peer_wait),
+                       .retransmits = take(state.retransmits)});
   }
 }
 

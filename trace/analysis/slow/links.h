@@ -10,14 +10,17 @@
 // What the senders' counters tell of each directed link.
 namespace convoy::trace::slow {
 
-struct LinkStep {
+// What counters have grown by since the sample before.
+struct LinkSample {
+  uint32_t step = 0;   // in which they were read
+  uint32_t steps = 1;  // since the sample before: counters may come more seldom than steps
   float bytes = 0, send_wait = 0, peer_wait = 0, retransmits = 0;
 };
 
 struct Link {
   uint32_t sender = 0, receiver = 0;
-  bool has_round_trip = false;  // a network's, not one inside of a machine
-  StepRing<LinkStep> steps;
+  bool has_round_trip = false;      // a network's, not one inside of a machine
+  std::vector<LinkSample> samples;  // the newest, oldest first
 };
 
 class Links {

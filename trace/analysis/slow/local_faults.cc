@@ -103,25 +103,28 @@ float confidence_of(const Change& change) {
 // More tokens, or more to give away after the experts: more work, not slower work.
 bool LocalFaults::explained_by_load(const View& view, uint32_t rank, size_t begin, size_t end,
                                     float level) const {
-  double mine = 0, others = 0, given = 0, others_given = 0, compute = 0;
-  size_t count = 0, steps = 0;
+  double compute = 0, mine[2] = {}, usual[2] = {};  // tokens, bytes given
+  size_t steps = 0;
   const uint32_t cohort = view.roles.cohort(rank);
+  std::vector<float> others[2];
   for (size_t i = begin; i < end; ++i) {
     const RankStep* cell = view.cell(rank, i);
     if (cell == nullptr) continue;
-    mine += cell->tokens, given += cell->given, compute += cell->part[kCompute], ++steps;
+    for (auto& values : others) values.clear();
     for (uint32_t r = 0; r < view.ranks(); ++r) {
       if (cohort != Roles::kNone && view.roles.cohort(r) != cohort) continue;
-      if (const RankStep* other = view.cell(r, i)) {
-        others += other->tokens, others_given += other->given, ++count;
-      }
+      const RankStep* other = view.cell(r, i);
+      if (other == nullptr) continue;
+      others[0].push_back(other->tokens), others[1].push_back(other->given);
     }
+    compute += cell->part[kCompute], ++steps;
+    mine[0] += cell->tokens, mine[1] += cell->given;
+    for (int k = 0; k < 2; ++k) usual[k] += quantile(others[k], kReference);
   }
-  if (count == 0 || steps == 0 || compute <= 0) return false;
+  if (steps == 0 || compute <= 0) return false;
   const double slowdown = level * view.step_ns * static_cast<double>(steps) / compute;
-  const double share = static_cast<double>(count) / static_cast<double>(steps);
-  const auto more = [&](double own, double all) { return all > 0 ? own * share / all - 1 : 0; };
-  return more(mine, others) > 0.5 * slowdown || more(given, others_given) > 0.5 * slowdown;
+  const auto more = [&](int k) { return usual[k] > 0 ? mine[k] / usual[k] - 1 : 0; };
+  return more(0) > 0.5 * slowdown || more(1) > 0.5 * slowdown;
 }
 
 void LocalFaults::remember(const View& view, const Table& excess,
@@ -170,15 +173,17 @@ bool LocalFaults::is_periodic(const View& view, uint32_t rank, Finding& finding)
   for (size_t i = 1; i < begins.size(); ++i) {
     gaps.push_back(static_cast<float>(begins[i] - begins[i - 1]));
   }
+  float sum = 0;
+  for (const float e : values) sum += e > middle ? e : 0;
+  const float cost = sum / static_cast<float>(values.size());
+  if (cost < static_cast<float>(view.options.slow_share)) return false;
   finding.cls = Class::kSlowComputePeriodic;
+  finding.cost = cost;
   const float period = median(gaps);
   finding.period_s = period * view.step_ns * 1e-9F;
   finding.hold_steps = static_cast<uint32_t>(2 * period) + 2;
   finding.first_step = begins.front();
   finding.runner_up = Class::kSlowCompute;
-  float sum = 0;
-  for (const float e : values) sum += e > middle ? e : 0;
-  finding.cost = sum / static_cast<float>(values.size());
   finding.confidence = std::min(0.97F, 0.8F + 0.03F * static_cast<float>(begins.size()));
   return true;
 }

@@ -29,13 +29,22 @@ void NetworkFaults::add_links(const View& view, std::vector<Signal>& signals,
     s.within_host = view.same_host(link.sender, link.receiver);
     s.has_round_trip = link.has_round_trip;
     s.type = uint64_t{view.roles.difference(link.sender, link.receiver)} << 1 | s.within_host;
-    for (const uint32_t step : view.steps) {
-      const LinkStep* at = link.steps.find(step);
-      const bool known = at != nullptr && at->bytes > 0;
-      values.push_back(known ? at->send_wait / at->bytes : kMissing);
-      if (known) s.volume += at->bytes, s.retransmits += at->retransmits;
+    // By samples rather than by steps, the newest at the right.
+    const size_t columns = view.steps.size();
+    s.steps.assign(columns, 0);
+    values.resize(values.size() + columns, kMissing);
+    float steps = 0;
+    size_t left = std::min(columns, link.samples.size());
+    for (auto at = link.samples.rbegin(); left > 0 && at->step > view.warm_until; ++at, --left) {
+      const size_t column = columns - 1 - static_cast<size_t>(at - link.samples.rbegin());
+      s.steps[column] = at->step;
+      if (at->bytes > 0) values[values.size() - columns + column] = at->send_wait / at->bytes;
+      s.volume += at->bytes, s.retransmits += at->retransmits;
+      steps += static_cast<float>(at->steps);
     }
-    link_base_[l].learn(values.back());
+    s.volume /= std::max(steps, 1.0F);
+    s.seconds = steps * view.step_ns * 1e-9F;
+    if (s.steps.back() == view.newest()) link_base_[l].learn(values.back());
     s.base = link_base_[l].value();
     signals.push_back(s);
   }
@@ -70,11 +79,13 @@ void NetworkFaults::add_flows(const View& view, std::vector<Signal>& signals,
     s.type = std::hash<std::string>()(signature.operation) ^
              (signature.bytes * 0x9E3779B97F4A7C15U + dimensions * 2 + s.within_host +
               (flow.is_message ? 0 : ranks.size() << 40));
+    s.steps = view.steps;
     for (const uint32_t step : view.steps) {
       const FlowStep* at = flow.steps.find(step);
       values.push_back(at != nullptr && at->count != 0 && at->network > 0 ? at->mean() : kMissing);
       if (!std::isnan(values.back())) s.volume += at->count;
     }
+    s.volume /= static_cast<float>(view.steps.size());
     flow_base_[f].learn(values.back());
     s.base = flow_base_[f].value();
     signals.push_back(s);
@@ -172,9 +183,8 @@ void NetworkFaults::judge(const View& view, std::vector<Signal>& signals,
     estimate(ratios.row(s), columns, noise[s], signals[s]);
     signals[s].ratio = std::exp(signals[s].change.found ? signals[s].change.level : 0);
     // What the excess comes to in a step.
-    const float volume = signals[s].volume / static_cast<float>(columns);
     const float lasting = signals[s].base * (signals[s].ratio - 1);
-    signals[s].cost = lasting * volume / view.step_ns;
+    signals[s].cost = lasting * signals[s].volume / view.step_ns;
   }
   flaps(view, signals, ratios, noise);
 }
@@ -195,17 +205,17 @@ void NetworkFaults::flaps(const View& view, const std::vector<Signal>& signals, 
     const auto high = [&](size_t k) { return ratios.at(s, known[k]) > least; };
     // Counters may come more seldom than steps: the newest must be new.
     if (known.size() < 4 || known[0] != columns - 1 || high(0) || !high(1)) continue;
+    if (signals[s].steps.back() != view.newest()) continue;
     size_t length = 0;
     float most = 0;
     for (size_t k = 1; k < known.size() && high(k); ++k, ++length) {
       most = std::max(most, ratios.at(s, known[k]));
     }
     if (length > 4 || length + 1 >= known.size()) continue;
-    const float volume = signals[s].volume / static_cast<float>(columns);
-    const float cost = signals[s].base * (std::exp(most) - 1) * volume / view.step_ns;
+    const float cost = signals[s].base * (std::exp(most) - 1) * signals[s].volume / view.step_ns;
     if (cost < 0.01F) continue;
-    fresh.push_back(
-        {view.steps[known[length]], signals[s].sender, signals[s].receiver, std::exp(most), cost});
+    fresh.push_back({signals[s].steps[known[length]], signals[s].sender, signals[s].receiver,
+                     std::exp(most), cost});
   }
   // Many at once: not one link's doing.
   if (fresh.size() > 2) {

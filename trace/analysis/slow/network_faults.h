@@ -29,8 +29,10 @@ class NetworkFaults {
     bool all_pairs = false;  // an operation that uses all links of its group
     uint64_t type = 0;       // signals of one type are alike
     float base = 0;
-    float volume = 0;       // bytes in the window, of links
-    float retransmits = 0;  // in the window
+    std::vector<uint32_t> steps = {};  // of each value; 0: there is none
+    float volume = 0;                  // in a step: bytes, or operations
+    float seconds = 0;                 // that the values are of
+    float retransmits = 0;             // in the window
     Change change = {};
     float level = 0;  // logarithm of now to before, whether it has changed or not
     float error = 0;  // of level; 0: not known

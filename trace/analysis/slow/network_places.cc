@@ -8,19 +8,21 @@
 namespace convoy::trace::slow {
 namespace {
 
-constexpr float kCostMin = 0.03F;     // of the step time; less is hidden
+constexpr float kCostMin = 0.03F;  // of the step time; less is hidden
+constexpr float kCostMinOfOperations = 0.05F;
 constexpr float kRatioAlways = 1.5F;  // told even so …
 constexpr float kSure = 12;           // … with so many standard errors
 constexpr float kLossy = 20;          // retransmits a second: packets are lost, not only slow
-constexpr float kWake = 0.5F;
+constexpr int64_t kSameTime = 4;      // steps
+constexpr float kWake = 0.5F, kWakeCost = 0.25F;
 constexpr float kTrickle = 0.03F;  // of a rank's busiest link: the rest says little
 
-Finding finding_of(const View& view, Class cls, const Change& change, float cost) {
+Finding finding_of(const View& view, Class cls, uint32_t since, float significance, float cost) {
   Finding f{.cls = cls,
-            .first_step = view.steps[change.begin],
+            .first_step = since,
             .last_step = view.newest(),
             .cost = std::clamp(cost, 0.0F, 1.0F),
-            .confidence = std::min(0.97F, 0.6F + 0.02F * change.significance)};
+            .confidence = std::min(0.97F, 0.6F + 0.02F * significance)};
   return f;
 }
 
@@ -38,7 +40,9 @@ std::vector<Finding> NetworkFaults::within_hosts(const View& view,
                std::any_of(f.culprit.links.begin(), f.culprit.links.end(),
                            [&](const auto& l) { return l.first == r || l.second == r; });
       };
-      return f.cost > s.cost && s.is_link && (is_named(s.sender) || is_named(s.receiver));
+      if (f.cost > s.cost && s.is_link && (is_named(s.sender) || is_named(s.receiver))) return true;
+      const auto since = static_cast<int64_t>(s.steps[s.change.begin]);
+      return f.cost > 2 * s.cost && std::abs(since - int64_t{f.first_step}) <= kSameTime;
     });
   };
   std::map<uint32_t, std::vector<const Signal*>> of_host;
@@ -52,7 +56,8 @@ std::vector<Finding> NetworkFaults::within_hosts(const View& view,
     const Signal* worst =
         *std::max_element(signals.begin(), signals.end(),
                           [](const Signal* a, const Signal* b) { return a->cost < b->cost; });
-    Finding f = finding_of(view, Class::kSlowIntranode, worst->change, worst->cost);
+    Finding f = finding_of(view, Class::kSlowIntranode, worst->steps[worst->change.begin],
+                           worst->change.significance, worst->cost);
     std::set<std::pair<uint32_t, uint32_t>> links;
     for (const Signal* s : signals) {
       if (s->is_link) links.insert({s->sender, s->receiver});
@@ -79,14 +84,13 @@ std::vector<Finding> NetworkFaults::within_hosts(const View& view,
 std::vector<Finding> NetworkFaults::between_hosts(const View& view,
                                                   const std::vector<const Signal*>& signals) const {
   const bool one_host = view.clock.hosts().size() <= 1;
-  const float seconds = static_cast<float>(view.steps.size()) * view.step_ns * 1e-9F;
   std::vector<Measure> measures;
   for (const Signal* s : signals) {
     Measure m{.ranks = {s->sender, s->receiver},
               .is_link = s->is_link,
               .all_pairs = s->all_pairs,
               .is_raised = is_worth_it(*s),
-              .is_lossy = s->retransmits > kLossy * seconds,
+              .is_lossy = s->retransmits > kLossy * s->seconds,
               .is_minor = s->is_minor && !is_worth_it(*s),
               .level = s->level,
               .error = s->error};
@@ -108,7 +112,8 @@ std::vector<Finding> NetworkFaults::between_hosts(const View& view,
               [](const Signal* a, const Signal* b) { return a->cost > b->cost; });
     // What others are raised by in the wake of something far slower is not theirs.
     const float level = explained.front()->level, cost = explained.front()->cost;
-    if (level < kWake * most && cost < kWake * expensive) continue;
+    if (cost < kWakeCost * expensive || (level < kWake * most && cost < kWake * expensive))
+      continue;
     most = std::max(most, level), expensive = std::max(expensive, cost);
     found.push_back(of_place(view, place, explained));
   }
@@ -119,7 +124,8 @@ std::vector<Finding> NetworkFaults::between_hosts(const View& view,
 Finding NetworkFaults::of_place(const View& view, const Place& place,
                                 const std::vector<const Signal*>& explained) {
   const Signal& worst = *explained.front();
-  Finding f = finding_of(view, place.cls, worst.change, worst.cost);
+  Finding f = finding_of(view, place.cls, worst.steps[worst.change.begin],
+                         worst.change.significance, worst.cost);
   f.runner_up = place.runner_up;
   f.runner_up_confidence = 0.5F * std::exp(std::min(0.0F, place.runner_up_score - place.score) / 4);
   switch (place.cls) {
@@ -170,9 +176,11 @@ Finding NetworkFaults::of_place(const View& view, const Place& place,
   return f;
 }
 
+// Of links between hosts also what costs nothing yet. Operations take longer for many reasons.
 bool NetworkFaults::is_worth_it(const Signal& s) {
-  return s.change.found &&
-         (s.cost >= kCostMin || (s.ratio >= kRatioAlways && s.change.significance > kSure));
+  if (!s.change.found) return false;
+  if (s.cost >= (s.is_link ? kCostMin : kCostMinOfOperations)) return true;
+  return s.is_link && !s.within_host && s.ratio >= kRatioAlways && s.change.significance > kSure;
 }
 
 std::vector<Finding> NetworkFaults::localise(const View& view, std::vector<Signal>& all) const {

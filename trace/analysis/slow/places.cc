@@ -137,7 +137,8 @@ void Places::weigh(Place& place, double price) const {
   size_t raised = 0, major = 0;
   for (const uint32_t m : place.explained) {
     sum += gain(measures_[m], level);
-    raised += measures_[m].is_raised, major += !measures_[m].is_minor;
+    raised += measures_[m].is_raised && 2 * measures_[m].level > level;
+    major += !measures_[m].is_minor;
   }
   // A part of the network is slow when most of it is seen to be.
   if (place.cls == Class::kSlowFabric && 3 * raised < 2 * major) level = 0;

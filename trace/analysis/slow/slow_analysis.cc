@@ -187,6 +187,7 @@ bool SlowAnalysis::Impl::make_view(uint32_t step, slow::View& view) {
   }
   view.steps.erase(view.steps.begin(), view.steps.begin() + static_cast<ptrdiff_t>(slow_ones));
   view.step_ns = std::max(usual, 1.0F);
+  view.warm_until = warm.last;
   if (!warm_ones.empty()) warm.factor = std::max(1.0F, slow::median(warm_ones) / view.step_ns);
   return !view.steps.empty();
 }
@@ -200,7 +201,8 @@ void SlowAnalysis::Impl::judge(uint32_t step, const ClockModel& clock) {
                   .links = links,
                   .clock = clock,
                   .steps = {},
-                  .step_ns = 1};
+                  .step_ns = 1,
+                  .warm_until = 0};
   flows.forget(step > 2 ? step - 2 : 0);
   if (!make_view(step, view)) return;
   std::vector<Finding> found = local.find(view);
@@ -332,7 +334,15 @@ int64_t SlowAnalysis::Impl::begin_of(uint32_t step, const Culprit& culprit,
     cell = window.find(r, step);
     rank = r;
   }
-  return cell == nullptr ? 0 : view.clock.root_time(rank, cell->begin);
+  if (cell != nullptr) return view.clock.root_time(rank, cell->begin);
+  // Longer ago than the window.
+  for (uint32_t r = 0; r < view.ranks(); ++r) {
+    cell = window.find(r, view.newest());
+    if (cell == nullptr) continue;
+    const auto since = static_cast<double>(view.newest() - step) * view.step_ns;
+    return view.clock.root_time(r, cell->begin) - static_cast<int64_t>(since);
+  }
+  return 0;
 }
 
 // What stands already; or what is over and was one of the times of something that comes and goes.

@@ -8,6 +8,8 @@ namespace convoy::trace::slow {
 namespace {
 
 constexpr float kEventSigmas = 8;
+constexpr float kStallsMin = 0.3F;  // of a step, all together
+constexpr float kPausesShare = 0.75F;
 constexpr float kTails = 3;          // of savers, from the median to the slowest tenth
 constexpr size_t kLateMax = 2;       // more at a time: the storage, or nothing
 constexpr uint32_t kHoldSteps = 24;  // after the last stall; longer where they come more seldom
@@ -89,8 +91,11 @@ std::vector<Finding> LocalFaults::data(const View& view) {
   for (const auto& [rank, events] : by_rank(data_events_)) {
     float largest = 0;
     for (const auto& e : events) largest = std::max(largest, e.second);
-    if (events.size() < 2 && largest < 2 * share) continue;
+    float sum = 0;
+    for (const auto& e : events) sum += e.second;
+    if (sum < kStallsMin) continue;
     Finding f = stall(view, Class::kDataLoaderStall, events);
+    if (f.cost < share) continue;
     f.culprit.ranks = {rank};
     f.runner_up = Class::kStorageStall;
     f.runner_up_confidence = 0.1F;
@@ -219,6 +224,7 @@ std::vector<Finding> LocalFaults::pauses(const View& view) {
     if (events.size() < 2 || events.size() * 5 < pauses_.size() * 4 || collections != 0) continue;
     // Always the same one: not pauses by chance.
     Finding f = stall(view, Class::kSlowComputePeriodic, events);
+    if (f.cost < share) continue;
     f.culprit.ranks = {rank};
     f.runner_up = Class::kHostPause;
     f.runner_up_confidence = 0.25F;
@@ -233,6 +239,7 @@ std::vector<Finding> LocalFaults::pauses(const View& view) {
   const bool rotates = pauses_.size() >= 3 && ranks.size() >= 2;
   if (!rotates && collections < 2) return found;
   const float steps = static_cast<float>(view.newest() - pauses_.front().step + 1);
+  if (sum / steps < kPausesShare * share) return found;
   Finding f{.cls = Class::kHostPause,
             .first_step = pauses_.front().step,
             .last_step = pauses_.back().step,
