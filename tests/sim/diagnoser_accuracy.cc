@@ -136,7 +136,7 @@ Status run(uint64_t seed, const Scenario& s, const Options& options, Row& row, R
   ++row.runs;
   if (verdicts.size() > truths.size()) row.extra += verdicts.size() - truths.size();
   const auto per_host = static_cast<uint32_t>(s.cluster.ranks_per_host);
-  bool good = verdicts.empty() == truths.empty();
+  bool good = verdicts.size() == truths.size();
   for (size_t i = 0; i < truths.size(); ++i) {
     Row& to = i == 0 ? row : seconds;
     if (i > 0) ++to.runs;

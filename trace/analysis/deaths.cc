@@ -11,6 +11,8 @@ namespace {
 
 // Deaths so close to each other have no order.
 constexpr int64_t kTogether = 50'000'000;
+// So long, others may go on without a rank that is dead.
+constexpr int64_t kUnheardMin = 3'000'000'000;
 
 struct Death {
   uint32_t rank = 0;
@@ -45,7 +47,7 @@ std::vector<Death> deaths_of(const Ledger& ledger, const ClockModel& clocks,
   std::vector<Death> deaths;
   std::set<uint32_t> silent_hosts;
   const auto is_gone = [&](uint32_t r) {
-    return has_gone_silent(ledger, clocks, r) && !goes_on_unheard(ledger, r);
+    return has_gone_silent(ledger, clocks, r) && !goes_on_unheard(ledger, clocks, r);
   };
   const auto add_silent = [&](uint32_t r) {
     const RankTrack& t = ledger.rank(r);
@@ -154,8 +156,10 @@ std::vector<Verdict> find_deaths(const Ledger& ledger, const ClockModel& clocks,
   return found;
 }
 
-bool goes_on_unheard(const Ledger& ledger, uint32_t rank) {
+bool goes_on_unheard(const Ledger& ledger, const ClockModel& clocks, uint32_t rank) {
   const RankTrack& silent = ledger.rank(rank);
+  // What it has done since it was last heard, others may know of; but not for long, if it died.
+  const int64_t dead_by = silent.last_seen + std::max(2 * silent.interval, kUnheardMin);
   for (const Progress& p : silent.progress) {
     if (p.peer >= 0 || p.group >= ledger.registry().groups().size()) continue;
     for (const uint32_t m : ledger.registry().groups()[p.group].ranks) {
@@ -163,7 +167,7 @@ bool goes_on_unheard(const Ledger& ledger, uint32_t rank) {
       const Progress* other = ledger.rank(m).find(p.group, -1, false);
       // One it may have called after it was last heard, and then died.
       if (other != nullptr && other->completed > p.issued + 1 &&
-          ledger.rank(m).last_seen > silent.last_seen) {
+          clocks.root_time(m, ledger.rank(m).last_activity) > dead_by) {
         return true;
       }
     }
@@ -179,7 +183,7 @@ std::vector<Verdict> find_losses(const Ledger& ledger, const ClockModel& clocks)
     // Batches may be some seconds late without being lost.
     const int64_t limit = std::max(
         {2 * ledger.options().silent_after.count(), 3 * t.interval, 2 * ledger.lateness()});
-    if (ledger.horizon() - t.last_seen <= limit || !goes_on_unheard(ledger, r)) continue;
+    if (ledger.horizon() - t.last_seen <= limit || !goes_on_unheard(ledger, clocks, r)) continue;
     const uint32_t host = clocks.host_of(r);
     lost[host == ClockModel::kNone ? -1 - int64_t{r} : host].push_back(r);
   }

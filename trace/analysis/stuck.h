@@ -39,7 +39,7 @@ std::vector<Verdict> find_deaths(const Ledger& ledger, const ClockModel& clocks,
 // Ranks that are not heard of while what they take part in goes on.
 std::vector<Verdict> find_losses(const Ledger& ledger, const ClockModel& clocks);
 // Where a rank is silent, whether its peers' collectives have gone on without a gap.
-bool goes_on_unheard(const Ledger& ledger, uint32_t rank);
+bool goes_on_unheard(const Ledger& ledger, const ClockModel& clocks, uint32_t rank);
 
 // The directed link of a group on which nothing goes on, from its ranks' counters.
 struct DeadLink {

@@ -14,6 +14,7 @@ constexpr float kRatioAlways = 1.5F;  // told even so …
 constexpr float kSure = 12;           // … with so many standard errors
 constexpr float kLossy = 20;          // retransmits a second: packets are lost, not only slow
 constexpr int64_t kSameTime = 4;      // steps
+constexpr size_t kHostsMax = 3;       // that are slow within at the same time
 constexpr float kWake = 0.5F, kWakeCost = 0.25F;
 constexpr float kTrickle = 0.03F;  // of a rank's busiest link: the rest says little
 
@@ -52,6 +53,7 @@ std::vector<Finding> NetworkFaults::within_hosts(const View& view,
     of_host[view.clock.host_of(rank)].push_back(s);
   }
   std::vector<Finding> found;
+  if (of_host.size() > kHostsMax) return found;  // other work, rather than so many faults
   for (const auto& [host, signals] : of_host) {
     const Signal* worst =
         *std::max_element(signals.begin(), signals.end(),
