@@ -5,6 +5,7 @@
 #include <convoy/base/clock.h>
 #include <convoy/base/fault.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <csignal>
@@ -194,15 +195,20 @@ void reap_adopted(const std::function<bool(pid_t)>& kept) {
   }
 }
 
-size_t end_descendants(Nanos patience, pid_t spared) {
-  const auto others = [spared] {
+size_t end_descendants(Nanos patience, const std::vector<pid_t>& spared) {
+  const auto is_spared = [&](pid_t pid) {
+    return std::find(spared.begin(), spared.end(), pid) != spared.end();
+  };
+  const auto others = [&] {
     std::vector<pid_t> found = descendants();
-    std::erase(found, spared);
+    std::erase_if(found, is_spared);
     return found;
   };
   const auto all_gone = [&] {
-    if (spared == 0) return reap_all();
-    reap_adopted([spared](pid_t pid) { return pid == spared; });
+    if (std::all_of(spared.begin(), spared.end(), [](pid_t pid) { return pid == 0; })) {
+      return reap_all();
+    }
+    reap_adopted(is_spared);
     return others().empty();
   };
   if (all_gone()) return 0;

@@ -23,6 +23,8 @@ using Time = std::chrono::steady_clock::time_point;
 constexpr auto kLookAroundEvery = 1s;
 constexpr auto kYoung = 60s;           // a process that may still begin to record
 constexpr auto kLookAgainEvery = 10s;  // at one that is older
+constexpr auto kEager = 50ms;          // between looks at a young one that was asked for
+constexpr auto kParentsWord = 1s;      // is awaited where the kernel does not tell how one ended
 constexpr auto kDeadToldEvery = 1s, kDeadToldFor = 60s;
 constexpr auto kLastWords = 1s;  // of the destructor, for what is not sent yet
 constexpr int kDrainsMax = 64;   // of one rank in one turn
@@ -92,6 +94,14 @@ class NodeCollector final : public Collector {
   void watch(int pid) override {
     const std::lock_guard lock(mutex_);
     to_watch_.push_back(pid);
+    ends_.erase(pid);  // of one that had this number before
+    has_orders_ = true;
+    bell_->ring();
+  }
+  void ended(int pid, int wait_status) override {
+    const std::lock_guard lock(mutex_);
+    ends_[pid] = wait_status;
+    has_orders_ = true;
     bell_->ring();
   }
   void set_job(const JobInfo& job) override {
@@ -107,10 +117,15 @@ class NodeCollector final : public Collector {
   void run();
   void take_orders();
   void look_around(Time now);
-  void try_segment(int pid, Stranger& stranger, Time now);
+  bool look_at_watched(Time now);
+  void forget_ended(std::map<int, Stranger> found, Time now);
+  bool is_traced(int pid) const;
+  bool awaits_young(Time now) const;
+  bool try_segment(int pid, Stranger& stranger, Time now);
   void adopt(std::shared_ptr<Segment> segment);
   void drain_all(Time now);
   void drain(Rank& rank, Time now);
+  bool has_ended(Rank& rank, Life& life, int32_t& exit_code, Time now);
   void repeat_death(Rank& rank, Time now);
   void wait_until(Time until);
   void tell_stats();
@@ -130,9 +145,12 @@ class NodeCollector final : public Collector {
   uint64_t events_ = 0;
 
   mutable std::mutex mutex_;
-  std::vector<int> to_watch_;         // guarded by mutex_
-  std::optional<JobInfo> given_job_;  // guarded by mutex_
-  CollectorStats stats_;              // guarded by mutex_
+  // Guarded by mutex_.
+  std::vector<int> to_watch_;
+  std::map<int, int> ends_;  // wait()'s status by pid
+  bool has_orders_ = false;
+  std::optional<JobInfo> given_job_;
+  CollectorStats stats_;
 };
 
 void NodeCollector::run() {
@@ -157,48 +175,73 @@ void NodeCollector::run() {
 
 void NodeCollector::take_orders() {
   const std::lock_guard lock(mutex_);
-  for (const int pid : std::exchange(to_watch_, {})) strangers_[pid].is_watched = true;
+  has_orders_ = false;
+  for (const int pid : std::exchange(to_watch_, {})) {
+    strangers_[pid] = {std::chrono::steady_clock::now(), {}, true};
+  }
   if (!given_job_) return;
   const JobInfo given = *std::exchange(given_job_, std::nullopt);
   if (given.generation >= job_.generation) job_ = given;
 }
 
 void NodeCollector::look_around(Time now) {
-  for (auto& [pid, stranger] : strangers_) {
-    if (stranger.is_watched) try_segment(pid, stranger, now);
-  }
+  look_at_watched(now);
   if (now < look_at_) return;
   look_at_ = now + kLookAroundEvery;
-  std::map<int, Stranger> there;  // those that have gone are forgotten
+  std::map<int, Stranger> found;
   const std::vector<int> pids = options_.look_around ? all_processes() : std::vector<int>();
   for (const int pid : pids) {
     const auto known = strangers_.find(pid);
-    there[pid] = known != strangers_.end() ? known->second : Stranger{now, {}, false};
+    found[pid] = known != strangers_.end() ? known->second : Stranger{now, {}, false};
   }
-  for (const auto& [pid, stranger] : strangers_) {
-    if (stranger.is_watched && ::access(("/proc/" + std::to_string(pid)).c_str(), F_OK) == 0) {
-      there[pid] = stranger;
-    }
-  }
-  strangers_ = std::move(there);
+  forget_ended(std::move(found), now);
   for (auto& [pid, stranger] : strangers_) {
     const bool is_due = now - stranger.since < kYoung || now - stranger.looked >= kLookAgainEvery;
     if (is_due && !stranger.is_watched) try_segment(pid, stranger, now);
   }
 }
 
-void NodeCollector::try_segment(int pid, Stranger& stranger, Time now) {
-  stranger.looked = now;
-  const bool known = std::ranges::any_of(
+// True: one has begun to record.
+bool NodeCollector::look_at_watched(Time now) {
+  bool has_begun = false;
+  for (auto& [pid, stranger] : strangers_) {
+    if (stranger.is_watched) has_begun |= try_segment(pid, stranger, now);
+  }
+  return has_begun;
+}
+
+// `found`: those of this machine, if they are looked for. Those that are watched stay, with what
+// they have started: a rank's own process may be a script.
+void NodeCollector::forget_ended(std::map<int, Stranger> found, Time now) {
+  for (const auto& [pid, stranger] : strangers_) {
+    if (!stranger.is_watched || ::access(("/proc/" + std::to_string(pid)).c_str(), F_OK) != 0) {
+      continue;
+    }
+    found[pid] = stranger;
+    if (is_traced(pid)) continue;
+    for (const int child : children_of(pid)) {
+      if (!strangers_.contains(child)) found[child] = Stranger{now, {}, true};
+    }
+  }
+  strangers_ = std::move(found);
+}
+
+bool NodeCollector::is_traced(int pid) const {
+  return std::ranges::any_of(
       ranks_, [&](const auto& r) { return r.second.pid == pid && r.second.drain != nullptr; });
-  if (known) return;
+}
+
+bool NodeCollector::try_segment(int pid, Stranger& stranger, Time now) {
+  stranger.looked = now;
+  if (is_traced(pid)) return false;
   auto segment = segment_of(pid);
-  if (segment == nullptr || segment->rank() < 0) return;
-  if (!options_.job.job.empty()) {
+  if (segment == nullptr || segment->rank() < 0) return false;
+  if (!options_.job.job.empty() && !stranger.is_watched) {
     const std::string job = environment_of(pid, "CONVOY_JOB_ID");
-    if (!job.empty() && job != options_.job.job) return;
+    if (!job.empty() && job != options_.job.job) return false;
   }
   adopt(std::move(segment));
+  return is_traced(pid);
 }
 
 // A rank is one process at a time: the first that is there, until it ends or a later generation's
@@ -237,8 +280,8 @@ void NodeCollector::drain_all(Time now) {
 void NodeCollector::drain(Rank& rank, Time now) {
   // Looked at first: what a process that has ended has written is all there.
   int32_t exit_code = 0;
-  const Life life = rank.process->look(exit_code);
-  const bool has_ended = life == Life::kExited || life == Life::kKilled;
+  Life life = Life::kUnknown;
+  const bool has_ended = this->has_ended(rank, life, exit_code, now);
   bool more = true;
   for (int i = 0; more && (has_ended || i < kDrainsMax); ++i) {
     Batch batch;
@@ -264,6 +307,23 @@ void NodeCollector::drain(Rank& rank, Time now) {
   rank.ended = rank.told = now;
 }
 
+// Its parent's word counts more than what can be seen from here.
+bool NodeCollector::has_ended(Rank& rank, Life& life, int32_t& exit_code, Time now) {
+  life = rank.process->look(exit_code);
+  if (life != Life::kExited && life != Life::kKilled) return false;
+  if (rank.ended == Time{}) rank.ended = now;
+  const std::lock_guard lock(mutex_);
+  const auto told = ends_.find(rank.pid);
+  if (told != ends_.end()) {
+    life = life_of_wait_status(told->second, exit_code);
+    return true;
+  }
+  if (exit_code >= 0 || ending_ || now - rank.ended >= kParentsWord) return true;
+  life = Life::kRunning;
+  exit_code = 0;
+  return false;
+}
+
 // For an aggregator that has begun anew meanwhile.
 void NodeCollector::repeat_death(Rank& rank, Time now) {
   if (now - rank.ended > kDeadToldFor || now - rank.told < kDeadToldEvery) return;
@@ -276,29 +336,38 @@ void NodeCollector::repeat_death(Rank& rank, Time now) {
   uplink_->add(std::move(batch));
 }
 
-// Until then, serving the uplink; not longer than until one of the processes has ended.
+// Until then, serving the uplink; not longer than until a process has ended or begins to record.
 void NodeCollector::wait_until(Time until) {
   std::vector<pollfd> fds{{bell_->fd.get(), POLLIN, 0}};
   for (const auto& [number, rank] : ranks_) {
-    if (rank.process != nullptr && rank.process->fd() >= 0) {
+    if (rank.process != nullptr && rank.process->fd() >= 0 && rank.ended == Time{}) {
       fds.push_back({rank.process->fd(), POLLIN, 0});
     }
   }
   while (!ending_) {
-    const auto left = until - std::chrono::steady_clock::now();
-    if (left <= Nanos::zero()) return;
+    const Time now = std::chrono::steady_clock::now();
+    if (now >= until) return;
+    const auto left = std::min<Nanos>(until - now, awaits_young(now) ? kEager : Nanos::max());
     const auto ms = std::chrono::ceil<std::chrono::milliseconds>(left).count();
     ::poll(fds.data(), fds.size(), static_cast<int>(ms));
     if ((fds[0].revents & POLLIN) != 0) {
       bell_->hush();
       uplink_->turn();
       const std::lock_guard lock(mutex_);
-      if (!to_watch_.empty()) return;
+      if (has_orders_) return;
     }
     if (std::any_of(fds.begin() + 1, fds.end(), [](const pollfd& f) { return f.revents != 0; })) {
       return;
     }
+    if (awaits_young(now) && look_at_watched(std::chrono::steady_clock::now())) return;
   }
+}
+
+// One that was asked for, and may begin to record at any moment.
+bool NodeCollector::awaits_young(Time now) const {
+  return std::ranges::any_of(strangers_, [&](const auto& s) {
+    return s.second.is_watched && now - s.second.since < kYoung && !is_traced(s.first);
+  });
 }
 
 void NodeCollector::tell_stats() {

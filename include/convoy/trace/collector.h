@@ -47,8 +47,11 @@ class Collector {
   static Result<std::unique_ptr<Collector>> start(const CollectorOptions& options);
   // Stops: reads and sends what is there, for at most a second.
   virtual ~Collector() = default;
-  // A process that records, or soon will: it is looked for until it has ended.
+  // A process that records, or soon will, or starts another one that does: it is looked for until
+  // it has ended.
   virtual void watch(int pid) = 0;
+  // How a process has ended, as its parent learned it from wait(): older kernels tell nobody else.
+  virtual void ended(int pid, int wait_status) = 0;
   // The mesh, when it becomes known.
   virtual void set_job(const JobInfo& job) = 0;
   virtual CollectorStats stats() const = 0;
