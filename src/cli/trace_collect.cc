@@ -32,6 +32,7 @@ Status run(CollectArguments& arguments) {
   CONVOY_ASSIGN_OR_RETURN(options.job, job_of(arguments.job));
   options.job.world_size = 0;  // told when ranks are found, with their generation
   options.look_around = arguments.pids.empty() && arguments.job.launcher < 0;
+  options.parent_tells = arguments.job.launcher >= 0;
   hold_signals();
   CONVOY_ASSIGN_OR_RETURN(const auto collector, trace::Collector::start(options));
   for (const int pid : arguments.pids) collector->watch(pid);

@@ -33,9 +33,10 @@ void follow(int fd, trace::Collector* collector) {
       std::istringstream line(text.substr(0, end));
       std::string what;
       int pid = 0, status = 0;
+      int64_t time = 0;
       if (!(line >> what >> pid) || collector == nullptr) continue;
       if (what == "watch") collector->watch(pid);
-      if (what == "ended" && line >> status) collector->ended(pid, status);
+      if (what == "ended" && line >> status >> time) collector->ended(pid, status, time);
     }
   }
 }

@@ -39,6 +39,7 @@ Result<std::unique_ptr<trace::Collector>> collect_here(const ServeArguments& arg
   options.connection = arguments.options.connection;
   options.job = arguments.options.job;
   options.look_around = arguments.job.launcher < 0;
+  options.parent_tells = !options.look_around;
   return trace::Collector::start(options);
 }
 

@@ -127,6 +127,12 @@ void Tracer::await_ready() {
   }
 }
 
+void Tracer::ended(pid_t rank, int wait_status) {
+  const Nanos now = Clock::system().now().time_since_epoch();
+  tell("ended " + std::to_string(rank) + " " + std::to_string(wait_status) + " " +
+       std::to_string(now.count()));
+}
+
 // One that does not read misses something; the launcher does not wait for it.
 void Tracer::tell(const std::string& line) {
   if (!line_) return;

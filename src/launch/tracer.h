@@ -31,9 +31,7 @@ class Tracer {
   pid_t pid() const { return child_ ? child_->pid : 0; }
   // A rank has been started; one has ended.
   void watch(pid_t rank) { tell("watch " + std::to_string(rank)); }
-  void ended(pid_t rank, int wait_status) {
-    tell("ended " + std::to_string(rank) + " " + std::to_string(wait_status));
-  }
+  void ended(pid_t rank, int wait_status);
   // All ranks have ended: it writes what there is, while the launcher may do other things.
   void job_has_ended() { line_.reset(); }
   // Blocks until it has ended. Asks `gives_up` some times a second.

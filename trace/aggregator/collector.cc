@@ -24,7 +24,7 @@ constexpr auto kLookAroundEvery = 1s;
 constexpr auto kYoung = 60s;           // a process that may still begin to record
 constexpr auto kLookAgainEvery = 10s;  // at one that is older
 constexpr auto kEager = 50ms;          // between looks at a young one that was asked for
-constexpr auto kParentsWord = 1s;      // is awaited where the kernel does not tell how one ended
+constexpr auto kParentsWord = 1s;      // is awaited for so long
 constexpr auto kDeadToldEvery = 1s, kDeadToldFor = 60s;
 constexpr auto kLastWords = 1s;  // of the destructor, for what is not sent yet
 constexpr int kDrainsMax = 64;   // of one rank in one turn
@@ -55,15 +55,23 @@ struct Rank {
   int pid = 0;
   uint32_t rank = 0;
   uint64_t generation = 0;
-  bool is_told = false;  // host and pid
-  RankState last;        // of one that has ended
+  bool is_told = false;       // host and pid
+  bool parent_tells = false;  // how it ends
+  RankState last;             // of one that has ended
   Time ended{}, told{};
+};
+
+// What a parent tells.
+struct End {
+  int wait_status = 0;
+  int64_t time = 0;
 };
 
 // A process that does not record, so far.
 struct Stranger {
   Time since{}, looked{};
-  bool is_watched = false;  // by name: looked at each turn
+  bool is_watched = false;    // by name, or its parent is: looked at each turn
+  bool parent_tells = false;  // how it ends
 };
 
 class NodeCollector final : public Collector {
@@ -98,9 +106,9 @@ class NodeCollector final : public Collector {
     has_orders_ = true;
     bell_->ring();
   }
-  void ended(int pid, int wait_status) override {
+  void ended(int pid, int wait_status, int64_t time) override {
     const std::lock_guard lock(mutex_);
-    ends_[pid] = wait_status;
+    ends_[pid] = {wait_status, time};
     has_orders_ = true;
     bell_->ring();
   }
@@ -118,14 +126,14 @@ class NodeCollector final : public Collector {
   void take_orders();
   void look_around(Time now);
   bool look_at_watched(Time now);
-  void forget_ended(std::map<int, Stranger> found, Time now);
+  void forget_ended(std::map<int, Stranger> found);
   bool is_traced(int pid) const;
   bool awaits_young(Time now) const;
   bool try_segment(int pid, Stranger& stranger, Time now);
-  void adopt(std::shared_ptr<Segment> segment);
+  void adopt(std::shared_ptr<Segment> segment, bool parent_tells);
   void drain_all(Time now);
   void drain(Rank& rank, Time now);
-  bool has_ended(Rank& rank, Life& life, int32_t& exit_code, Time now);
+  bool has_ended(Rank& rank, RankState& state, Time now);
   void repeat_death(Rank& rank, Time now);
   void wait_until(Time until);
   void tell_stats();
@@ -147,7 +155,7 @@ class NodeCollector final : public Collector {
   mutable std::mutex mutex_;
   // Guarded by mutex_.
   std::vector<int> to_watch_;
-  std::map<int, int> ends_;  // wait()'s status by pid
+  std::map<int, End> ends_;  // by pid
   bool has_orders_ = false;
   std::optional<JobInfo> given_job_;
   CollectorStats stats_;
@@ -177,7 +185,7 @@ void NodeCollector::take_orders() {
   const std::lock_guard lock(mutex_);
   has_orders_ = false;
   for (const int pid : std::exchange(to_watch_, {})) {
-    strangers_[pid] = {std::chrono::steady_clock::now(), {}, true};
+    strangers_[pid] = {std::chrono::steady_clock::now(), {}, true, options_.parent_tells};
   }
   if (!given_job_) return;
   const JobInfo given = *std::exchange(given_job_, std::nullopt);
@@ -192,35 +200,33 @@ void NodeCollector::look_around(Time now) {
   const std::vector<int> pids = options_.look_around ? all_processes() : std::vector<int>();
   for (const int pid : pids) {
     const auto known = strangers_.find(pid);
-    found[pid] = known != strangers_.end() ? known->second : Stranger{now, {}, false};
+    found[pid] = known != strangers_.end() ? known->second : Stranger{now, {}, false, false};
   }
-  forget_ended(std::move(found), now);
+  forget_ended(std::move(found));
   for (auto& [pid, stranger] : strangers_) {
     const bool is_due = now - stranger.since < kYoung || now - stranger.looked >= kLookAgainEvery;
     if (is_due && !stranger.is_watched) try_segment(pid, stranger, now);
   }
 }
 
-// True: one has begun to record.
+// True: one has begun to record. A rank's own process may be a script that starts what records.
 bool NodeCollector::look_at_watched(Time now) {
   bool has_begun = false;
   for (auto& [pid, stranger] : strangers_) {
-    if (stranger.is_watched) has_begun |= try_segment(pid, stranger, now);
+    if (!stranger.is_watched) continue;
+    has_begun |= try_segment(pid, stranger, now);
+    if (is_traced(pid)) continue;
+    for (const int child : children_of(pid))
+      strangers_.try_emplace(child, now, Time{}, true, false);
   }
   return has_begun;
 }
 
-// `found`: those of this machine, if they are looked for. Those that are watched stay, with what
-// they have started: a rank's own process may be a script.
-void NodeCollector::forget_ended(std::map<int, Stranger> found, Time now) {
+// `found`: those of this machine, if they are looked for. Those that are watched stay.
+void NodeCollector::forget_ended(std::map<int, Stranger> found) {
   for (const auto& [pid, stranger] : strangers_) {
-    if (!stranger.is_watched || ::access(("/proc/" + std::to_string(pid)).c_str(), F_OK) != 0) {
-      continue;
-    }
-    found[pid] = stranger;
-    if (is_traced(pid)) continue;
-    for (const int child : children_of(pid)) {
-      if (!strangers_.contains(child)) found[child] = Stranger{now, {}, true};
+    if (stranger.is_watched && ::access(("/proc/" + std::to_string(pid)).c_str(), F_OK) == 0) {
+      found[pid] = stranger;
     }
   }
   strangers_ = std::move(found);
@@ -240,13 +246,13 @@ bool NodeCollector::try_segment(int pid, Stranger& stranger, Time now) {
     const std::string job = environment_of(pid, "CONVOY_JOB_ID");
     if (!job.empty() && job != options_.job.job) return false;
   }
-  adopt(std::move(segment));
+  adopt(std::move(segment), stranger.parent_tells);
   return is_traced(pid);
 }
 
 // A rank is one process at a time: the first that is there, until it ends or a later generation's
 // comes.
-void NodeCollector::adopt(std::shared_ptr<Segment> segment) {
+void NodeCollector::adopt(std::shared_ptr<Segment> segment, bool parent_tells) {
   const auto number = static_cast<uint32_t>(segment->rank());
   const auto known = ranks_.find(number);
   if (known != ranks_.end() && known->second.drain != nullptr &&
@@ -256,6 +262,7 @@ void NodeCollector::adopt(std::shared_ptr<Segment> segment) {
   Rank& rank = ranks_[number];
   if (rank.drain != nullptr) drain(rank, std::chrono::steady_clock::now());  // its last records
   rank = {};
+  rank.parent_tells = parent_tells;
   rank.pid = segment->pid();
   rank.rank = number;
   rank.generation = segment->generation();
@@ -279,9 +286,9 @@ void NodeCollector::drain_all(Time now) {
 
 void NodeCollector::drain(Rank& rank, Time now) {
   // Looked at first: what a process that has ended has written is all there.
-  int32_t exit_code = 0;
-  Life life = Life::kUnknown;
-  const bool has_ended = this->has_ended(rank, life, exit_code, now);
+  RankState state;
+  const bool has_ended = this->has_ended(rank, state, now);
+  if (!has_ended && rank.ended != Time{}) return;  // its parent's word is awaited
   bool more = true;
   for (int i = 0; more && (has_ended || i < kDrainsMax); ++i) {
     Batch batch;
@@ -292,11 +299,9 @@ void NodeCollector::drain(Rank& rank, Time now) {
       batch.pid = rank.pid;
     }
     if (!more || i + 1 == kDrainsMax) {
-      batch.state.emplace();
-      rank.drain->fill_state(*batch.state);
-      batch.state->time = now_on(CLOCK_MONOTONIC);
-      batch.state->life = life;
-      batch.state->exit_code = exit_code;
+      rank.drain->fill_state(state);
+      if (!has_ended) state.time = now_on(CLOCK_MONOTONIC);
+      batch.state = state;
       if (has_ended) rank.last = *batch.state;
     }
     uplink_->add(std::move(batch));
@@ -307,20 +312,20 @@ void NodeCollector::drain(Rank& rank, Time now) {
   rank.ended = rank.told = now;
 }
 
-// Its parent's word counts more than what can be seen from here.
-bool NodeCollector::has_ended(Rank& rank, Life& life, int32_t& exit_code, Time now) {
-  life = rank.process->look(exit_code);
-  if (life != Life::kExited && life != Life::kKilled) return false;
+// Fills in life, exit code and, of one that has ended, the time.
+bool NodeCollector::has_ended(Rank& rank, RankState& state, Time now) {
+  state.life = rank.process->look(state.exit_code);
+  if (state.life != Life::kExited && state.life != Life::kKilled) return false;
   if (rank.ended == Time{}) rank.ended = now;
+  state.time = now_on(CLOCK_MONOTONIC);
   const std::lock_guard lock(mutex_);
   const auto told = ends_.find(rank.pid);
   if (told != ends_.end()) {
-    life = life_of_wait_status(told->second, exit_code);
+    state.life = life_of_wait_status(told->second.wait_status, state.exit_code);
+    state.time = told->second.time;
     return true;
   }
-  if (exit_code >= 0 || ending_ || now - rank.ended >= kParentsWord) return true;
-  life = Life::kRunning;
-  exit_code = 0;
+  if (!rank.parent_tells || ending_ || now - rank.ended >= kParentsWord) return true;
   return false;
 }
 

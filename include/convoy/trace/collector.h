@@ -21,6 +21,9 @@ struct CollectorOptions {
   JobInfo job;
   std::string host;         // this machine in what is sent; empty: its name
   bool look_around = true;  // find processes that record by themselves; else only watch() tells
+  // The parent of those that are watched tells how they end: see ended(). It knows in which order
+  // they do, which decides who is to blame, and older kernels tell nobody else.
+  bool parent_tells = false;
   Nanos period = std::chrono::milliseconds(250);  // between two looks at a rank
   // Of what waits for the aggregator; beyond it the deepest level is given up first.
   size_t buffer_bytes_max = size_t{64} << 20;
@@ -50,8 +53,8 @@ class Collector {
   // A process that records, or soon will, or starts another one that does: it is looked for until
   // it has ended.
   virtual void watch(int pid) = 0;
-  // How a process has ended, as its parent learned it from wait(): older kernels tell nobody else.
-  virtual void ended(int pid, int wait_status) = 0;
+  // How a process has ended, as its parent learned it from wait(), and when (CLOCK_MONOTONIC, ns).
+  virtual void ended(int pid, int wait_status, int64_t time) = 0;
   // The mesh, when it becomes known.
   virtual void set_job(const JobInfo& job) = 0;
   virtual CollectorStats stats() const = 0;
