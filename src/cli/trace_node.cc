@@ -34,7 +34,9 @@ void follow(int fd, trace::Collector* collector) {
       std::string what;
       int pid = 0, status = 0;
       int64_t time = 0;
-      if (!(line >> what >> pid) || collector == nullptr) continue;
+      if (collector == nullptr || !(line >> what)) continue;
+      if (what == "stopped") collector->stopped();
+      if (!(line >> pid)) continue;
       if (what == "watch") collector->watch(pid);
       if (what == "ended" && line >> status >> time) collector->ended(pid, status, time);
     }

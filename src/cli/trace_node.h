@@ -39,7 +39,7 @@ Result<trace::JobInfo> job_of(const JobArguments& arguments);
 void hold_signals();
 // Returns with the first of them. With a launcher: when that closes its end or has gone, whatever
 // signals come; until then it tells which processes to follow, a line each: "watch PID", and
-// "ended PID STATUS TIME", see Collector::ended().
+// "ended PID STATUS TIME", "stopped": see Collector.
 void await_end(int launcher, trace::Collector* collector);
 
 }  // namespace convoy::cli

@@ -279,6 +279,7 @@ void Job::on_signal(int signal) {
     return;
   }
   stopped_by_ = signal;
+  if (tracer_ != nullptr) tracer_->job_is_stopped();
   const Nanos grace = plan_.options.grace;
   terminal_.say("convoy: " + signal_name(signal) + ": asked " + number(running_) +
                 " ranks to end; SIGKILL in " + format_duration(grace) + ", or on a second one.");

@@ -133,6 +133,11 @@ void Tracer::ended(pid_t rank, int wait_status) {
        std::to_string(now.count()));
 }
 
+void Tracer::job_is_stopped() {
+  tell("stopped");
+  job_has_ended();
+}
+
 // One that does not read misses something; the launcher does not wait for it.
 void Tracer::tell(const std::string& line) {
   if (!line_) return;

@@ -32,6 +32,8 @@ class Tracer {
   // A rank has been started; one has ended.
   void watch(pid_t rank) { tell("watch " + std::to_string(rank)); }
   void ended(pid_t rank, int wait_status);
+  // The user ends the job; from here on nothing is traced, since its end is nobody's fault.
+  void job_is_stopped();
   // All ranks have ended: it writes what there is, while the launcher may do other things.
   void job_has_ended() { line_.reset(); }
   // Blocks until it has ended. Asks `gives_up` some times a second.

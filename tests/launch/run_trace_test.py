@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import unittest
+import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "cli"))
 sys.argv, WORKER, PYTHON = sys.argv[:2], os.path.abspath(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else ""
@@ -103,6 +104,20 @@ class RunTraceTest(JobTest):
                 replay = self.run_convoy("trace", "replay", "--json", f"out{ranks}/trace/run.trace")
                 self.assertEqual(replay.returncode, 2, replay.stdout + replay.stderr)
                 self.assertIn('"CRASH"', replay.stdout)
+
+    def test_who_ends_the_job_is_told_of_no_crash(self):
+        for program in ((WORKER, "100000"), ("sh", "-c", f"{WORKER} 100000; true")):
+            for sent in (signal.SIGINT, signal.SIGTERM):
+                with self.subTest(program=program[0], signal=sent.name):
+                    job = self.start(*self.words(2, "--trace", program=program))
+                    page = next(line for line in job.stderr if "page" in line).split()[-1]
+                    ranks = lambda: urllib.request.urlopen(page + "api/ranks", timeout=PATIENCE_S).read()  # noqa: E731
+                    self.wait_for("ranks that run", lambda: ranks().count(b'"running"') == 2)
+                    job.send_signal(sent)
+                    said = job.communicate(timeout=PATIENCE_S)[1]
+                    self.assertEqual(job.returncode, 128 + sent, said)
+                    self.assertIn("[trace] verdicts: none", said)
+                    self.assertIn("[trace] report: ", said)
 
     def test_ranks_behind_a_script_record_too(self):
         self.traced(2, "--trace", program=("sh", "-c", f"{WORKER} 400; true"))

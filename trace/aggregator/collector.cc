@@ -112,6 +112,7 @@ class NodeCollector final : public Collector {
     has_orders_ = true;
     bell_->ring();
   }
+  void stopped() override { is_stopped_ = true; }
   void set_job(const JobInfo& job) override {
     const std::lock_guard lock(mutex_);
     given_job_ = job;
@@ -140,7 +141,7 @@ class NodeCollector final : public Collector {
 
   CollectorOptions options_;
   const std::shared_ptr<Bell> bell_;
-  std::atomic<bool> ending_{false};
+  std::atomic<bool> ending_{false}, is_stopped_{false};
   std::thread thread_;
 
   // The thread's own.
@@ -288,7 +289,7 @@ void NodeCollector::drain(Rank& rank, Time now) {
   // Looked at first: what a process that has ended has written is all there.
   RankState state;
   const bool has_ended = this->has_ended(rank, state, now);
-  if (!has_ended && rank.ended != Time{}) return;  // its parent's word is awaited
+  if (!has_ended && rank.ended != Time{} && !is_stopped_) return;  // its parent's word is awaited
   bool more = true;
   for (int i = 0; more && (has_ended || i < kDrainsMax); ++i) {
     Batch batch;
@@ -312,10 +313,14 @@ void NodeCollector::drain(Rank& rank, Time now) {
   rank.ended = rank.told = now;
 }
 
-// Fills in life, exit code and, of one that has ended, the time.
+// Fills in life and, of one that has ended, exit code and time.
 bool NodeCollector::has_ended(Rank& rank, RankState& state, Time now) {
   state.life = rank.process->look(state.exit_code);
   if (state.life != Life::kExited && state.life != Life::kKilled) return false;
+  if (is_stopped_) {
+    state.life = Life::kRunning;
+    return false;
+  }
   if (rank.ended == Time{}) rank.ended = now;
   state.time = now_on(CLOCK_MONOTONIC);
   const std::lock_guard lock(mutex_);

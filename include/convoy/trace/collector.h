@@ -55,6 +55,8 @@ class Collector {
   virtual void watch(int pid) = 0;
   // How a process has ended, as its parent learned it from wait(), and when (CLOCK_MONOTONIC, ns).
   virtual void ended(int pid, int wait_status, int64_t time) = 0;
+  // The job is being ended on purpose: whoever dies from now on is still told to run.
+  virtual void stopped() = 0;
   // The mesh, when it becomes known.
   virtual void set_job(const JobInfo& job) = 0;
   virtual CollectorStats stats() const = 0;
