@@ -106,8 +106,7 @@ Status Tracer::spawn_it(const Plan& plan) {
   SpawnOptions how;
   how.kept = {theirs.get()};
   std::vector<std::string> environment = plan.inherited;
-  environment.emplace_back(
-      "GRPC_VERBOSITY=NONE");  // its words mean nothing here; the caller's wins
+  environment.emplace_back("GRPC_VERBOSITY=NONE");  // unless the caller has set it
   CONVOY_ASSIGN_OR_RETURN(child_, spawn(o.tracing->program, words, environment, how));
   lines_.emplace(loop_, *child_,
                  [this](std::string_view line, bool is_error) { take(line, is_error); });
@@ -169,8 +168,10 @@ void Tracer::on_exit() {
   child_.reset();
   line_.reset();
   if (was_asked && is_success(exit)) return;
-  terminal_.say(std::string("convoy: ") +
-                (was_asked ? "the trace is not whole: " : "the job is not traced any more: ") +
+  const std::string what = was_asked   ? "the trace is not whole: "
+                           : is_ready_ ? "the job is not traced any more: "
+                                       : "the job is not traced: ";
+  terminal_.say("convoy: " + what +
                 (complaint_.empty() ? "its process ended, " + how(exit) : complaint_));
 }
 

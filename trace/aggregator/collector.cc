@@ -218,7 +218,7 @@ bool NodeCollector::look_at_watched(Time now) {
     has_begun |= try_segment(pid, stranger, now);
     if (is_traced(pid)) continue;
     for (const int child : children_of(pid))
-      strangers_.try_emplace(child, now, Time{}, true, false);
+      strangers_.try_emplace(child, Stranger{now, {}, true, false});
   }
   return has_begun;
 }
