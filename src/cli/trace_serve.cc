@@ -40,6 +40,7 @@ Result<std::unique_ptr<trace::Collector>> collect_here(const ServeArguments& arg
   options.job = arguments.options.job;
   options.look_around = arguments.job.launcher < 0;
   options.parent_tells = !options.look_around;
+  options.last_words = kOthersPatience;  // the other end is here: it will take them
   return trace::Collector::start(options);
 }
 

@@ -96,7 +96,8 @@ std::map<pid_t, pid_t> all_parents() {
     const pid_t pid = std::atoi(entry.path().filename().c_str());
     if (pid <= 0) continue;
     std::ifstream file(entry.path() / "stat");
-    const std::string text((std::istreambuf_iterator<char>(file)), {});
+    std::string text;
+    std::getline(file, text, '\0');  // all of it; an iterator would throw if the process goes
     // "pid (name) state parent ...": the name may hold anything, so look for its last bracket.
     const size_t after_name = text.rfind(')');
     if (after_name == std::string::npos || text.size() < after_name + 4) continue;

@@ -47,12 +47,15 @@ def two_free_ports():
 
 
 class RunTraceTest(JobTest):
+    said = ""  # by the last job
+
     def words(self, ranks, *options, output="out", program=(WORKER, str(COUNT))):
         return ["run", "-n", str(ranks), "--output", output, *options, "--", *program]
 
     def traced(self, ranks, *options, code=0, output="out", program=(WORKER, str(COUNT)), **more):
         done = self.run_convoy(*self.words(ranks, *options, output=output, program=program), **more)
         self.assertEqual(done.returncode, code, done.stderr)
+        self.said = done.stderr
         return done
 
     def start(self, *words, **more):
@@ -62,11 +65,11 @@ class RunTraceTest(JobTest):
     def check_files(self, ranks, folder="out/trace", name="run", report="report", count=COUNT):
         """All ranks' collectives are in the stream, to the last one."""
         done = self.run_convoy("trace", "export", f"{folder}/{name}.trace", "--chrome", "x.json")
-        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(done.returncode, 0, done.stderr + self.said)
         events = json.loads(pathlib.Path(self.folder, "x.json").read_text())
         events = events["traceEvents"] if isinstance(events, dict) else events
         found = collections.Counter(e["pid"] for e in events if e.get("ph") in ("X", "b") and "all_reduce" in e.get("name", ""))
-        self.assertEqual(sorted(found.values()), [count] * ranks, found)
+        self.assertEqual(sorted(found.values()), [count] * ranks, f"{found}\n{self.said}")
         self.assertIn("<html", pathlib.Path(self.folder, folder, report + ".html").read_text()[:2000])
 
     # What it leaves.

@@ -26,8 +26,7 @@ constexpr auto kLookAgainEvery = 10s;  // at one that is older
 constexpr auto kEager = 50ms;          // between looks at a young one that was asked for
 constexpr auto kParentsWord = 1s;      // is awaited for so long
 constexpr auto kDeadToldEvery = 1s, kDeadToldFor = 60s;
-constexpr auto kLastWords = 1s;  // of the destructor, for what is not sent yet
-constexpr int kDrainsMax = 64;   // of one rank in one turn
+constexpr int kDrainsMax = 64;  // of one rank in one turn
 
 std::string host_name() {
   std::array<char, 256> name{};
@@ -173,7 +172,7 @@ void NodeCollector::run() {
     tell_stats();
     wait_until(now + options_.period);
   }
-  const Time last = std::chrono::steady_clock::now() + kLastWords;
+  const Time last = std::chrono::steady_clock::now() + options_.last_words;
   drain_all(std::chrono::steady_clock::now());
   for (uplink_->turn(); !uplink_->idle(); uplink_->turn()) {
     if (std::chrono::steady_clock::now() >= last) break;
@@ -293,7 +292,7 @@ void NodeCollector::drain(Rank& rank, Time now) {
   bool more = true;
   for (int i = 0; more && (has_ended || i < kDrainsMax); ++i) {
     Batch batch;
-    more = rank.drain->drain(batch);
+    more = rank.drain->drain(batch, has_ended);
     events_ += batch.operations.size() + batch.spans.size() + batch.counters.size();
     if (!std::exchange(rank.is_told, true)) {
       batch.host = options_.host;

@@ -9,7 +9,6 @@
 #include <fcntl.h>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -48,7 +47,9 @@ Life of_state(char state) {
 // The state of /proc/PID/stat, and the exit status that its last field tells of a zombie. 0: gone.
 char read_stat(int pid, int& exit_status) {
   std::ifstream file(proc(pid, "stat"));
-  std::string text((std::istreambuf_iterator<char>(file)), {});
+  std::string text;
+  std::getline(file, text,
+               '\0');  // all of it; unlike an iterator it doesn't throw if the process goes
   const size_t name_end = text.rfind(')');  // names may hold anything
   if (name_end == std::string::npos || name_end + 2 >= text.size()) return 0;
   const size_t last = text.find_last_of(' ');

@@ -25,6 +25,7 @@ struct CollectorOptions {
   // they do, which decides who is to blame, and older kernels tell nobody else.
   bool parent_tells = false;
   Nanos period = std::chrono::milliseconds(250);  // between two looks at a rank
+  Nanos last_words = std::chrono::seconds(1);     // of the destructor, for what is not sent yet
   // Of what waits for the aggregator; beyond it the deepest level is given up first.
   size_t buffer_bytes_max = size_t{64} << 20;
 };
@@ -48,7 +49,7 @@ class Collector {
   // Opens libconvoy_cluster, which holds gRPC. Returns at once, whether or not there is an
   // aggregator. kFailedPrecondition: no such library; kInvalidArgument: options, TLS files.
   static Result<std::unique_ptr<Collector>> start(const CollectorOptions& options);
-  // Stops: reads and sends what is there, for at most a second.
+  // Stops: reads and sends what is there, for at most `last_words`.
   virtual ~Collector() = default;
   // A process that records, or soon will, or starts another one that does: it is looked for until
   // it has ended.
