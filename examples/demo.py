@@ -16,7 +16,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 EVERY = 10  # steps between checkpoints
@@ -55,12 +54,10 @@ class Demo:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.convoy, self.train, self.data = arguments.convoy, arguments.train_llama, arguments.tokens
         self.steps, self.folder = arguments.steps, pathlib.Path(arguments.output)
-        self.job = f"demo-{os.getpid()}"
 
-    def command(self, mesh: str, output: pathlib.Path, *options: str, job: str = "") -> list[str]:
+    def command(self, mesh: str, output: pathlib.Path, *options: str, launcher: tuple[str, ...] = ()) -> list[str]:
         ranks = math.prod(int(part.split("=")[1]) for part in mesh.split(","))
-        named = ["--env", f"CONVOY_JOB_ID={job}"] if job else []
-        return [self.convoy, "run", "-n", str(ranks), "--mesh", mesh, "--no-prefix", "--output", str(output), *named, "--", self.train,
+        return [self.convoy, "run", "-n", str(ranks), "--mesh", mesh, "--no-prefix", "--output", str(output), *launcher, "--", self.train,
                 "--config", "demo", "--data", f"{self.data}.train.tokens", "--validation", f"{self.data}.validation.tokens",
                 "--steps", str(self.steps), *options]
 
@@ -72,9 +69,9 @@ class Demo:
     def killed(self) -> None:
         half = self.steps // 2
         print(f"\n2. Once more, with a checkpoint every {EVERY} steps. After step {half} rank 5 is killed.\n", flush=True)
-        tracer = self.tracer("tp=2,pp=2,dp=2")
+        trace = self.folder / "trace"
         job = subprocess.Popen(self.command("tp=2,pp=2,dp=2", self.folder / "run", "--sequence-parallel", "--no-baseline",
-                                            *self.checkpoint(), job=self.job))
+                                            *self.checkpoint(), launcher=(f"--trace={trace}",)))
         metrics = self.folder / "run" / "metrics.jsonl"
         while job.poll() is None and max(losses(metrics), default=0) < half:
             time.sleep(0.1)
@@ -83,29 +80,8 @@ class Demo:
             sys.exit(f"the run ended before its rank 5 could be killed: exit code {job.wait()}")
         os.kill(victim, signal.SIGKILL)
         job.wait()
-        tracer.terminate()  # writes the report
-        if tracer.wait(timeout=120) != 0:
-            sys.exit(f"the tracer ended with exit code {tracer.returncode}")
-
-    def tracer(self, mesh: str) -> subprocess.Popen:
-        """Takes what the ranks of the job `self.job` on this machine record; returns when its page can be opened."""
-        trace = self.folder / "trace"
-        trace.mkdir(parents=True, exist_ok=True)
-        tracer = subprocess.Popen(
-            [self.convoy, "trace", "serve", "--host", "127.0.0.1", "--collect", "--job", self.job, "--mesh", mesh, "--world-size", "8",
-             "--page", "0", "--run-file", str(trace / "run.trace"), "--report", str(trace / "report.html")],
-            stdout=subprocess.PIPE, text=True)
-        for line in tracer.stdout:
-            print(f"[trace] {line}", end="", flush=True)
-            if line.startswith("page:"):
-                break
-        threading.Thread(target=self.relay, args=[tracer.stdout], daemon=True).start()
-        return tracer
-
-    @staticmethod
-    def relay(lines) -> None:
-        for line in lines:
-            print(f"[trace] {line}", end="", flush=True)
+        if not (trace / "report.html").exists():
+            sys.exit("the run was not traced")
 
     def resumed(self, reference: pathlib.Path) -> None:
         print("\n3. Four ranks go on in another mesh: tp=1 pp=4 dp=1\n", flush=True)

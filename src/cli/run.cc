@@ -28,6 +28,8 @@ struct RunArguments {
   int gpus = 0;
   std::string gpu_memory = "2GiB";
   std::string seed = "0";
+  CLI::Option* trace = nullptr;
+  launch::Tracing tracing;
 };
 
 constexpr const char* kFooter = R"(Examples:
@@ -40,6 +42,8 @@ constexpr const char* kFooter = R"(Examples:
   convoy run -n 2 --env CONVOY_LOG=debug --output /tmp/try -- ./train
   convoy run -n 2 --json -- ./train | jq
       one JSON line at the start, for each rank's end, and at the end
+  convoy run -n 8 --trace -- python train.py
+      whoever makes the others wait, or dies, is told; more in runs/<job>/trace/report.html
   convoy run -n 4 --rehearse --seed 1 -- python train.py
       no GPU: 4 ranks on 4 simulated ones, and at the end what the program did wrong
 
@@ -86,6 +90,19 @@ Status read_rendezvous(const std::string& text, launch::LaunchOptions* options) 
   return ok_status();
 }
 
+Status complete_tracing(RunArguments* arguments) {
+  launch::Tracing& tracing = arguments->tracing;
+  if (arguments->trace->count() == 0 && tracing.aggregator.empty()) return ok_status();
+  const size_t colon = tracing.aggregator.rfind(':');
+  if (!tracing.aggregator.empty() && (colon == std::string::npos || colon == 0)) {
+    return {Code::kInvalidArgument,
+            "--trace-to is '" + tracing.aggregator + "', but must be HOST:PORT, e.g. head:7070."};
+  }
+  tracing.program = own_program();
+  arguments->options.tracing = tracing;
+  return ok_status();
+}
+
 Status complete(const Invocation& invocation, RunArguments* arguments) {
   launch::LaunchOptions& options = arguments->options;
   options.program = invocation.program;
@@ -113,6 +130,7 @@ Status complete(const Invocation& invocation, RunArguments* arguments) {
     CONVOY_ASSIGN_OR_RETURN(const int64_t seed, parse_integer("--seed", arguments->seed, 0));
     rehearsal.seed = static_cast<uint64_t>(seed);
   }
+  CONVOY_RETURN_IF_ERROR(complete_tracing(arguments));
   if (!options.mesh.empty()) {
     CONVOY_ASSIGN_OR_RETURN(const Mesh mesh,
                             Mesh::parse(options.mesh, options.ranks * options.nodes));
@@ -177,6 +195,22 @@ void add_run(CLI::App& root, Invocation& invocation) {
       ->check(CLI::Range(0, 99999))
       ->type_name("K")
       ->needs(rendezvous);
+  arguments->trace = app->add_option("--trace", arguments->tracing.folder,
+                                     "say who is slow or stuck, on a page and in a report, which "
+                                     "goes to FOLDER; default: trace/ in the run folder")
+                         ->expected(0, 1)
+                         ->type_name("[FOLDER]");
+  CLI::Option* trace_to =
+      app->add_option("--trace-to", arguments->tracing.aggregator,
+                      "send what ranks record to a `convoy trace serve` that runs already")
+          ->type_name("HOST:PORT")
+          ->excludes(arguments->trace);
+  app->add_option("--trace-port", arguments->tracing.port,
+                  "where --trace takes other machines' records; default: the port after --rdzv's")
+      ->check(CLI::Range(1, 65535))
+      ->type_name("P")
+      ->needs(arguments->trace)
+      ->excludes(trace_to);
   CLI::Option* rehearse = app->add_flag("--rehearse", arguments->rehearse,
                                         "without GPUs, on a stand-in that looks for mistakes");
   app->add_option("--gpus", arguments->gpus, "simulated GPUs; default: one for each rank")

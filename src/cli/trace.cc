@@ -34,6 +34,8 @@ constexpr const char* kFooter = R"(Examples:
   convoy trace show 4711 --json
   convoy trace level details 4711
       from now on; `off` costs nothing, `spans` is the default (CONVOY_TRACE)
+  convoy run -n 8 --trace -- python train.py
+      all ranks together: verdicts, a page, a report
 
 A process keeps its newest 8,192 records a thread in memory; `lost` counts the older ones, which are
 overwritten. Times of spans hold those of the spans within them.

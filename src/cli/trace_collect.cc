@@ -1,8 +1,6 @@
 // `convoy trace collect`: sends what the ranks of this machine record to an aggregator.
 #include "src/cli/trace_node.h"
 #include <convoy/base/units.h>
-#include <convoy/mesh/mesh.h>
-#include <convoy/trace/collector.h>
 
 #include <cstdio>
 #include <memory>
@@ -13,8 +11,8 @@ namespace {
 struct CollectArguments {
   trace::CollectorOptions options;
   ConnectionArguments connection;
-  std::string mesh, buffer = "64MiB", period = "250ms";
-  int world_size = 0;
+  JobArguments job;
+  std::string buffer = "64MiB", period = "250ms";
   std::vector<int> pids;
 };
 
@@ -31,17 +29,16 @@ Status run(CollectArguments& arguments) {
   CONVOY_ASSIGN_OR_RETURN(options.connection, connection_of(arguments.connection));
   CONVOY_ASSIGN_OR_RETURN(options.buffer_bytes_max, parse_bytes("--buffer", arguments.buffer));
   CONVOY_ASSIGN_OR_RETURN(options.period, parse_duration("--period", arguments.period));
-  if (!arguments.mesh.empty()) {
-    CONVOY_ASSIGN_OR_RETURN(const Mesh mesh, Mesh::parse(arguments.mesh, arguments.world_size));
-    for (const auto& dim : mesh.dims()) {
-      options.job.mesh.push_back({dim.name, static_cast<uint32_t>(dim.size)});
-    }
-  }
-  options.look_around = arguments.pids.empty();
+  CONVOY_ASSIGN_OR_RETURN(options.job, job_of(arguments.job));
+  options.job.world_size = 0;  // told when ranks are found, with their generation
+  options.look_around = arguments.pids.empty() && arguments.job.launcher < 0;
+  options.parent_tells = arguments.job.launcher >= 0;
   hold_signals();
   CONVOY_ASSIGN_OR_RETURN(const auto collector, trace::Collector::start(options));
   for (const int pid : arguments.pids) collector->watch(pid);
-  await_end([] {});
+  std::printf("sending to %s\n", options.aggregator.c_str());
+  std::fflush(stdout);
+  await_end(arguments.job.launcher, collector.get());
   const trace::CollectorStats stats = collector->stats();
   std::printf("%llu events, %s sent; given up: %llu details, %llu spans, %llu operations\n",
               static_cast<unsigned long long>(stats.events), format_bytes(stats.sent_bytes).c_str(),
@@ -57,10 +54,7 @@ void add_trace_collect(CLI::App& group, Invocation& invocation) {
   CLI::App* app = group.add_subcommand("collect", "Send what this machine's ranks record");
   const auto arguments = std::make_shared<CollectArguments>();
   app->add_option("--to", arguments->options.aggregator, "the aggregator, HOST:PORT")->required();
-  app->add_option("--job", arguments->options.job.job,
-                  "only processes whose CONVOY_JOB_ID is this one or unset");
-  app->add_option("--mesh", arguments->mesh, "how the ranks are arranged, as tp=2,pp=2,dp=2");
-  app->add_option("--world-size", arguments->world_size, "ranks of the job, for --mesh");
+  add_job(*app, "only processes whose CONVOY_JOB_ID is this one or unset", arguments->job);
   app->add_option("--host", arguments->options.host, "name of this machine; default: its own");
   app->add_option("--buffer", arguments->buffer, "of what waits; default: 64MiB")
       ->type_name("SIZE");

@@ -10,6 +10,7 @@
 #include <convoy/trace/report.h>
 #include <convoy/trace/stream.h>
 
+#include <algorithm>
 #include <cstdio>
 
 namespace convoy::cli {
@@ -17,6 +18,7 @@ namespace {
 
 constexpr int64_t kBetweenLooks = 250'000'000;      // ns, between two diagnoses
 constexpr int64_t kBetweenFlushes = 1'000'000'000;  // ns, also between two sets of hints
+constexpr size_t kToldAtEnd = 10;                   // verdicts
 
 void print(const trace::Verdict& v) {
   std::printf("%s %s: %s\n", v.cleared != 0 ? "over:" : "found:", trace::name_of(v.cls),
@@ -65,6 +67,17 @@ struct Consumers::Impl {
       if (alerts != nullptr) alerts->tell(v);
     }
     if (page != nullptr && !changed.empty()) page->set_verdicts(diagnoser.verdicts());
+  }
+
+  void sum_up() const {
+    const std::vector<trace::Verdict>& all = diagnoser.verdicts();
+    if (all.empty()) std::printf("verdicts: none\n");
+    for (size_t i = 0; i < std::min(all.size(), kToldAtEnd); ++i) {
+      std::printf("verdict: %s: %s%s\n", trace::name_of(all[i].cls),
+                  printable(all[i].summary).c_str(), all[i].cleared != 0 ? "; over" : "");
+    }
+    if (all.size() > kToldAtEnd) std::printf("verdicts: %zu more\n", all.size() - kToldAtEnd);
+    std::fflush(stdout);
   }
 };
 
@@ -125,7 +138,9 @@ void Consumers::turn(int64_t now) {
   }
 }
 
-Status Consumers::finish() {
+Status Consumers::finish(int64_t now) {
+  impl_->look(now);
+  impl_->sum_up();
   if (impl_->writer == nullptr) return ok_status();
   CONVOY_RETURN_IF_ERROR(impl_->writer->close());
   if (impl_->arguments.report.empty()) return ok_status();

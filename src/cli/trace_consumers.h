@@ -34,8 +34,9 @@ class Consumers {
   std::string page_url() const;  // "" if there is none
   // Some times a second, `now` on the root's clock.
   void turn(int64_t now);
-  // At the end, when no more events come: the file is whole, the report is written.
-  Status finish();
+  // At the end, when no more events come: the last look, all verdicts in short, the file is whole,
+  // the report is written. `now` as in turn().
+  Status finish(int64_t now);
 
  private:
   struct Impl;

@@ -1,10 +1,15 @@
 #include "src/cli/trace_node.h"
 
+#include <convoy/mesh/mesh.h>
+
 #include <algorithm>
+#include <array>
+#include <cerrno>
 #include <csignal>
-#include <ctime>
 #include <fstream>
 #include <iterator>
+#include <sstream>
+#include <unistd.h>
 
 namespace convoy::cli {
 namespace {
@@ -17,7 +22,51 @@ sigset_t ends() {
   return set;
 }
 
+// Blocks until the launcher has closed `fd`.
+void follow(int fd, trace::Collector* collector) {
+  std::string text;
+  std::array<char, 4096> bytes;
+  for (ssize_t got = 0; (got = ::read(fd, bytes.data(), bytes.size())) != 0;) {
+    if (got < 0 && errno != EINTR) return;
+    if (got > 0) text.append(bytes.data(), static_cast<size_t>(got));
+    for (size_t end = 0; (end = text.find('\n')) != std::string::npos; text.erase(0, end + 1)) {
+      std::istringstream line(text.substr(0, end));
+      std::string what;
+      int pid = 0, status = 0;
+      int64_t time = 0;
+      if (collector == nullptr || !(line >> what)) continue;
+      if (what == "stopped") collector->stopped();
+      if (!(line >> pid)) continue;
+      if (what == "watch") collector->watch(pid);
+      if (what == "ended" && line >> status >> time) collector->ended(pid, status, time);
+    }
+  }
+}
+
 }  // namespace
+
+void add_job(CLI::App& app, const char* job_help, JobArguments& arguments) {
+  app.add_option("--job", arguments.job, job_help);
+  CLI::Option* size =
+      app.add_option("--world-size", arguments.world_size, "ranks of the job, for --mesh");
+  app.add_option("--mesh", arguments.mesh, "how the ranks are arranged, as tp=2,pp=2,dp=2")
+      ->needs(size);
+  app.add_option("--launcher", arguments.launcher,
+                 "descriptor on which `convoy run` tells whom to follow; it ends when that closes")
+      ->type_name("FD");
+}
+
+Result<trace::JobInfo> job_of(const JobArguments& arguments) {
+  trace::JobInfo job;
+  job.job = arguments.job;
+  job.world_size = static_cast<uint32_t>(arguments.world_size);
+  if (arguments.mesh.empty()) return job;
+  CONVOY_ASSIGN_OR_RETURN(const Mesh mesh, Mesh::parse(arguments.mesh, arguments.world_size));
+  for (const MeshDim& dim : mesh.dims()) {
+    job.mesh.push_back({dim.name, static_cast<uint32_t>(dim.size)});
+  }
+  return job;
+}
 
 void add_connection(CLI::App& app, ConnectionArguments& arguments) {
   app.add_option("--token-file", arguments.token_file,
@@ -56,10 +105,11 @@ void hold_signals() {
   ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
 }
 
-void await_end(const std::function<void()>& each_second) {
+void await_end(int launcher, trace::Collector* collector) {
+  if (launcher >= 0) return follow(launcher, collector);
   const sigset_t set = ends();
-  const timespec second{1, 0};
-  while (::sigtimedwait(&set, nullptr, &second) < 0) each_second();
+  int signal = 0;
+  ::sigwait(&set, &signal);
 }
 
 }  // namespace convoy::cli

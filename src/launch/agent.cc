@@ -3,7 +3,6 @@
 
 #include <convoy/base/socket.h>
 
-#include <array>
 #include <cerrno>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -15,7 +14,6 @@ namespace convoy::launch {
 namespace {
 
 constexpr int kBacklog = 4096;
-constexpr size_t kReadBytes = 65536;
 // One that dies so soon is not started for ever.
 constexpr Nanos kEarly = std::chrono::seconds(1);
 constexpr int kEarlyDeathsMax = 3;
@@ -44,9 +42,7 @@ Agent::~Agent() {
   if (listener_) loop_.unwatch(listener_.get());
   loop_.unwatch(line_.ours.get());
   if (!child_) return;
-  for (const UniqueFd* fd : {&child_->pidfd, &child_->out, &child_->err}) {
-    if (*fd) loop_.unwatch(fd->get());
-  }
+  loop_.unwatch(child_->pidfd.get());
 }
 
 Status Agent::listen() {
@@ -91,14 +87,13 @@ Status Agent::try_to_start() {
   started_at_ = Clock::system().now();
   CONVOY_RETURN_IF_ERROR(
       loop_.watch(child_->pidfd.get(), EPOLLIN, [this](uint32_t) { on_exit(); }));
-  CONVOY_RETURN_IF_ERROR(loop_.watch(child_->out.get(), EPOLLIN, [this](uint32_t) {
-    read_output(child_->out, out_);
-    terminal_.flush();
-  }));
-  return loop_.watch(child_->err.get(), EPOLLIN, [this](uint32_t) {
-    read_output(child_->err, err_);
+  lines_.emplace(loop_, *child_, [this](std::string_view line, bool) {
+    log_->add(line);
+    log_->flush();
+    terminal_.add(kNoRank, line, true);
     terminal_.flush();
   });
+  return lines_->watch();
 }
 
 void Agent::on_exit() {
@@ -108,7 +103,8 @@ void Agent::on_exit() {
   hear(line_);
   line_.owed.agent_died();
   loop_.unwatch(child_->pidfd.get());
-  finish_output();
+  lines_->finish();
+  lines_.reset();
   child_.reset();
   died_(exit);
   early_deaths_ = Clock::system().now() - started_at_ < kEarly ? early_deaths_ + 1 : 0;
@@ -116,40 +112,6 @@ void Agent::on_exit() {
   listener_.reset();
   terminal_.say("convoy: the agent ended at once " + std::to_string(early_deaths_) +
                 " times in a row and is not started again: saves will fail.");
-}
-
-// Reads once; false when there is nothing more.
-bool Agent::read_output(UniqueFd& fd, LineSplitter& splitter) {
-  if (!fd) return false;
-  std::array<char, kReadBytes> bytes;
-  const ssize_t count = ::read(fd.get(), bytes.data(), bytes.size());
-  if (count < 0) return errno == EINTR;
-  if (count == 0) {
-    loop_.unwatch(fd.get());
-    fd.reset();
-    return false;
-  }
-  splitter.feed({bytes.data(), static_cast<size_t>(count)}, [this](std::string_view text, bool) {
-    log_->add(text);
-    terminal_.add(kNoRank, text, true);
-  });
-  log_->flush();
-  return true;
-}
-
-void Agent::finish_output() {
-  for (auto& [fd, splitter] : {std::pair(&child_->out, &out_), std::pair(&child_->err, &err_)}) {
-    while (read_output(*fd, *splitter)) {
-    }
-    splitter->finish([this](std::string_view text, bool) {
-      log_->add(text);
-      terminal_.add(kNoRank, text, true);
-    });
-    if (*fd) loop_.unwatch(fd->get());
-    fd->reset();
-  }
-  log_->flush();
-  terminal_.flush();
 }
 
 Status Agent::drain(const DrainTick& tick) {
@@ -168,12 +130,11 @@ Status Agent::drain(const DrainTick& tick) {
 Status Agent::drain_child(const DrainTick& tick) {
   loop_.unwatch(child_->pidfd.get());
   const Status drained = drain_agent(line_, [&](const DrainNews& news) {
-    while (read_output(child_->out, out_) || read_output(child_->err, err_)) {
-    }
-    terminal_.flush();
+    lines_->read();
     return tick(news);
   });
-  finish_output();
+  lines_->finish();
+  lines_.reset();
   child_.reset();
   return drained;
 }

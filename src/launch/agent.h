@@ -1,6 +1,7 @@
 #pragma once
 
 #include "src/launch/agent_line.h"
+#include "src/launch/child_lines.h"
 #include "src/launch/output.h"
 #include "src/launch/process.h"
 #include <convoy/base/event_loop.h>
@@ -52,8 +53,6 @@ class Agent {
   void start();
   Status try_to_start();
   void on_exit();
-  bool read_output(UniqueFd& fd, LineSplitter& splitter);
-  void finish_output();
   Status drain_child(const DrainTick& tick);
 
   const Options options_;
@@ -65,7 +64,7 @@ class Agent {
   UniqueFd listener_;
   std::optional<RankLog> log_;
   std::optional<Child> child_;
-  LineSplitter out_, err_;
+  std::optional<ChildLines> lines_;  // of child_
   TimePoint started_at_{};
   int early_deaths_ = 0;  // in a row
 };

@@ -49,7 +49,7 @@ int finish(int wait_status, AgentLine& agent) {
     end_descendants(Nanos(0));
     return WEXITSTATUS(wait_status);
   }
-  end_descendants(Nanos(0), agent.pid->load());
+  end_descendants(Nanos(0), {agent.pid->load()});
   std::fprintf(stderr, "convoy: the launcher was killed by %s; all ranks were ended.\n",
                signal_name(WTERMSIG(wait_status)).c_str());
   drain_alone(agent);

@@ -30,6 +30,9 @@ constexpr int kFinalReadsMax = 64;
 // For CONVOY_AGENT, so that a rank that saves is told of --no-agent.
 constexpr const char* kNoAgent = "none";
 
+// The caller's, which --trace takes back.
+const std::pair<const std::string, std::string> kRecordsNothing{"CONVOY_TRACE", "off"};
+
 std::string number(int64_t value) {
   return std::to_string(value);
 }
@@ -53,7 +56,7 @@ Result<int> Job::run(const UniqueFd& lifeline) {
   Status status = start();
   if (status.ok()) status = loop_->run();
   if (guardian_died_ || !status.ok()) {
-    end_descendants(Nanos(0), agent_line_.pid->load());
+    end_descendants(Nanos(0), {agent_line_.pid->load()});
     int code = kExitInternal;
     drain_agent(&code);
     end_descendants(Nanos(0));
@@ -93,6 +96,7 @@ Status Job::listen_for_agent() {
 Status Job::start() {
   if (plan_.options.rehearsal) terminal_.say(rehearsal_banner(*plan_.options.rehearsal));
   CONVOY_RETURN_IF_ERROR(listen_for_agent());
+  if (plan_.options.tracing) tracer_ = Tracer::start(plan_, *loop_, terminal_);
   for (int local = 0; local < plan_.options.ranks; ++local) {
     CONVOY_RETURN_IF_ERROR(start_rank(local).with_context(
         "rank " + number(plan_.options.node_rank * plan_.options.ranks + local)));
@@ -141,6 +145,7 @@ std::vector<std::string> Job::rank_environment(int local) const {
   values.emplace("PYTHONUNBUFFERED", "1");  // else Python's last words are lost in a buffer
   // When rank 0 fails early, torch's store would warn with a page of addresses on all other ranks.
   values.emplace("TORCH_CPP_LOG_LEVEL", "ERROR");
+  if (o.tracing) std::erase_if(values, [](const auto& v) { return v == kRecordsNothing; });
   for (const auto& [name, value] : o.environment) values[name] = value;
   if (o.rehearsal) {
     add_rehearsal(*o.rehearsal, plan.preloaded, report_folder(plan.run_dir, global), &values);
@@ -162,6 +167,7 @@ Status Job::start_rank(int local) {
   ranks_.push_back(std::make_unique<Rank>(
       Rank{global, std::move(child), std::move(log), LineSplitter(), LineSplitter(), {}, false}));
   ++running_;
+  if (tracer_ != nullptr) tracer_->watch(ranks_.back()->child.pid);
   Rank& rank = *ranks_.back();
   CONVOY_RETURN_IF_ERROR(
       loop_->watch(rank.child.pidfd.get(), EPOLLIN, [this, &rank](uint32_t) { on_exit(rank); }));
@@ -227,6 +233,7 @@ void Job::on_exit(Rank& rank) {
   int wait_status = 0;
   if (::waitpid(rank.child.pid, &wait_status, WNOHANG) != rank.child.pid) return;
   loop_->unwatch(rank.child.pidfd.get());
+  if (tracer_ != nullptr) tracer_->ended(rank.child.pid, wait_status);
   finish_output(rank);
   rank.exit = RankExit{.rank = rank.rank,
                        .pid = rank.child.pid,
@@ -252,7 +259,8 @@ void Job::on_signal(int signal) {
       for (const auto& rank : ranks_) {
         if (rank->child.pid == pid) return true;
       }
-      return agent_ != nullptr && agent_->pid() == pid;
+      return (agent_ != nullptr && agent_->pid() == pid) ||
+             (tracer_ != nullptr && tracer_->pid() == pid);
     });
     return;
   }
@@ -271,6 +279,7 @@ void Job::on_signal(int signal) {
     return;
   }
   stopped_by_ = signal;
+  if (tracer_ != nullptr) tracer_->job_is_stopped();
   const Nanos grace = plan_.options.grace;
   terminal_.say("convoy: " + signal_name(signal) + ": asked " + number(running_) +
                 " ranks to end; SIGKILL in " + format_duration(grace) + ", or on a second one.");
@@ -304,7 +313,9 @@ void Job::signal_ranks(int signal) {
 
 int Job::report() {
   terminal_.end_progress();
-  const size_t leftovers = end_descendants(kLeftoverGrace, agent_line_.pid->load());
+  if (tracer_ != nullptr) tracer_->job_has_ended();
+  const size_t leftovers = end_descendants(
+      kLeftoverGrace, {agent_line_.pid->load(), tracer_ != nullptr ? tracer_->pid() : 0});
   const Nanos elapsed = Clock::system().now() - started_at_;
   int code = kExitOk;
   if (cause_) {
@@ -324,6 +335,7 @@ int Job::report() {
   }
   drain_agent(&code);
   if (give_up_) code = kExitSignalBase + *stopped_by_;
+  finish_trace();
   if (plan_.options.rehearsal) report_rehearsal(&code);
   if (plan_.options.json) {
     const auto rank =
@@ -369,6 +381,17 @@ bool Job::wants_to_give_up() {
     if (signal != SIGCHLD) on_signal(signal);
   }
   return give_up_;
+}
+
+void Job::finish_trace() {
+  if (tracer_ == nullptr) return;
+  tracer_->finish([this] {
+    signalfd_siginfo info{};
+    while (::read(signals_.get(), &info, sizeof(info)) == sizeof(info)) {
+      if (info.ssi_signo != SIGCHLD) return true;
+    }
+    return false;
+  });
 }
 
 void Job::report_rehearsal(int* code) {

@@ -2,12 +2,13 @@
 
 #include "src/launch/agent.h"
 #include "src/launch/output.h"
+#include "src/launch/plan.h"
 #include "src/launch/process.h"
 #include "src/launch/report.h"
+#include "src/launch/tracer.h"
 #include <convoy/base/event_loop.h>
 #include <convoy/base/fd.h>
 #include <convoy/base/status.h>
-#include <convoy/launch/launcher.h>
 
 #include <deque>
 #include <memory>
@@ -16,18 +17,6 @@
 #include <vector>
 
 namespace convoy::launch {
-
-// A launch that has been checked and filled in: what every rank gets, and where files go.
-struct Plan {
-  LaunchOptions options;
-  std::string path;  // of the program
-  std::string job_id;
-  std::string run_dir;  // absolute; exists, with logs/ in it
-  uint16_t port = 0;
-  int threads = 1;
-  std::vector<std::string> preloaded;  // the stand-in's libraries, when this is a rehearsal
-  std::vector<std::string> inherited;  // "NAME=value" of the caller
-};
 
 // The ranks of one machine while they run. One thread, one event loop; use once.
 class Job {
@@ -66,6 +55,8 @@ class Job {
   // Waits until what ranks saved is written, and tells how far it is.
   void drain_agent(int* code);
   bool wants_to_give_up();
+  // Waits until the trace's files are written.
+  void finish_trace();
   // Tells what the ranks' reports say; the job's exit code becomes kExitFindings if that is all.
   void report_rehearsal(int* code);
 
@@ -74,7 +65,8 @@ class Job {
   std::unique_ptr<EventLoop> loop_;
   Terminal terminal_;
   UniqueFd signals_;
-  std::unique_ptr<Agent> agent_;  // null: none
+  std::unique_ptr<Agent> agent_;    // null: none
+  std::unique_ptr<Tracer> tracer_;  // null: none
   std::vector<std::unique_ptr<Rank>> ranks_;
   size_t running_ = 0;
   std::optional<int> cause_;       // index into ranks_ of the first that died on its own

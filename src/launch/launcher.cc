@@ -105,7 +105,9 @@ Result<Plan> plan_launch(const LaunchOptions& options) {
   CONVOY_ASSIGN_OR_RETURN(plan.path, find_program(options.program.front()));
   CONVOY_ASSIGN_OR_RETURN(plan.port, choose_port(options));
   const char* job_id = std::getenv("CONVOY_JOB_ID");
-  plan.job_id = job_id != nullptr && *job_id != '\0' ? job_id : new_job_id();
+  const bool is_given = job_id != nullptr && *job_id != '\0';
+  plan.job_id = is_given ? job_id : new_job_id();
+  plan.has_common_id = is_given || options.nodes == 1;
   plan.threads = choose_threads(options);
   for (char** entry = environ; *entry != nullptr; ++entry) plan.inherited.emplace_back(*entry);
   CONVOY_ASSIGN_OR_RETURN(plan.run_dir, make_run_dir(options, plan.job_id));

@@ -5,6 +5,7 @@
 #include <convoy/base/clock.h>
 #include <convoy/base/fault.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <csignal>
@@ -95,7 +96,8 @@ std::map<pid_t, pid_t> all_parents() {
     const pid_t pid = std::atoi(entry.path().filename().c_str());
     if (pid <= 0) continue;
     std::ifstream file(entry.path() / "stat");
-    const std::string text((std::istreambuf_iterator<char>(file)), {});
+    std::string text;
+    std::getline(file, text, '\0');  // all of it; an iterator would throw if the process goes
     // "pid (name) state parent ...": the name may hold anything, so look for its last bracket.
     const size_t after_name = text.rfind(')');
     if (after_name == std::string::npos || text.size() < after_name + 4) continue;
@@ -194,15 +196,20 @@ void reap_adopted(const std::function<bool(pid_t)>& kept) {
   }
 }
 
-size_t end_descendants(Nanos patience, pid_t spared) {
-  const auto others = [spared] {
+size_t end_descendants(Nanos patience, const std::vector<pid_t>& spared) {
+  const auto is_spared = [&](pid_t pid) {
+    return std::find(spared.begin(), spared.end(), pid) != spared.end();
+  };
+  const auto others = [&] {
     std::vector<pid_t> found = descendants();
-    std::erase(found, spared);
+    std::erase_if(found, is_spared);
     return found;
   };
   const auto all_gone = [&] {
-    if (spared == 0) return reap_all();
-    reap_adopted([spared](pid_t pid) { return pid == spared; });
+    if (std::all_of(spared.begin(), spared.end(), [](pid_t pid) { return pid == 0; })) {
+      return reap_all();
+    }
+    reap_adopted(is_spared);
     return others().empty();
   };
   if (all_gone()) return 0;

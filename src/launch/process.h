@@ -38,10 +38,10 @@ Status become_subreaper();
 std::vector<pid_t> descendants();
 // Reaps what has ended among this process's children, except `kept`.
 void reap_adopted(const std::function<bool(pid_t)>& kept);
-// Ends everything below this process but `spared` (0: nobody): SIGTERM, SIGKILL after `patience`.
-// Returns how many were there. Blocks until all are gone (a process stuck in the kernel is given up
-// after some seconds).
-size_t end_descendants(Nanos patience, pid_t spared = 0);
+// Ends everything below this process but `spared` (0s don't count): SIGTERM, SIGKILL after
+// `patience`. Returns how many were there. Blocks until all are gone (a process stuck in the kernel
+// is given up after some seconds).
+size_t end_descendants(Nanos patience, const std::vector<pid_t>& spared = {});
 
 // "SIGSEGV" for 11.
 std::string signal_name(int signal);

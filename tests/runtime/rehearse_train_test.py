@@ -73,6 +73,24 @@ def narrow_types_are_near_the_cpus(folder: str) -> None:
         assert abs(cpu["loss"] - gpu["loss"]) <= bound * cpu["loss"], (dtype, cpu, gpu)
 
 
+def nccls_groups_are_those_of_the_mesh(folder: str) -> None:
+    """The profiler plugin's, by name, kind and ranks of the job; each operation is complete on all members."""
+    if not (pathlib.Path(CONVOY).parents[2] / "libconvoy_cluster.so").exists():
+        return  # a build without gRPC
+    words = job(folder, "tp=2,dp=2", ["--device", "cuda", "--sample", "0"], [*rehearsal(), "--trace=" + folder + "/trace"])
+    done = run(words, NCCL_PROFILER_PLUGIN="STATIC_PLUGIN")
+    report = pathlib.Path(folder, "trace", "report.html").read_text()
+    data = json.loads(re.search(r'<script[^>]*type="application/json"[^>]*>(.*?)</script>', report, re.S)[1])
+    found = {}
+    for group in data["/api/groups"]["groups"]:
+        name = re.sub(r" [0-9a-f]+$", "", group["name"])
+        if name.startswith("nccl/"):
+            found[name] = (group["kind"], group["first_rank"], group["size"])
+            assert group["completed"] == group["latest"] > 0, group
+    expected = {"tp[0]": ("tp", 0, 2), "tp[1]": ("tp", 2, 2), "dp[0]": ("dp", 0, 2), "dp[1]": ("dp", 1, 2), "tp×dp[0]": ("world", 0, 4)}
+    assert found == {"nccl/convoy/0/" + name: facts for name, facts in expected.items()}, (found, done.stderr)
+
+
 def what_users_get_wrong_is_said(folder: str) -> None:
     cuda = ["--device", "cuda", "--sample", "0"]
     done = run(job(folder, "dp=2", cuda, []), code=78)
@@ -91,7 +109,7 @@ def main() -> None:
         text.write_text("".join(f"{i} sheep and {i * i} stars went by the sea.\n" for i in range(900)))
         run([CONVOY, "data", "prepare", str(text), "-o", folder + "/text.tokens"])
         checks = [losses_equal_the_cpus, narrow_types_are_near_the_cpus]
-        for check in checks if HARDWARE else [*checks, what_users_get_wrong_is_said]:
+        for check in checks if HARDWARE else [*checks, nccls_groups_are_those_of_the_mesh, what_users_get_wrong_is_said]:
             check(folder)
             print("ok:", check.__name__.replace("_", " "), flush=True)
 

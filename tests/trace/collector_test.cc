@@ -150,5 +150,55 @@ TEST_CASE("ranks are found, drained while they run, and told how they died") {
   ::close(go[1]);
 }
 
+// A launcher watches what it has started, which may be a script, and knows how that ended.
+TEST_CASE("what a watched process has started is found, and its parent's word counts") {
+  int go[2] = {-1, -1};
+  REQUIRE(::pipe(go) == 0);
+  const pid_t script = ::fork();
+  if (script == 0) {
+    const pid_t rank = ::fork();
+    if (rank == 0) be_rank(1, go[0]);
+    ::waitpid(rank, nullptr, 0);
+    exit_rank(0);
+  }
+  const pid_t direct = ::fork();
+  if (direct == 0) be_rank(2, go[0]);
+  Registry registry;
+  Notes notes;
+  AggregatorOptions options;
+  options.host = "127.0.0.1";
+  options.registry = &registry;
+  options.sinks = {&notes};
+  auto aggregator = Aggregator::start(options);
+  REQUIRE(aggregator.ok());
+  CollectorOptions collect;
+  collect.aggregator = "127.0.0.1:" + std::to_string((*aggregator)->port());
+  collect.look_around = false;
+  collect.parent_tells = true;
+  auto collector = Collector::start(collect);
+  REQUIRE(collector.ok());
+  (*collector)->watch(script);
+  (*collector)->watch(direct);
+  REQUIRE(::write(go[1], "go", 2) == 2);
+  const auto state = [&](uint32_t rank) {
+    const std::lock_guard lock(notes.mutex);
+    return notes.states[rank];
+  };
+  REQUIRE(
+      wait_for([&] { return state(1).life == Life::kRunning && state(2).life == Life::kRunning; }));
+  const int64_t before = state(2).time;
+  ::kill(direct, SIGKILL);
+  (*collector)->ended(direct, 7 << 8, before + 1);  // what wait() gives for exit(7)
+  CHECK(wait_for([&] { return state(2).life == Life::kExited && state(2).exit_code == 7; }));
+  {
+    const std::lock_guard lock(notes.mutex);
+    ::kill(notes.pids[1], SIGKILL);
+  }
+  CHECK(wait_for([&] { return state(1).life == Life::kKilled; }));
+  for (const pid_t pid : {script, direct}) ::waitpid(pid, nullptr, 0);
+  ::close(go[0]);
+  ::close(go[1]);
+}
+
 }  // namespace
 }  // namespace convoy::trace

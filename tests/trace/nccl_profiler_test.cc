@@ -176,7 +176,7 @@ TEST_CASE("peers are ranks of the job where those are known") {
   name_communicator("pp[1]", {5, 9, 13});
   seen = seen_in(nccl.open(0x22, 3, 0, "pp[1]"));
   CHECK(seen.extra == 10);
-  CHECK(parse_group(seen.group) == GroupInfo{"nccl/22", {5, 9, 13}});
+  CHECK(parse_group(seen.group) == GroupInfo{"nccl/pp[1] 22", {5, 9, 13}});
   // Told of another size: not believed.
   seen = seen_in(nccl.open(0x23, 2, 0, "pp[1]"));
   CHECK(parse_membership(seen.group) == Membership{"nccl/23", 0, 2});

@@ -94,6 +94,23 @@ TEST_CASE("a step is cut into its parts") {
   CHECK(part("other") == 25000);
 }
 
+TEST_CASE(
+    "groups whose ranks are not known, and ranks that are not in theirs, have no collectives") {
+  Job job;
+  job.registry.group({"nccl/1", {}});
+  job.registry.group({"odd", {3, 0, 1}});
+  for (const uint32_t group : {0, 1, 2, 3, 4}) {
+    Batch batch = job.batch(2);
+    batch.operations = {{.signature = job.signature(group, "all_reduce", 4096),
+                         .sequence = 1,
+                         .issued = 1000 * kMs,
+                         .completed = 1010 * kMs}};
+    job.summary.batch(batch);
+    const auto instance = job.summary.instance(group, 1);
+    CHECK(instance.ok() == (group == 1 || group == 2));
+  }
+}
+
 TEST_CASE("where kernels are known, all that they don't cover is exposed") {
   const auto parts =
       split(0, 100000,

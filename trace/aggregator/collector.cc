@@ -23,9 +23,10 @@ using Time = std::chrono::steady_clock::time_point;
 constexpr auto kLookAroundEvery = 1s;
 constexpr auto kYoung = 60s;           // a process that may still begin to record
 constexpr auto kLookAgainEvery = 10s;  // at one that is older
+constexpr auto kEager = 50ms;          // between looks at a young one that was asked for
+constexpr auto kParentsWord = 1s;      // is awaited for so long
 constexpr auto kDeadToldEvery = 1s, kDeadToldFor = 60s;
-constexpr auto kLastWords = 1s;  // of the destructor, for what is not sent yet
-constexpr int kDrainsMax = 64;   // of one rank in one turn
+constexpr int kDrainsMax = 64;  // of one rank in one turn
 
 std::string host_name() {
   std::array<char, 256> name{};
@@ -53,15 +54,23 @@ struct Rank {
   int pid = 0;
   uint32_t rank = 0;
   uint64_t generation = 0;
-  bool is_told = false;  // host and pid
-  RankState last;        // of one that has ended
+  bool is_told = false;       // host and pid
+  bool parent_tells = false;  // how it ends
+  RankState last;             // of one that has ended
   Time ended{}, told{};
+};
+
+// What a parent tells.
+struct End {
+  int wait_status = 0;
+  int64_t time = 0;
 };
 
 // A process that does not record, so far.
 struct Stranger {
   Time since{}, looked{};
-  bool is_watched = false;  // by name: looked at each turn
+  bool is_watched = false;    // by name, or its parent is: looked at each turn
+  bool parent_tells = false;  // how it ends
 };
 
 class NodeCollector final : public Collector {
@@ -92,8 +101,17 @@ class NodeCollector final : public Collector {
   void watch(int pid) override {
     const std::lock_guard lock(mutex_);
     to_watch_.push_back(pid);
+    ends_.erase(pid);  // of one that had this number before
+    has_orders_ = true;
     bell_->ring();
   }
+  void ended(int pid, int wait_status, int64_t time) override {
+    const std::lock_guard lock(mutex_);
+    ends_[pid] = {wait_status, time};
+    has_orders_ = true;
+    bell_->ring();
+  }
+  void stopped() override { is_stopped_ = true; }
   void set_job(const JobInfo& job) override {
     const std::lock_guard lock(mutex_);
     given_job_ = job;
@@ -107,17 +125,22 @@ class NodeCollector final : public Collector {
   void run();
   void take_orders();
   void look_around(Time now);
-  void try_segment(int pid, Stranger& stranger, Time now);
-  void adopt(std::shared_ptr<Segment> segment);
+  bool look_at_watched(Time now);
+  void forget_ended(std::map<int, Stranger> found);
+  bool is_traced(int pid) const;
+  bool awaits_young(Time now) const;
+  bool try_segment(int pid, Stranger& stranger, Time now);
+  void adopt(std::shared_ptr<Segment> segment, bool parent_tells);
   void drain_all(Time now);
   void drain(Rank& rank, Time now);
+  bool has_ended(Rank& rank, RankState& state, Time now);
   void repeat_death(Rank& rank, Time now);
   void wait_until(Time until);
   void tell_stats();
 
   CollectorOptions options_;
   const std::shared_ptr<Bell> bell_;
-  std::atomic<bool> ending_{false};
+  std::atomic<bool> ending_{false}, is_stopped_{false};
   std::thread thread_;
 
   // The thread's own.
@@ -130,9 +153,12 @@ class NodeCollector final : public Collector {
   uint64_t events_ = 0;
 
   mutable std::mutex mutex_;
-  std::vector<int> to_watch_;         // guarded by mutex_
-  std::optional<JobInfo> given_job_;  // guarded by mutex_
-  CollectorStats stats_;              // guarded by mutex_
+  // Guarded by mutex_.
+  std::vector<int> to_watch_;
+  std::map<int, End> ends_;  // by pid
+  bool has_orders_ = false;
+  std::optional<JobInfo> given_job_;
+  CollectorStats stats_;
 };
 
 void NodeCollector::run() {
@@ -146,7 +172,7 @@ void NodeCollector::run() {
     tell_stats();
     wait_until(now + options_.period);
   }
-  const Time last = std::chrono::steady_clock::now() + kLastWords;
+  const Time last = std::chrono::steady_clock::now() + options_.last_words;
   drain_all(std::chrono::steady_clock::now());
   for (uplink_->turn(); !uplink_->idle(); uplink_->turn()) {
     if (std::chrono::steady_clock::now() >= last) break;
@@ -157,53 +183,76 @@ void NodeCollector::run() {
 
 void NodeCollector::take_orders() {
   const std::lock_guard lock(mutex_);
-  for (const int pid : std::exchange(to_watch_, {})) strangers_[pid].is_watched = true;
+  has_orders_ = false;
+  for (const int pid : std::exchange(to_watch_, {})) {
+    strangers_[pid] = {std::chrono::steady_clock::now(), {}, true, options_.parent_tells};
+  }
   if (!given_job_) return;
   const JobInfo given = *std::exchange(given_job_, std::nullopt);
   if (given.generation >= job_.generation) job_ = given;
 }
 
 void NodeCollector::look_around(Time now) {
-  for (auto& [pid, stranger] : strangers_) {
-    if (stranger.is_watched) try_segment(pid, stranger, now);
-  }
+  look_at_watched(now);
   if (now < look_at_) return;
   look_at_ = now + kLookAroundEvery;
-  std::map<int, Stranger> there;  // those that have gone are forgotten
+  std::map<int, Stranger> found;
   const std::vector<int> pids = options_.look_around ? all_processes() : std::vector<int>();
   for (const int pid : pids) {
     const auto known = strangers_.find(pid);
-    there[pid] = known != strangers_.end() ? known->second : Stranger{now, {}, false};
+    found[pid] = known != strangers_.end() ? known->second : Stranger{now, {}, false, false};
   }
-  for (const auto& [pid, stranger] : strangers_) {
-    if (stranger.is_watched && ::access(("/proc/" + std::to_string(pid)).c_str(), F_OK) == 0) {
-      there[pid] = stranger;
-    }
-  }
-  strangers_ = std::move(there);
+  forget_ended(std::move(found));
   for (auto& [pid, stranger] : strangers_) {
     const bool is_due = now - stranger.since < kYoung || now - stranger.looked >= kLookAgainEvery;
     if (is_due && !stranger.is_watched) try_segment(pid, stranger, now);
   }
 }
 
-void NodeCollector::try_segment(int pid, Stranger& stranger, Time now) {
-  stranger.looked = now;
-  const bool known = std::ranges::any_of(
-      ranks_, [&](const auto& r) { return r.second.pid == pid && r.second.drain != nullptr; });
-  if (known) return;
-  auto segment = segment_of(pid);
-  if (segment == nullptr || segment->rank() < 0) return;
-  if (!options_.job.job.empty()) {
-    const std::string job = environment_of(pid, "CONVOY_JOB_ID");
-    if (!job.empty() && job != options_.job.job) return;
+// True: one has begun to record. A rank's own process may be a script that starts what records.
+bool NodeCollector::look_at_watched(Time now) {
+  bool has_begun = false;
+  for (auto& [pid, stranger] : strangers_) {
+    if (!stranger.is_watched) continue;
+    has_begun |= try_segment(pid, stranger, now);
+    if (is_traced(pid)) continue;
+    for (const int child : children_of(pid))
+      strangers_.try_emplace(child, Stranger{now, {}, true, false});
   }
-  adopt(std::move(segment));
+  return has_begun;
+}
+
+// `found`: those of this machine, if they are looked for. Those that are watched stay.
+void NodeCollector::forget_ended(std::map<int, Stranger> found) {
+  for (const auto& [pid, stranger] : strangers_) {
+    if (stranger.is_watched && ::access(("/proc/" + std::to_string(pid)).c_str(), F_OK) == 0) {
+      found[pid] = stranger;
+    }
+  }
+  strangers_ = std::move(found);
+}
+
+bool NodeCollector::is_traced(int pid) const {
+  return std::ranges::any_of(
+      ranks_, [&](const auto& r) { return r.second.pid == pid && r.second.drain != nullptr; });
+}
+
+bool NodeCollector::try_segment(int pid, Stranger& stranger, Time now) {
+  stranger.looked = now;
+  if (is_traced(pid)) return false;
+  auto segment = segment_of(pid);
+  if (segment == nullptr || segment->rank() < 0) return false;
+  if (!options_.job.job.empty() && !stranger.is_watched) {
+    const std::string job = environment_of(pid, "CONVOY_JOB_ID");
+    if (!job.empty() && job != options_.job.job) return false;
+  }
+  adopt(std::move(segment), stranger.parent_tells);
+  return is_traced(pid);
 }
 
 // A rank is one process at a time: the first that is there, until it ends or a later generation's
 // comes.
-void NodeCollector::adopt(std::shared_ptr<Segment> segment) {
+void NodeCollector::adopt(std::shared_ptr<Segment> segment, bool parent_tells) {
   const auto number = static_cast<uint32_t>(segment->rank());
   const auto known = ranks_.find(number);
   if (known != ranks_.end() && known->second.drain != nullptr &&
@@ -213,6 +262,7 @@ void NodeCollector::adopt(std::shared_ptr<Segment> segment) {
   Rank& rank = ranks_[number];
   if (rank.drain != nullptr) drain(rank, std::chrono::steady_clock::now());  // its last records
   rank = {};
+  rank.parent_tells = parent_tells;
   rank.pid = segment->pid();
   rank.rank = number;
   rank.generation = segment->generation();
@@ -236,24 +286,22 @@ void NodeCollector::drain_all(Time now) {
 
 void NodeCollector::drain(Rank& rank, Time now) {
   // Looked at first: what a process that has ended has written is all there.
-  int32_t exit_code = 0;
-  const Life life = rank.process->look(exit_code);
-  const bool has_ended = life == Life::kExited || life == Life::kKilled;
+  RankState state;
+  const bool has_ended = this->has_ended(rank, state, now);
+  if (!has_ended && rank.ended != Time{} && !is_stopped_) return;  // its parent's word is awaited
   bool more = true;
   for (int i = 0; more && (has_ended || i < kDrainsMax); ++i) {
     Batch batch;
-    more = rank.drain->drain(batch);
+    more = rank.drain->drain(batch, has_ended);
     events_ += batch.operations.size() + batch.spans.size() + batch.counters.size();
     if (!std::exchange(rank.is_told, true)) {
       batch.host = options_.host;
       batch.pid = rank.pid;
     }
     if (!more || i + 1 == kDrainsMax) {
-      batch.state.emplace();
-      rank.drain->fill_state(*batch.state);
-      batch.state->time = now_on(CLOCK_MONOTONIC);
-      batch.state->life = life;
-      batch.state->exit_code = exit_code;
+      rank.drain->fill_state(state);
+      if (!has_ended) state.time = now_on(CLOCK_MONOTONIC);
+      batch.state = state;
       if (has_ended) rank.last = *batch.state;
     }
     uplink_->add(std::move(batch));
@@ -262,6 +310,27 @@ void NodeCollector::drain(Rank& rank, Time now) {
   rank.drain = nullptr;
   rank.process = nullptr;
   rank.ended = rank.told = now;
+}
+
+// Fills in life and, of one that has ended, exit code and time.
+bool NodeCollector::has_ended(Rank& rank, RankState& state, Time now) {
+  state.life = rank.process->look(state.exit_code);
+  if (state.life != Life::kExited && state.life != Life::kKilled) return false;
+  if (is_stopped_) {
+    state.life = Life::kRunning;
+    return false;
+  }
+  if (rank.ended == Time{}) rank.ended = now;
+  state.time = now_on(CLOCK_MONOTONIC);
+  const std::lock_guard lock(mutex_);
+  const auto told = ends_.find(rank.pid);
+  if (told != ends_.end()) {
+    state.life = life_of_wait_status(told->second.wait_status, state.exit_code);
+    state.time = told->second.time;
+    return true;
+  }
+  if (!rank.parent_tells || ending_ || now - rank.ended >= kParentsWord) return true;
+  return false;
 }
 
 // For an aggregator that has begun anew meanwhile.
@@ -276,29 +345,38 @@ void NodeCollector::repeat_death(Rank& rank, Time now) {
   uplink_->add(std::move(batch));
 }
 
-// Until then, serving the uplink; not longer than until one of the processes has ended.
+// Until then, serving the uplink; not longer than until a process has ended or begins to record.
 void NodeCollector::wait_until(Time until) {
   std::vector<pollfd> fds{{bell_->fd.get(), POLLIN, 0}};
   for (const auto& [number, rank] : ranks_) {
-    if (rank.process != nullptr && rank.process->fd() >= 0) {
+    if (rank.process != nullptr && rank.process->fd() >= 0 && rank.ended == Time{}) {
       fds.push_back({rank.process->fd(), POLLIN, 0});
     }
   }
   while (!ending_) {
-    const auto left = until - std::chrono::steady_clock::now();
-    if (left <= Nanos::zero()) return;
+    const Time now = std::chrono::steady_clock::now();
+    if (now >= until) return;
+    const auto left = std::min<Nanos>(until - now, awaits_young(now) ? kEager : Nanos::max());
     const auto ms = std::chrono::ceil<std::chrono::milliseconds>(left).count();
     ::poll(fds.data(), fds.size(), static_cast<int>(ms));
     if ((fds[0].revents & POLLIN) != 0) {
       bell_->hush();
       uplink_->turn();
       const std::lock_guard lock(mutex_);
-      if (!to_watch_.empty()) return;
+      if (has_orders_) return;
     }
     if (std::any_of(fds.begin() + 1, fds.end(), [](const pollfd& f) { return f.revents != 0; })) {
       return;
     }
+    if (awaits_young(now) && look_at_watched(std::chrono::steady_clock::now())) return;
   }
+}
+
+// One that was asked for, and may begin to record at any moment.
+bool NodeCollector::awaits_young(Time now) const {
+  return std::ranges::any_of(strangers_, [&](const auto& s) {
+    return s.second.is_watched && now - s.second.since < kYoung && !is_traced(s.first);
+  });
 }
 
 void NodeCollector::tell_stats() {

@@ -45,12 +45,12 @@ RankDrain::RankDrain(std::shared_ptr<Segment> segment, Registry& registry)
   for (uint32_t ring = 0; ring < segment_->rings(); ++ring) readers_.emplace_back(segment_, ring);
 }
 
-bool RankDrain::drain(Batch& batch) {
+bool RankDrain::drain(Batch& batch, bool has_ended) {
   batch.rank = static_cast<uint32_t>(segment_->rank());
   batch.generation = segment_->generation();
   const TimeScale times = segment_->time_scale();
   if (segment_->anchors().empty()) return false;  // it begins just now
-  const int64_t begin = times.monotonic_ns(take_anchor().ticks);
+  const int64_t begin = has_ended ? INT64_MAX : times.monotonic_ns(take_anchor().ticks);
   bool more = false;
   for (uint32_t ring = 0; ring < readers_.size(); ++ring) {
     records_.clear();

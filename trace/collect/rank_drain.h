@@ -18,8 +18,9 @@ class RankDrain {
   RankDrain(std::shared_ptr<Segment> segment, Registry& registry);
 
   // Appends what was written since the last call to `batch`, whose rank and generation it sets.
-  // True: there is more, for which this batch would become too large.
-  bool drain(Batch& batch);
+  // True: there is more, for which this batch would become too large. `has_ended`: nobody writes
+  // any more.
+  bool drain(Batch& batch, bool has_ended = false);
   // Where the rank stands after the last drain(): all but time, life, exit_code and shed.
   void fill_state(RankState& state) const;
 

@@ -9,7 +9,6 @@
 #include <fcntl.h>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -33,13 +32,6 @@ static_assert(sizeof(PidfdInfo) == 64);
 constexpr uint64_t kPidfdInfoExit = 1 << 3;
 constexpr unsigned long kPidfdGetInfo = _IOWR(0xff, 11, PidfdInfo);
 
-// A status as of wait().
-Life of_wait_status(int status, int32_t& code) {
-  const int signal = status & 0x7f;
-  code = signal != 0 ? signal : status >> 8 & 0xff;
-  return signal != 0 ? Life::kKilled : Life::kExited;
-}
-
 Life of_state(char state) {
   switch (state) {
     case 'T':
@@ -55,7 +47,9 @@ Life of_state(char state) {
 // The state of /proc/PID/stat, and the exit status that its last field tells of a zombie. 0: gone.
 char read_stat(int pid, int& exit_status) {
   std::ifstream file(proc(pid, "stat"));
-  std::string text((std::istreambuf_iterator<char>(file)), {});
+  std::string text;
+  std::getline(file, text,
+               '\0');  // all of it; unlike an iterator it doesn't throw if the process goes
   const size_t name_end = text.rfind(')');  // names may hold anything
   if (name_end == std::string::npos || name_end + 2 >= text.size()) return 0;
   const size_t last = text.find_last_of(' ');
@@ -93,12 +87,29 @@ std::vector<int> all_processes() {
   return pids;
 }
 
+std::vector<int> children_of(int pid) {
+  std::vector<int> children;
+  std::error_code error;
+  for (fs::directory_iterator at(proc(pid, "task"), error), end; !error && at != end;
+       at.increment(error)) {
+    std::ifstream file(at->path() / "children");
+    for (int child = 0; file >> child;) children.push_back(child);
+  }
+  return children;
+}
+
 std::string environment_of(int pid, const std::string& variable) {
   std::ifstream file(proc(pid, "environ"), std::ios::binary);
   for (std::string line; std::getline(file, line, '\0');) {
     if (line.starts_with(variable + "=")) return line.substr(variable.size() + 1);
   }
   return "";
+}
+
+Life life_of_wait_status(int status, int32_t& exit_code) {
+  const int signal = status & 0x7f;
+  exit_code = signal != 0 ? signal : status >> 8 & 0xff;
+  return signal != 0 ? Life::kKilled : Life::kExited;
 }
 
 ProcessWatch::ProcessWatch(int pid)
@@ -113,7 +124,7 @@ Life ProcessWatch::look(int32_t& exit_code) {
                          : static_cast<bool>(pidfd_);
   const char state = there ? read_stat(pid_, status) : 0;
   if (state != 0 && state != 'Z' && state != 'X') return of_state(state);
-  if (state != 0) last_ = of_wait_status(status, last_code_);
+  if (state != 0) last_ = life_of_wait_status(status, last_code_);
   return ended(exit_code);
 }
 
@@ -122,7 +133,7 @@ Life ProcessWatch::ended(int32_t& exit_code) const {
   info.mask = kPidfdInfoExit;
   if (pidfd_ && ::ioctl(pidfd_.get(), kPidfdGetInfo, &info) == 0 &&
       (info.mask & kPidfdInfoExit) != 0) {
-    return of_wait_status(info.exit_code, exit_code);
+    return life_of_wait_status(info.exit_code, exit_code);
   }
   exit_code = last_code_;
   return last_ == Life::kUnknown ? Life::kExited : last_;

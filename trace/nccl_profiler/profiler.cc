@@ -44,10 +44,11 @@ TickRate rate_of(const std::vector<Anchor>& anchors) {
           static_cast<double>(b.ticks - a.ticks)};
 }
 
-std::string group_name(uint64_t id) {
+// The id stays: the next communicator of this name counts from 1 again.
+std::string group_name(uint64_t id, std::string_view name) {
   char text[32];
-  std::snprintf(text, sizeof text, "nccl/%lx", static_cast<unsigned long>(id));
-  return text;
+  std::snprintf(text, sizeof text, "%lx", static_cast<unsigned long>(id));
+  return "nccl/" + std::string(name) + (name.empty() ? "" : " ") + text;
 }
 
 }  // namespace
@@ -111,19 +112,21 @@ CommunicatorOptions Profiler::options_for(uint64_t id, const char* name, uint32_
   const char* gatherv = std::getenv("NCCL_ALLGATHERV_ENABLE");
   options.tells_broadcasts = gatherv != nullptr && std::strcmp(gatherv, "0") == 0;
   const auto segment = recorder_segment();
+  std::string group = group_name(id, "");
   const auto named = name == nullptr ? ranks_of_.end() : ranks_of_.find(std::string_view(name));
   if (named != ranks_of_.end() && named->second.size() == size) {
     options.ranks = named->second;
+    group = group_name(id, name);
   } else if (segment != nullptr && segment->world_size() == static_cast<int>(size) &&
              segment->rank() == static_cast<int>(rank)) {
     for (uint32_t r = 0; r < size; ++r) options.ranks.push_back(r);
   }
-  const auto text = [&](const std::string& group) {
-    return options.ranks.empty() ? membership_text({group, rank, size})
-                                 : group_text({group, options.ranks});
+  const auto text = [&](const std::string& of) {
+    return options.ranks.empty() ? membership_text({of, rank, size})
+                                 : group_text({of, options.ranks});
   };
-  options.group = intern(text(group_name(id)));
-  options.graph_group = intern(text(group_name(id) + "/graph"));
+  options.group = intern(text(group));
+  options.graph_group = intern(text(group + "/graph"));
   return options;
 }
 

@@ -48,10 +48,10 @@ int64_t Group::index_of(uint32_t rank) const {
     const uint32_t step = info.ranks.size() > 1 ? info.ranks[1] - begin : 1;
     if (rank < begin || (rank - begin) % step != 0) return -1;
     const uint32_t index = (rank - begin) / step;
-    return index < info.ranks.size() ? index : -1;
+    return index < info.ranks.size() ? int64_t{index} : -1;
   }
   const auto at = std::ranges::lower_bound(order, rank, {}, &std::pair<uint32_t, uint32_t>::first);
-  return at != order.end() && at->first == rank ? at->second : -1;
+  return at != order.end() && at->first == rank ? int64_t{at->second} : -1;
 }
 
 void Collectives::job(const JobInfo& job) {

@@ -33,6 +33,15 @@ struct Rehearsal {
   uint64_t seed = 0;
 };
 
+// What ranks record is brought together while they run: see docs/trace.md.
+struct Tracing {
+  std::string program;     // `convoy`
+  std::string folder;      // for run.trace and report.html; "": trace/ in the run folder
+  std::string aggregator;  // HOST:PORT of one that runs elsewhere; "": the first machine starts one
+  // Of the one that is started; 0: any free one, on several machines the store's port plus 1.
+  uint16_t port = 0;
+};
+
 struct LaunchOptions {
   std::vector<std::string> program;  // PROGRAM and its arguments
   int ranks = 1;                     // on this machine
@@ -48,6 +57,7 @@ struct LaunchOptions {
   bool json = false;  // events as JSON lines on stdout, ranks' output on stderr
   Nanos grace = std::chrono::seconds(10);  // between Ctrl-C's forwarding and SIGKILL
   std::optional<Rehearsal> rehearsal;
+  std::optional<Tracing> tracing;
   // The program `convoy`, which is the machine's agent too; "": no agent, and ranks can't save.
   std::string agent_program;
   // The job's end waits for checkpoints to be written, unless nothing is written for so long.
@@ -66,7 +76,11 @@ struct LaunchOptions {
 // write what they saved, also when either of the two processes was killed.
 //
 // Files: <run folder>/logs/rank_N.log and agent_N.log (N: node_rank), appended to; of a rehearsal
-// <run folder>/rehearsal/rank_N/, in place of an earlier one's; nothing anywhere else.
+// <run folder>/rehearsal/rank_N/, in place of an earlier one's; of a trace logs/trace_N.log and its
+// folder's; nothing anywhere else.
+//
+// A job that is traced has one more process, a child of the launcher, which ends after the ranks.
+// Whatever becomes of it, the job's course and exit code are the same; one line tells.
 //
 // A rehearsal ends with a summary of what this machine's ranks found, however the job ended.
 //

@@ -20,8 +20,13 @@ struct Traced {
 std::shared_ptr<Segment> segment_of(int pid, bool writable = false);
 // All processes that /proc shows to this user.
 std::vector<int> all_processes();
+// Those that its threads have started and that live.
+std::vector<int> children_of(int pid);
 // A variable of the environment that the process began with; "": none, or not to be read.
 std::string environment_of(int pid, const std::string& variable);
+
+// What wait() says: kKilled with the signal, or kExited with the code.
+Life life_of_wait_status(int status, int32_t& exit_code);
 
 // Follows the life of a process that is not a child of the caller's. One thread at a time.
 class ProcessWatch {

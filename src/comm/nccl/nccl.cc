@@ -2,6 +2,7 @@
 // libtorch_cuda.
 #include "src/comm/nccl/plugin.h"
 #include <convoy/comm/nccl.h>
+#include <convoy/trace/nccl.h>
 
 #include <c10/util/Exception.h>
 
@@ -41,6 +42,10 @@ int load_cuda() {
 
 c10::intrusive_ptr<c10d::Backend> make_nccl_group(const c10::intrusive_ptr<c10d::Store>& store,
                                                   int rank, int size, const NcclOptions& options) {
+  // NCCL's profiler plugin, if it is there, is told numbers within the communicator only. Before
+  // that is made; torch names it after its group.
+  trace::name_communicator(options.name,
+                           {options.global_ranks.begin(), options.global_ranks.end()});
   c10::intrusive_ptr<c10d::Backend> group;
   function<MakeNcclGroup>(kMakeNcclGroupSymbol)(store, rank, size, options, group);
   return group;
