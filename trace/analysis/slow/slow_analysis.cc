@@ -345,14 +345,13 @@ int64_t SlowAnalysis::Impl::begin_of(uint32_t step, const Culprit& culprit,
   return 0;
 }
 
-// What stands already; or what is over and was one of the times of something that comes and goes.
+// What stands already; or what seemed to be over, and had begun before.
 SlowAnalysis::Impl::Known& SlowAnalysis::Impl::known_of(const Finding& f, const slow::View& view) {
-  const bool comes_and_goes = f.period_s > 0;
   Known* past = nullptr;
   for (Known& k : known) {
     if (k.verdict.withdrawn || !same(k.verdict, f, view.clock)) continue;
     if (!k.is_over) return k;
-    if (comes_and_goes && k.last_step + 1 >= f.first_step) past = past == nullptr ? &k : past;
+    if (k.last_step + 1 >= f.first_step) past = past == nullptr ? &k : past;
   }
   if (past != nullptr) return *past;
   Known& fresh = known.emplace_back();
