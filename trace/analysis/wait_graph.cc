@@ -23,8 +23,8 @@ uint64_t key_of(const Place& p) {
 WaitGraph::WaitGraph(const Ledger& ledger, const ClockModel& clocks, const Join& join)
     : ledger_(ledger), clocks_(clocks), join_(join) {}
 
-Place WaitGraph::place_of(uint32_t rank, const Operation& o) const {
-  const Signature& s = ledger_.registry().signatures()[o.signature];
+Place place_of(const Registry& registry, uint32_t rank, const Operation& o) {
+  const Signature& s = registry.signatures()[o.signature];
   Place p{s.group, -1, -1, o.sequence};
   if (s.is_message()) {
     const auto self = static_cast<int32_t>(rank);
@@ -33,6 +33,10 @@ Place WaitGraph::place_of(uint32_t rank, const Operation& o) const {
     p.receiver = sends ? s.peer : self;
   }
   return p;
+}
+
+Place WaitGraph::place_of(uint32_t rank, const Operation& o) const {
+  return trace::place_of(ledger_.registry(), rank, o);
 }
 
 bool WaitGraph::is_overdue(const RankTrack& rank, const Operation& o) const {
