@@ -269,3 +269,14 @@ TEST_CASE("of ranks that died between two looks, the one that was killed was fir
   CHECK(job.verdicts()[0].cls == Class::kCrash);
   CHECK(job.verdicts()[0].culprit.ranks == Ranks{2});
 }
+
+TEST_CASE("a rank that is stopped within a collective hangs, and not the network") {
+  Job job;
+  job.train(3000);
+  for (uint32_t r = 0; r < 4; ++r) job.pending(r, job.signature(job.all));
+  job.state[1].life = Life::kStopped;
+  job.pass(3000);
+  REQUIRE(job.verdicts().size() == 1);
+  CHECK(job.verdicts()[0].cls == Class::kHostHang);
+  CHECK(job.verdicts()[0].culprit.ranks == Ranks{1});
+}

@@ -111,7 +111,9 @@ void WaitGraph::expand_rank(uint32_t node, size_t position) {
   const uint32_t r = nodes_[node].rank;
   const RankTrack& rank = ledger_.rank(r);
   const bool is_host = position == kAll;
-  if (!rank.is_seen || rank.is_dead() || ledger_.is_silent(rank)) {
+  // One that is stopped goes on with nothing, whatever it is in.
+  const bool is_stopped = rank.state.life == Life::kStopped;
+  if (!rank.is_seen || rank.is_dead() || is_stopped || ledger_.is_silent(rank)) {
     nodes_[node].cause = add_cause(Cause::kHost, r, {});
     return;
   }
@@ -205,10 +207,11 @@ void WaitGraph::expand_place(uint32_t node) {
   }
   if (not_started.empty()) {
     bool is_overdue_here = false;
-    bool has_died = false;
+    bool has_died = false;  // or stopped
     for (const uint32_t m : members) {
       const RankTrack& rank = ledger_.rank(m);
-      if (rank.is_seen && (rank.is_dead() || ledger_.is_silent(rank))) {
+      const bool is_stopped = rank.state.life == Life::kStopped;
+      if (rank.is_seen && (rank.is_dead() || is_stopped || ledger_.is_silent(rank))) {
         has_died = true;
         const uint32_t to = rank_node(m, kAll);
         nodes_[node].edges.push_back({to, false});

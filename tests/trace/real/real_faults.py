@@ -59,7 +59,7 @@ class Run:
         chance = random.Random(f"{name} {layout} {seed}")
         kind = faults.ALL.get(name, faults.Fault)
         self.is_control = kind is faults.Fault
-        self.fault = kind(chance.randrange(8), chance.randint(24, 40), self.folder, chance)
+        self.fault = kind(chance.randrange(8), chance.randint(20, 32), self.folder, chance)
         self.options = argparse.Namespace(**{"layout": layout, "seed": seed, "folder": str(self.folder), "jitter": 0.02, "warm_up": 2,
                                              "save_every": 10 if name in ("slow_save", "frozen_disk") else 10**9,
                                              "steps": HEALTHY_STEPS if self.is_control else 10**6, **CONTROLS.get(name, {})})
