@@ -3,6 +3,7 @@
 A Fault is known to all ranks and to the driver. Its hooks are called inside of the ranks; act() is called by the driver once the culprit has
 come to the fault's step. proof() is what shows that it has really happened; an empty text: it has not.
 """
+import contextlib
 import os
 import pathlib
 import signal
@@ -228,6 +229,11 @@ class FrozenDisk(Fault):
 
     def proof(self, run) -> str:
         return "state D" if state_of(run.pids[self.rank]) == "D" else ""
+
+    def end(self) -> None:
+        """The child would outlive its parent."""
+        with contextlib.suppress(OSError):
+            os.close(os.open(self.folder / "nobody_writes", os.O_WRONLY | os.O_NONBLOCK))
 
 
 class FrozenLoader(Fault):

@@ -17,6 +17,7 @@ import os
 import pathlib
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -173,6 +174,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="a line for each run")
     parser.add_argument("--keep", default="", help="a folder for the recorded streams")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what it has started
     if not args.runs:
         parts = [args.part] if args.part else list(PARTS)
         cases = [(n, args.layout or at) for p in parts for n, at in PARTS[p] if not args.fault or n in args.fault]

@@ -1,4 +1,5 @@
 """One real run under the tracer: an aggregator, a collector for each (pretended) host, eight ranks; and what the aggregator tells."""
+import ctypes
 import json
 import mmap
 import os
@@ -13,6 +14,12 @@ import traceback
 import urllib.request
 
 from training import MESHES, SIZE, Training
+
+
+def die_with_parent() -> None:
+    """Of a child: nothing is left behind when this process is killed."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 class Tracer:
@@ -32,7 +39,8 @@ class Tracer:
 
     def start(self, what: str, *options: str, stdout=None) -> subprocess.Popen:
         log = (self.folder / "tracer.log").open("a")
-        self.processes.append(subprocess.Popen([self.convoy, "trace", what, *options, *self.mesh], stdout=stdout or log, stderr=log))
+        self.processes.append(subprocess.Popen([self.convoy, "trace", what, *options, *self.mesh], stdout=stdout or log, stderr=log,
+                                               preexec_fn=die_with_parent))
         return self.processes[-1]
 
     def line(self) -> str:
@@ -96,6 +104,7 @@ class Ranks:
         for rank in range(SIZE):
             pid = os.fork()
             if pid == 0:
+                die_with_parent()
                 os.environ.update({k: str(v) for k, v in {**given, "RANK": rank, "LOCAL_RANK": rank}.items()})
                 os.close(gone)
                 os.read(go, 1)  # until all are known to the collectors
