@@ -60,8 +60,9 @@ bool begin(uint16_t name, uint64_t value) {
   return true;
 }
 
+// Also where the level has fallen since it was begun.
 void end(uint16_t name) {
-  trace::record(Level::kSpans, {.name = name, .kind = Kind::kEnd});
+  trace::record(Level::kCollectives, {.name = name, .kind = Kind::kEnd});
 }
 
 void counter(uint16_t name, uint64_t value) {

@@ -7,6 +7,7 @@
 
 #include <catch2/catch.hpp>
 
+#include <algorithm>
 #include <arpa/inet.h>
 #include <chrono>
 #include <cstdlib>
@@ -132,6 +133,27 @@ TEST_CASE("calls are metered") {
   }
   CHECK(meter.calls() == 5000);
   CHECK(meter.mean_ticks() >= 500);
+}
+
+TEST_CASE("a program's first, cold call is not taken for what all calls cost") {
+  static CallMeter meter;
+  CHECK(meter.begin() == 0);
+  int timed = 0;
+  for (int i = 1; i < 4096; ++i) timed += meter.begin() != 0 ? 1 : 0;
+  CHECK(timed == 32 + 3);
+}
+
+TEST_CASE("a span that has begun is ended though the level has fallen meanwhile") {
+  const auto segment = open_recorder({.rank = 0, .world_size = 1}, Level::kSpans).value();
+  const uint16_t name = intern("a long span");
+  {
+    const Span span(name);
+    segment->set_level(Level::kCollectives);
+  }
+  std::vector<Record> all;
+  for (uint32_t i = 0; i < segment->rings(); ++i) RingReader(segment, i).read(all);
+  CHECK(std::ranges::count_if(
+            all, [&](const Record& r) { return r.name == name && r.kind == Kind::kEnd; }) == 1);
 }
 
 TEST_CASE("a rank's connections are counted for each peer") {

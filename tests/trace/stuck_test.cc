@@ -58,6 +58,10 @@ class Job {
     if (starts) p.started = p.issued;
     state[rank].pending.push_back({signature, p.issued, now, starts ? now : 0, 0});
   }
+  void exits(uint32_t rank, int code) {
+    state[rank].life = Life::kExited;
+    state[rank].exit_code = code;
+  }
   void open(uint32_t rank, const char* name) {
     state[rank].open.push_back({registry.name(name), 0, now, 0, 0});
   }
@@ -224,4 +228,55 @@ TEST_CASE("a batch that is told twice counts once, and another generation begins
   const auto told = job.diagnoser.diagnose(job.now);
   REQUIRE(told.size() == 1);
   CHECK(told[0].cleared == job.now);
+}
+
+TEST_CASE("of ranks that exit together, the one that the others were waiting for was first") {
+  Job job;
+  job.train(3000);
+  for (const uint32_t r : {0U, 1U, 3U}) job.pending(r, job.signature(job.all));
+  for (uint32_t r = 0; r < 4; ++r) job.exits(r, 1);
+  job.pass(1000);
+  REQUIRE(job.verdicts().size() == 1);
+  CHECK(job.verdicts()[0].cls == Class::kCrash);
+  CHECK(job.verdicts()[0].culprit.ranks == Ranks{2});
+}
+
+TEST_CASE("ranks that a mismatch has ended with an error have not crashed") {
+  Job job;
+  job.train(3000);
+  for (uint32_t r = 0; r < 4; ++r) {
+    job.pending(r, job.signature(job.all, "float32", r == 1 ? 2048 : 1024));
+    job.exits(r, 1);
+  }
+  job.pass(1000);
+  REQUIRE(job.verdicts().size() == 1);
+  CHECK(job.verdicts()[0].cls == Class::kMismatchSize);
+  CHECK(job.verdicts()[0].culprit.ranks == Ranks{1});
+  CHECK(job.verdicts()[0].cost == 1);
+}
+
+TEST_CASE("of ranks that died between two looks, the one that was killed was first") {
+  Job job;
+  job.train(3000);
+  for (uint32_t r = 0; r < 4; ++r) {
+    job.pending(r, job.signature(job.all));
+    job.exits(r, 1);
+  }
+  job.state[2].life = Life::kKilled;
+  job.state[2].exit_code = 9;
+  job.pass(1000);
+  REQUIRE(job.verdicts().size() == 1);
+  CHECK(job.verdicts()[0].cls == Class::kCrash);
+  CHECK(job.verdicts()[0].culprit.ranks == Ranks{2});
+}
+
+TEST_CASE("a rank that is stopped within a collective hangs, and not the network") {
+  Job job;
+  job.train(3000);
+  for (uint32_t r = 0; r < 4; ++r) job.pending(r, job.signature(job.all));
+  job.state[1].life = Life::kStopped;
+  job.pass(3000);
+  REQUIRE(job.verdicts().size() == 1);
+  CHECK(job.verdicts()[0].cls == Class::kHostHang);
+  CHECK(job.verdicts()[0].culprit.ranks == Ranks{1});
 }

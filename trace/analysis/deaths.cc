@@ -73,7 +73,61 @@ std::vector<Death> deaths_of(const Ledger& ledger, const ClockModel& clocks,
   std::sort(deaths.begin(), deaths.end(), [](const Death& a, const Death& b) {
     return std::tie(a.dead, a.rank) < std::tie(b.dead, b.rank);
   });
+  // Of those that may have died first, one that something has killed: errors follow from that.
+  const auto may_be_first = [&](const Death& d) {
+    return d.alive <= deaths.front().dead + kTogether;
+  };
+  const auto killed = std::find_if(deaths.begin(), deaths.end(), [&](const Death& d) {
+    return may_be_first(d) && is_own_end(ledger.rank(d.rank));
+  });
+  if (killed != deaths.end()) std::rotate(deaths.begin(), killed, killed + 1);
   return deaths;
+}
+
+// Whether `rank` has not called `place`.
+bool is_awaited_in(const Ledger& ledger, uint32_t rank, const Place& place) {
+  const auto self = static_cast<int32_t>(rank);
+  const bool sends = place.is_message() && place.sender == self;
+  const int32_t peer = !place.is_message() ? -1 : sends ? place.receiver : place.sender;
+  const Progress* p = ledger.rank(rank).find(place.group, peer, sends);
+  return p == nullptr || p->issued < place.sequence;
+}
+
+// Whom `rank` was waiting for when it was last seen: those that had not called what it was in.
+std::set<uint32_t> waited_for(const Ledger& ledger, uint32_t rank) {
+  std::set<uint32_t> all;
+  const auto& groups = ledger.registry().groups();
+  for (const Operation& o : ledger.rank(rank).state.pending) {
+    const Place place = place_of(ledger.registry(), rank, o);
+    std::vector<uint32_t> members;
+    if (place.is_message()) {
+      members = {static_cast<uint32_t>(place.sender), static_cast<uint32_t>(place.receiver)};
+    } else if (place.group < groups.size()) {
+      members = groups[place.group].ranks;
+    }
+    for (const uint32_t m : members) {
+      if (m != rank && is_awaited_in(ledger, m, place)) all.insert(m);
+    }
+  }
+  return all;
+}
+
+// One rank's error ends all that wait for it within moments: of those that died together, the ones
+// that were waited for and waited for nobody come first. False: there are no such.
+bool awaited_first(const Ledger& ledger, std::vector<Death>& together) {
+  std::set<uint32_t> awaited, waiting;
+  for (const Death& d : together) {
+    const std::set<uint32_t> others = waited_for(ledger, d.rank);
+    if (!others.empty()) waiting.insert(d.rank);
+    awaited.insert(others.begin(), others.end());
+  }
+  const auto is_cause = [&](const Death& d) {
+    return awaited.contains(d.rank) && !waiting.contains(d.rank);
+  };
+  const auto rest = std::stable_partition(together.begin(), together.end(), is_cause);
+  const bool is_told = rest != together.begin();
+  if (is_told) together.erase(rest, together.end());
+  return is_told;
 }
 
 std::string death_text(const Ledger& ledger, const Death& d) {
@@ -149,6 +203,11 @@ std::vector<Verdict> find_deaths(const Ledger& ledger, const ClockModel& clocks,
     } else {
       ++others;
     }
+  }
+  const bool has_first_own = deaths.front().is_silent || is_own_end(ledger.rank(deaths[0].rank));
+  const size_t together = groups.front().size();
+  if (together > 1 && !has_first_own && awaited_first(ledger, groups.front())) {
+    others += together - groups.front().size();
   }
   std::vector<Verdict> found;
   for (const auto& g : groups)

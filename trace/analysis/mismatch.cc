@@ -29,6 +29,23 @@ void Mismatches::note(const Place& place, bool is_stuck, const Join::Dissent* di
   known.is_stuck |= is_stuck;
 }
 
+void Mismatches::note_last_calls() {
+  const auto& ranks = ledger_.ranks();
+  if (std::none_of(ranks.begin(), ranks.end(), [](const RankTrack& r) { return r.is_dead(); })) {
+    return;
+  }
+  std::map<std::pair<Key, uint32_t>, uint32_t> kinds;  // by place
+  for (uint32_t r = 0; r < ranks.size(); ++r) {
+    for (const Operation& o : ranks[r].state.pending) {
+      const Place place = place_of(ledger_.registry(), r, o);
+      const uint32_t kind = join_.kind_of(o.signature);
+      const Key key{place.group, place.sender, place.receiver};
+      const auto [at, is_new] = kinds.try_emplace({key, place.sequence}, kind);
+      if (!is_new && at->second != kind) note(place, true, nullptr);
+    }
+  }
+}
+
 std::vector<Verdict> Mismatches::find(const std::vector<Cause>& stuck) {
   for (const Join::Dissent& d : join_.take_dissents()) {
     const Join::Owner& owner = join_.owners()[d.ring];
@@ -42,6 +59,7 @@ std::vector<Verdict> Mismatches::find(const std::vector<Cause>& stuck) {
   for (const Cause& c : stuck) {
     if (c.kind == Cause::kMismatch) note(c.place, true, nullptr);
   }
+  note_last_calls();
   std::vector<Verdict> found;
   for (auto& [key, known] : known_) {
     if (!known.is_final) judge(known);
@@ -206,19 +224,35 @@ Class Mismatches::class_of(const Place& place, const Calls& odd, const Calls& re
     runner_up = odd_2 == rest_2 ? Class::kMissingCall : Class::kDesyncOrder;
     return odd_2 == rest_2 ? Class::kDesyncOrder : Class::kMissingCall;
   }
-  const std::optional<bool> came = came_next(place, odd, rest);
-  if (!came) return field;
-  // It stands where the others come next, and no more is seen of it.
-  confidence = 0.75;
-  runner_up = *came ? Class::kDesyncOrder : Class::kMissingCall;
-  return *came ? Class::kMissingCall : Class::kDesyncOrder;
+  const Came came = came_next(place, odd, rest);
+  if (came == Came::kElsewhere) return field;
+  // It stands where the others come next, and no more is seen of it. Where times don't tell, a call
+  // that is left out is what happens more often.
+  confidence = came == Came::kUnclear ? 0.6 : 0.75;
+  runner_up = came == Came::kBefore ? Class::kMissingCall : Class::kDesyncOrder;
+  return came == Came::kBefore ? Class::kDesyncOrder : Class::kMissingCall;
 }
 
-// Nothing where the odd call is not one that follows.
-std::optional<bool> Mismatches::came_next(const Place& place, const Calls& odd,
-                                          const Calls& rest) const {
+// How far apart in time the odd rank and the others usually make the same call.
+int64_t Mismatches::scatter(const Place& place, uint32_t kind, const Calls& odd,
+                            const Calls& rest) const {
+  std::vector<int64_t> apart;
+  for (const auto& [sequence, told] : odd) {
+    const auto other = rest.find(sequence);
+    if (sequence >= place.sequence || other == rest.end()) continue;
+    if (told.kind == kind && other->second.kind == kind) {
+      apart.push_back(std::abs(told.issued - other->second.issued));
+    }
+  }
+  if (apart.empty()) return 0;
+  std::sort(apart.begin(), apart.end());
+  return apart[apart.size() * 3 / 4];
+}
+
+Mismatches::Came Mismatches::came_next(const Place& place, const Calls& odd,
+                                       const Calls& rest) const {
   const auto here = odd.find(place.sequence), usual = rest.find(place.sequence);
-  if (here == odd.end() || usual == rest.end()) return std::nullopt;
+  if (here == odd.end() || usual == rest.end()) return Came::kElsewhere;
   std::vector<int64_t> gaps;  // from the one to the other, in the odd rank's past or the others'
   for (const Calls* calls : {&odd, &rest}) {
     for (const auto& [sequence, told] : *calls) {
@@ -231,10 +265,11 @@ std::optional<bool> Mismatches::came_next(const Place& place, const Calls& odd,
     }
     if (!gaps.empty()) break;
   }
-  if (gaps.empty()) return std::nullopt;
+  if (gaps.empty()) return Came::kElsewhere;
   std::nth_element(gaps.begin(), gaps.begin() + static_cast<long>(gaps.size() / 2), gaps.end());
   const int64_t gap = gaps[gaps.size() / 2];
-  return here->second.issued - usual->second.issued > gap / 2;
+  if (gap / 2 < scatter(place, usual->second.kind, odd, rest)) return Came::kUnclear;
+  return here->second.issued - usual->second.issued > gap / 2 ? Came::kNext : Came::kBefore;
 }
 
 void Mismatches::judge(Known& known) const {

@@ -35,6 +35,8 @@ class Mismatches {
   using Calls = std::map<uint32_t, Told>;  // by sequence
 
   void note(const Place& place, bool is_stuck, const Join::Dissent* dissent);
+  // A backend that compares calls itself ends all ranks at once: what they died in.
+  void note_last_calls();
   std::vector<uint32_t> members(const Place& place) const;
   Signature like(const Place& place, uint32_t rank) const;
   Calls calls(const Place& place, uint32_t rank) const;
@@ -44,8 +46,10 @@ class Mismatches {
   void judge(Known& known) const;
   Class class_of(const Place& place, const Calls& odd, const Calls& rest, double& confidence,
                  Class& runner_up) const;
-  // Whether the odd call came when the one after `place` was due, rather than when `place` was.
-  std::optional<bool> came_next(const Place& place, const Calls& odd, const Calls& rest) const;
+  // When the odd call came: when the one after `place` was due, or when `place` was.
+  enum class Came : uint8_t { kNext, kBefore, kUnclear, kElsewhere /* no call that follows */ };
+  Came came_next(const Place& place, const Calls& odd, const Calls& rest) const;
+  int64_t scatter(const Place& place, uint32_t kind, const Calls& odd, const Calls& rest) const;
   Class differing(const Signature& odd, const Signature& rest) const;
   const Signature* signature_of_kind(uint32_t kind) const;
 

@@ -1,12 +1,14 @@
 #include "trace/analysis/stuck.h"
 
 #include <algorithm>
+#include <csignal>
 
 namespace convoy::trace {
 
 std::vector<Verdict> Stuck::find(const std::vector<Cause>& causes,
                                  const std::vector<Verdict>& mismatched) const {
   std::vector<Verdict> found = find_deaths(ledger_, clocks_, causes);
+  std::erase_if(found, [&](const Verdict& death) { return ended_by(mismatched, death); });
   const auto comes_of_mismatch = [&](const Verdict& v) {
     return std::any_of(mismatched.begin(), mismatched.end(), [&](const Verdict& m) {
       const auto& ranks = m.culprit.ranks;
@@ -48,6 +50,25 @@ std::vector<Verdict> Stuck::find(const std::vector<Cause>& causes,
     if (v.cls == Class::kHostHang && v.culprit.hosts.empty()) add_hosts(v, clocks_);
   }
   return found;
+}
+
+// The error that calls at odds with each other end in, on ranks of that group.
+bool Stuck::ended_by(const std::vector<Verdict>& mismatched, const Verdict& death) const {
+  const auto has_failed = [&](uint32_t r) {
+    const RankState& state = ledger_.rank(r).state;
+    const bool is_abort = state.life == Life::kKilled && state.exit_code == SIGABRT;
+    return (state.life == Life::kExited && state.exit_code != 0) || is_abort;
+  };
+  if (!std::all_of(death.culprit.ranks.begin(), death.culprit.ranks.end(), has_failed)) {
+    return false;
+  }
+  return std::any_of(mismatched.begin(), mismatched.end(), [&](const Verdict& m) {
+    if (m.cost < 1) return false;
+    const auto& of_group = ledger_.registry().groups()[m.evidence.front().group].ranks;
+    return std::any_of(death.culprit.ranks.begin(), death.culprit.ranks.end(), [&](uint32_t r) {
+      return std::find(of_group.begin(), of_group.end(), r) != of_group.end();
+    });
+  });
 }
 
 bool Stuck::has_called(uint32_t rank, const Place& place) const {

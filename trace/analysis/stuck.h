@@ -25,6 +25,7 @@ class Stuck {
   std::optional<Verdict> unmatched(const Cause& cause, const Place& message) const;
   Verdict missing(const Cause& cause, uint32_t rank, const Place& place) const;
   void add_victim(Verdict& verdict, const Cause& cause) const;
+  bool ended_by(const std::vector<Verdict>& mismatched, const Verdict& death) const;
   bool has_called(uint32_t rank, const Place& place) const;
   // Whether `rank`, which has not called `place`, has called what comes after it.
   bool has_gone_past(uint32_t rank, const Place& place) const;

@@ -23,8 +23,8 @@ uint64_t key_of(const Place& p) {
 WaitGraph::WaitGraph(const Ledger& ledger, const ClockModel& clocks, const Join& join)
     : ledger_(ledger), clocks_(clocks), join_(join) {}
 
-Place WaitGraph::place_of(uint32_t rank, const Operation& o) const {
-  const Signature& s = ledger_.registry().signatures()[o.signature];
+Place place_of(const Registry& registry, uint32_t rank, const Operation& o) {
+  const Signature& s = registry.signatures()[o.signature];
   Place p{s.group, -1, -1, o.sequence};
   if (s.is_message()) {
     const auto self = static_cast<int32_t>(rank);
@@ -33,6 +33,10 @@ Place WaitGraph::place_of(uint32_t rank, const Operation& o) const {
     p.receiver = sends ? s.peer : self;
   }
   return p;
+}
+
+Place WaitGraph::place_of(uint32_t rank, const Operation& o) const {
+  return trace::place_of(ledger_.registry(), rank, o);
 }
 
 bool WaitGraph::is_overdue(const RankTrack& rank, const Operation& o) const {
@@ -107,7 +111,9 @@ void WaitGraph::expand_rank(uint32_t node, size_t position) {
   const uint32_t r = nodes_[node].rank;
   const RankTrack& rank = ledger_.rank(r);
   const bool is_host = position == kAll;
-  if (!rank.is_seen || rank.is_dead() || ledger_.is_silent(rank)) {
+  // One that is stopped goes on with nothing, whatever it is in.
+  const bool is_stopped = rank.state.life == Life::kStopped;
+  if (!rank.is_seen || rank.is_dead() || is_stopped || ledger_.is_silent(rank)) {
     nodes_[node].cause = add_cause(Cause::kHost, r, {});
     return;
   }
@@ -201,10 +207,11 @@ void WaitGraph::expand_place(uint32_t node) {
   }
   if (not_started.empty()) {
     bool is_overdue_here = false;
-    bool has_died = false;
+    bool has_died = false;  // or stopped
     for (const uint32_t m : members) {
       const RankTrack& rank = ledger_.rank(m);
-      if (rank.is_seen && (rank.is_dead() || ledger_.is_silent(rank))) {
+      const bool is_stopped = rank.state.life == Life::kStopped;
+      if (rank.is_seen && (rank.is_dead() || is_stopped || ledger_.is_silent(rank))) {
         has_died = true;
         const uint32_t to = rank_node(m, kAll);
         nodes_[node].edges.push_back({to, false});

@@ -18,6 +18,9 @@ struct Place {
   bool is_message() const { return sender >= 0; }
 };
 
+// Where `operation` of `rank` happens.
+Place place_of(const Registry& registry, uint32_t rank, const Operation& operation);
+
 // What all waiting comes down to.
 struct Cause {
   enum Kind : uint8_t {

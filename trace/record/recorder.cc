@@ -92,15 +92,12 @@ class Keeper {
  private:
   void govern() {
     const Anchor now = take_anchor();
-    const double cost = cost_ticks(*segment_);
     const double passed = static_cast<double>(now.ticks - last_.ticks);
     const double seconds = static_cast<double>(now.monotonic_ns - last_.monotonic_ns) / 1e9;
     if (passed <= 0 || seconds <= 0) return;
-    // A mean that becomes smaller must not make a sum smaller.
-    const double share = std::max(0.0, cost - last_cost_) / passed;
+    const double share = cost_.take(*segment_) / passed;
     cost_ns_ += share * seconds * 1e9;
     last_ = now;
-    last_cost_ = cost;
     const Level level = segment_->level(), next = governor_.decide(level, share, seconds);
     // Whoever sets it at this moment wins.
     auto was = static_cast<uint8_t>(level);
@@ -114,7 +111,7 @@ class Keeper {
   Governor governor_{budget_from_environment()};
   HostCounters host_;
   Anchor last_ = take_anchor();
-  double last_cost_ = cost_ticks(*segment_);
+  CostSince cost_;
   double cost_ns_ = 0;
 };
 

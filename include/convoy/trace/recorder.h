@@ -93,18 +93,18 @@ inline void instant(Level level, uint16_t name, uint64_t value = 0) {
 class Span {
  public:
   explicit Span(uint16_t name, uint64_t value = 0, Level level = Level::kSpans)
-      : name_(records(level) ? name : uint16_t{0}), level_(level) {
-    if (name_ != 0) record(level_, {.value = value, .name = name_, .kind = Kind::kBegin});
+      : name_(records(level) ? name : uint16_t{0}) {
+    if (name_ != 0) record(level, {.value = value, .name = name_, .kind = Kind::kBegin});
   }
+  // Also where the level has fallen meanwhile: what was begun would seem to go on for ever.
   ~Span() {
-    if (name_ != 0) record(level_, {.name = name_, .kind = Kind::kEnd});
+    if (name_ != 0) record(Level::kCollectives, {.name = name_, .kind = Kind::kEnd});
   }
   Span(const Span&) = delete;
   Span& operator=(const Span&) = delete;
 
  private:
   const uint16_t name_;
-  const Level level_;
 };
 
 // Tells the governor what the tracer's own code costs where it does more than record(): one kind of
@@ -120,7 +120,9 @@ class CallMeter {
   uint64_t begin() {
     const uint64_t call = calls_.load(std::memory_order_relaxed);
     calls_.store(call + 1, std::memory_order_relaxed);
-    return (call & detail::kTimedMask) == 0 ? ticks() : 0;
+    // The first are told from few, and never by the very first alone: that one is cold.
+    const uint64_t mask = call <= detail::kTimedMask ? detail::kTimedMask >> 5 : detail::kTimedMask;
+    return (call & mask) == mask ? ticks() : 0;
   }
   void end(uint64_t begin) {
     if (begin != 0) [[unlikely]]
