@@ -11,6 +11,7 @@ namespace {
 
 constexpr float kReference = 0.35F;  // quantile of peers: holds while up to half of them are slow
 constexpr uint32_t kMemorySteps = 2048;
+constexpr float kStretchMin = 1e9F;  // ns: what throttles does so for longer
 
 }  // namespace
 
@@ -175,6 +176,8 @@ bool LocalFaults::is_periodic(const View& view, uint32_t rank, Finding& finding)
   }
   float sum = 0;
   for (const float e : values) sum += e > middle ? e : 0;
+  const float stretch = static_cast<float>(ons) / static_cast<float>(begins.size());
+  if (stretch * view.step_ns < kStretchMin) return false;
   const float cost = sum / static_cast<float>(values.size());
   if (cost < static_cast<float>(view.options.slow_share)) return false;
   finding.cls = Class::kSlowComputePeriodic;

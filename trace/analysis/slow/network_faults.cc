@@ -16,6 +16,7 @@ constexpr float kStaticFactor = 2.5F;  // a link that was slow from the first st
 constexpr size_t kNewest = 4;          // values that a level is estimated from
 constexpr float kFlapLevel = 0.4F;
 constexpr float kFlapSigmas = 8;
+constexpr float kFlapsMin = 0.1F;  // of a step, all together
 
 }  // namespace
 
@@ -240,7 +241,7 @@ std::vector<Finding> NetworkFaults::flapping(const View& view,
   for (const auto& [link, events] : of) {
     float most = 0, sum = 0;
     for (const Event& e : events) most = std::max(most, e.ratio), sum += e.cost;
-    if (events.size() < 2 && (most < 3 || sum < 0.05F)) continue;
+    if (sum < kFlapsMin || (events.size() < 2 && most < 3)) continue;
     const bool covered = std::any_of(lasting.begin(), lasting.end(), [&](const Finding& f) {
       const auto& ranks = f.culprit.ranks;
       return std::find(ranks.begin(), ranks.end(), link.first) != ranks.end() ||

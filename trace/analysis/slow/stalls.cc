@@ -8,6 +8,7 @@ namespace convoy::trace::slow {
 namespace {
 
 constexpr float kEventSigmas = 8;
+constexpr float kEventMin = 20e6F;  // ns: less is what a busy machine's scheduler takes
 constexpr float kStallsMin = 0.3F;  // of a step, all together
 constexpr float kPausesShare = 0.75F;
 constexpr float kTails = 3;          // of savers, from the median to the slowest tenth
@@ -66,7 +67,8 @@ std::vector<Finding> LocalFaults::data(const View& view) {
   const Table peers = excess(view, {kData}, data_, false);
   const Table history = excess(view, {kData}, data_, true);
   const float noise = noise_of(peers);
-  const float least = std::max(share, std::isnan(noise) ? 0 : kEventSigmas * noise);
+  const float least =
+      std::max({share, kEventMin / view.step_ns, std::isnan(noise) ? 0 : kEventSigmas * noise});
   // The past of each rank: a stall of all shows only there. Growth along with the computation's is
   // more work.
   std::vector<float> growth, all;
@@ -187,7 +189,7 @@ std::vector<Finding> LocalFaults::pauses(const View& view) {
   const Table garbage = excess(view, {kGarbage}, compute_, false);
   const float found_noise = noise_of(own);
   const float noise = std::max(newest_spread(own), std::isnan(found_noise) ? 0.01F : found_noise);
-  const float least = std::max(share, kEventSigmas * noise);
+  const float least = std::max({share, kEventMin / view.step_ns, kEventSigmas * noise});
   std::vector<Event> fresh;
   for (uint32_t r = 0; r < view.ranks() && !view.roles.cohorts().empty(); ++r) {
     const RankStep* cell = view.cell(r, at);
