@@ -2,6 +2,7 @@
 // what was injected, beside what simpler tools make of the same events.
 // Usage: diagnoser_accuracy [--runs N] [--seed FIRST] [--class NAME]… [--max-ranks N]
 //                           [--no-controls] [--no-link-counters] [--verbose] [--json FILE]
+//                           [--bench]
 #include "tests/sim/baselines.h"
 #include "tests/sim/scoring.h"
 #include <convoy/sim/scenario.h>
@@ -28,7 +29,7 @@ struct Options {
   uint64_t seed = 1;
   std::vector<std::string> classes;
   ScenarioLimits limits;
-  bool no_controls = false, no_link_counters = false, verbose = false;
+  bool no_controls = false, no_link_counters = false, verbose = false, bench = false;
   std::string json;
 };
 
@@ -207,6 +208,39 @@ Json to_json(const Row& r) {
   return json;
 }
 
+// As `make bench` reads it: lines of all classes together, and of the controls; the peer is the
+// simple tool that blames the right ranks most often (or raises fewest alarms).
+void print_bench(const std::vector<Row>& faults, const std::vector<Row>& controls) {
+  const auto line = [](const char* which, const char* metric, uint64_t hits, uint64_t of,
+                       uint64_t peer) {
+    const Interval i = wilson(hits, of);
+    const auto percent = [&](uint64_t n) {
+      return 100.0 * static_cast<double>(n) / static_cast<double>(of);
+    };
+    const Json json = {{"bench", "trace.accuracy"}, {"case", which}, {"metric", metric},
+                       {"value", percent(hits)},    {"unit", "%"},   {"low", 100 * i.low},
+                       {"high", 100 * i.high},      {"runs", of},    {"peer_value", percent(peer)}};
+    std::printf("%s\n", json.dump().c_str());
+  };
+  Row all, silent;
+  for (const Row& r : faults) {
+    all.runs += r.runs, all.found += r.found, all.culprit += r.culprit;
+    for (size_t b = 0; b < kBaselines; ++b) all.baselines[b] += r.baselines[b];
+  }
+  for (const Row& r : controls) {
+    silent.runs += r.runs, silent.extra += r.extra;
+    for (size_t b = 0; b < kBaselines; ++b) silent.baselines[b] += r.baselines[b];
+  }
+  if (all.runs != 0) {
+    line("class", "right", all.found, all.runs, 0);
+    line("culprit", "right", all.culprit, all.runs, std::ranges::max(all.baselines));
+  }
+  if (silent.runs != 0) {
+    line("controls", "false_alarms", std::min(silent.extra, silent.runs), silent.runs,
+         std::ranges::min(silent.baselines));
+  }
+}
+
 Status run_all(const Options& options, std::vector<Row>& faults, std::vector<Row>& controls) {
   Row seconds{.name = "(second faults)", .seconds = {}, .steps = {}};
   std::vector<Class> classes;
@@ -266,6 +300,7 @@ int main(int argc, char** argv) {
   app.add_flag("--no-controls", options.no_controls);
   app.add_flag("--no-link-counters", options.no_link_counters,
                "as of backends that tell of no links");
+  app.add_flag("--bench", options.bench, "also lines for make bench");
   app.add_flag("--verbose", options.verbose, "tell each run that is not right");
   app.add_option("--json", options.json, "a file for the figures");
   CLI11_PARSE(app, argc, argv);
@@ -276,6 +311,7 @@ int main(int argc, char** argv) {
   }
   print(faults);
   if (!controls.empty()) print_controls(controls);
+  if (options.bench) print_bench(faults, controls);
   if (!options.json.empty()) {
     Json json = {
         {"first_seed", options.seed}, {"classes", Json::array()}, {"controls", Json::array()}};
