@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <random>
+#include <set>
 #include <string>
 
 using namespace convoy::trace;
@@ -30,6 +31,7 @@ struct Job {
   double loss = 0;
 
   std::vector<Verdict> told;
+  std::set<uint64_t> ids;  // of all that were ever told
   std::vector<Hint> hints;
 
   void run();
@@ -122,6 +124,7 @@ void Job::run() {
     }
     // A verdict by the step in which it was told last stays; one that is replaced does not count.
     told = analysis.find(now[0], clock);
+    for (const Verdict& v : told) ids.insert(v.id);
   }
   hints = analysis.hints();
 }
@@ -172,6 +175,7 @@ TEST_CASE("slow from time to time, at a steady pace") {
   CHECK(job.only().cls == Class::kSlowComputePeriodic);
   CHECK(job.only().culprit.ranks == std::vector<uint32_t>{3});
   CHECK(job.only().period_s == Approx(14 * 0.115).epsilon(0.25));
+  CHECK(job.only().id == *job.ids.begin());  // told as slow for good first
 }
 
 TEST_CASE("samples that come late: of one rank its loader, of all ranks the storage") {

@@ -17,14 +17,18 @@ namespace {
 
 struct Live : Sink {
   explicit Live(Registry& r) : diagnoser(r) {}
+  void look(int64_t now) {
+    for (Verdict& v : diagnoser.diagnose(now)) told.push_back(std::move(v));
+  }
   void job(const JobInfo& j) override { diagnoser.job(j); }
   void clock(const ClockSample& s) override { diagnoser.clock(s); }
   void batch(const Batch& b) override {
     if (next == 0) next = b.received;
-    for (; next <= b.received; next += 250'000'000) diagnoser.diagnose(next);
+    for (; next <= b.received; next += 250'000'000) look(next);
     diagnoser.batch(b);
   }
   Diagnoser diagnoser;
+  std::vector<Verdict> told;  // each time that something was new or had changed
   int64_t next = 0;
 };
 
@@ -123,4 +127,28 @@ TEST_CASE("legitimate changes, lost and late events are no reason for a verdict"
   const std::vector<Verdict> found = run(c, outcome);
   for (const Verdict& v : found) UNSCOPED_INFO(v.summary);
   CHECK(found.empty());
+}
+
+TEST_CASE("a verdict that gets better known is one verdict, and what it was called is withdrawn") {
+  sim::Cluster c = cluster("dp=8");
+  c.steps = 60;
+  const auto fault =
+      sim::parse_fault("slow_compute_periodic:rank=3,factor=1.6,from=10,on_s=4,off_s=8");
+  REQUIRE(fault.ok());
+  c.faults = {*fault};
+  Registry registry;
+  Live live(registry);
+  REQUIRE(sim::simulate(c, registry, live).ok());
+  const auto is_of_rank = [](const Verdict& v) {
+    return v.culprit.ranks == std::vector<uint32_t>{3};
+  };
+  const auto count = [&](const std::vector<Verdict>& all, Class cls, bool withdrawn) {
+    return std::count_if(all.begin(), all.end(), [&](const Verdict& v) {
+      return is_of_rank(v) && v.cls == cls && v.withdrawn == withdrawn;
+    });
+  };
+  CHECK(count(live.told, Class::kSlowCompute, false) > 0);
+  CHECK(count(live.told, Class::kSlowCompute, true) == 1);
+  CHECK(count(live.diagnoser.verdicts(), Class::kSlowComputePeriodic, false) == 1);
+  CHECK(count(live.diagnoser.verdicts(), Class::kSlowCompute, false) == 0);
 }

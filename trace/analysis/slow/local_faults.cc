@@ -11,7 +11,7 @@ namespace {
 
 constexpr float kReference = 0.35F;  // quantile of peers: holds while up to half of them are slow
 constexpr uint32_t kMemorySteps = 2048;
-constexpr float kStretchMin = 1e9F;  // ns: what throttles does so for longer
+constexpr float kStretchMin = 0.5e9F;  // ns: what throttles does so for longer
 
 }  // namespace
 

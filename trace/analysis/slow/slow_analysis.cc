@@ -345,15 +345,19 @@ int64_t SlowAnalysis::Impl::begin_of(uint32_t step, const Culprit& culprit,
   return 0;
 }
 
-// What stands already; or what seemed to be over, and had begun before.
+// What stands already, or seemed to be over and had begun before. Several are one after all.
 SlowAnalysis::Impl::Known& SlowAnalysis::Impl::known_of(const Finding& f, const slow::View& view) {
-  Known* past = nullptr;
+  Known* oldest = nullptr;
   for (Known& k : known) {
     if (k.verdict.withdrawn || !same(k.verdict, f, view.clock)) continue;
-    if (!k.is_over) return k;
-    if (k.last_step + 1 >= f.first_step) past = past == nullptr ? &k : past;
+    if (k.is_over && k.last_step + 1 < f.first_step) continue;
+    if (oldest == nullptr) {
+      oldest = &k;
+    } else if (k.verdict.culprit == f.culprit || k.is_over) {
+      k.verdict.withdrawn = true;
+    }
   }
-  if (past != nullptr) return *past;
+  if (oldest != nullptr) return *oldest;
   Known& fresh = known.emplace_back();
   fresh.verdict.id = ++last_id;
   fresh.verdict.onset = begin_of(f.first_step, f.culprit, view);
