@@ -23,6 +23,8 @@ struct Done {
   uint8_t lane = 0;
   float moved = 0;                                    // bytes
   float send = 0, peer = 0, receive = 0, source = 0;  // ns of waiting
+  float usual = 0;         // of an exchange of all with all: what `send` is without a fault …
+  uint32_t fault = kNone;  // … and the one that makes it longer
 };
 
 // One that has not.

@@ -145,6 +145,15 @@ void Engine::share_waits(Done& done, uint32_t position, const Instance& at, uint
     done.receive += 0.15F * usual;
     return;
   }
+  if (done.lane == kEp) {  // no ring: each link is as slow as it is itself
+    const auto& senders = at.touch->senders;
+    const bool is_slow = std::ranges::find(senders, position) != senders.end();
+    done.usual = 0.85F * usual;
+    done.fault = at.touch->fault;
+    done.send += is_slow ? whole : done.usual;
+    done.receive += is_slow ? 0 : whole - done.usual;
+    return;
+  }
   uint32_t behind = size;  // the nearest slow edge's receiver
   for (const uint32_t sender : at.touch->senders) {
     if (sender == position) {

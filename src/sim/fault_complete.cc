@@ -118,6 +118,9 @@ std::vector<uint32_t> far_peers(const Layout& layout, uint32_t rank, bool incomi
     const uint32_t n = group.size();
     add(group.ranks[(layout.position[slot][rank] + (incoming ? n - 1 : 1)) % n]);
   }
+  if (layout.has(kEp)) {
+    for (const uint32_t peer : layout.groups[layout.group_of[kEp][rank]].ranks) add(peer);
+  }
   // Activations go one way, gradients the other.
   if (layout.stages > 1 && layout.stage[rank] + 1 < layout.stages) add(layout.next[rank]);
   if (layout.stages > 1 && layout.stage[rank] > 0) add(layout.previous[rank]);

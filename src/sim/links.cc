@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 
 namespace convoy::sim {
 namespace {
@@ -62,12 +63,19 @@ void Links::add(uint32_t rank, const Done& done) {
   Process& p = processes_[rank];
   if (done.lane == kEp) {
     const double n = p.all[1];
+    const auto is_slow = [&](const Link& l) {
+      return done.fault != kNone && fabric_.affects(done.fault, rank, l.peer);
+    };
+    const auto all = std::span(p.links).subspan(p.all[0], p.all[1]);
+    const auto slow = static_cast<double>(std::ranges::count_if(all, is_slow));
+    const double more = slow == 0 ? 0 : (done.send - done.usual) / slow;
+    const double usual = slow == 0 ? done.send / n : done.usual / n;
     for (uint8_t i = p.all[0]; i < p.all[1]; ++i) {
       Link& l = p.links[i];
       l.out = l.in = true;
       l.sent += done.moved / n;
       l.received += done.moved / n;
-      l.send += done.send / n;
+      l.send += is_slow(l) ? usual + more : usual;
       l.peer_wait += done.peer / n;
       l.receive += done.receive / n;
       l.source += done.source / n;

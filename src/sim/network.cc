@@ -30,12 +30,21 @@ void Fabric::touch_groups(uint32_t fault) {
     const Group& group = layout_->groups[g];
     Touch touch{fault, {}};
     for (uint32_t p = 0; p < group.size(); ++p) {
-      if (affects(f, group.ranks[p], group.ranks[(p + 1) % group.size()])) {
-        touch.senders.push_back(p);
-      }
+      const uint32_t from = group.ranks[p];
+      // An exchange uses the links between all, a ring those to the next.
+      const bool is_slow =
+          group.slot == kEp
+              ? std::ranges::any_of(group.ranks,
+                                    [&](uint32_t to) { return to != from && affects(f, from, to); })
+              : affects(f, from, group.ranks[(p + 1) % group.size()]);
+      if (is_slow) touch.senders.push_back(p);
     }
     if (!touch.senders.empty()) touches_[g].push_back(std::move(touch));
   }
+}
+
+bool Fabric::affects(uint32_t fault, uint32_t from, uint32_t to) const {
+  return affects(faults_->all()[fault].fault, from, to);
 }
 
 bool Fabric::affects(const Fault& f, uint32_t from, uint32_t to) const {

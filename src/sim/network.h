@@ -38,6 +38,7 @@ class Fabric {
   Transfer message(uint32_t from, uint32_t to, uint64_t bytes, Time begin, uint32_t step,
                    float jitter) const;
   LinkHealth health(uint32_t from, uint32_t to, Time now) const;
+  bool affects(uint32_t fault, uint32_t from, uint32_t to) const;
   bool same_host(uint32_t a, uint32_t b) const {
     return layout_->host_of(a) == layout_->host_of(b);
   }

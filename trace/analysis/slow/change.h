@@ -70,7 +70,7 @@ struct Change {
 struct ChangeLimits {
   float level = 0;     // at least
   float noise = 0;     // of a value
-  float sigmas = 5.5;  // of 10,000 ranks over many steps, chance brings none so far
+  float sigmas = 6;  // of 10,000 ranks over many steps, chance brings none so far
   size_t steps = 3;    // at least
 };
 

@@ -13,6 +13,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace convoy::trace::slow {
@@ -30,6 +31,7 @@ struct Finding {
   float runner_up_confidence = 0;
   std::vector<Evidence> evidence = {};
   std::string summary = {};
+  std::vector<std::pair<uint32_t, uint32_t>> slow_links = {};  // that it explains
 };
 
 // What findings are made from: the steps that (nearly) all ranks have told of.

@@ -13,6 +13,18 @@ constexpr float kReference = 0.35F;  // quantile of peers: holds while up to hal
 constexpr uint32_t kMemorySteps = 2048;
 constexpr float kStretchMin = 0.5e9F;  // ns: what throttles does so for longer
 
+// Of a step, checkpoints left out: of the median rank.
+float length_of(const View& view, size_t column) {
+  std::vector<float> all;
+  for (uint32_t r = 0; r < view.ranks(); ++r) {
+    const RankStep* cell = view.cell(r, column);
+    if (cell != nullptr && !cell->special) {
+      all.push_back(cell->length() - cell->part[kCheckpoint]);
+    }
+  }
+  return median(all);
+}
+
 }  // namespace
 
 std::string text(const char* format, ...) {
@@ -54,6 +66,8 @@ Table LocalFaults::excess(const View& view, std::initializer_list<Part> parts, c
   std::vector<float> some;
   Table result(view.ranks(), view.steps.size());
   for (size_t i = 0; i < view.steps.size(); ++i) {
+    // Of steps with more work, noise is larger as well.
+    const float step_ns = std::max(view.step_ns, length_of(view, i));
     if (!by_history && !view.roles.cohorts().empty()) {
       for (const auto& cohort : view.roles.cohorts()) {
         some.clear();
@@ -62,7 +76,7 @@ Table LocalFaults::excess(const View& view, std::initializer_list<Part> parts, c
         }
         const float reference = quantile(some, kReference);
         for (const uint32_t r : cohort) {
-          result.at(r, i) = (values.at(r, i) - reference) / view.step_ns;
+          result.at(r, i) = (values.at(r, i) - reference) / step_ns;
         }
       }
       continue;
@@ -77,7 +91,7 @@ Table LocalFaults::excess(const View& view, std::initializer_list<Part> parts, c
     const float growth = quantile(some, kReference);
     for (uint32_t r = 0; r < view.ranks(); ++r) {
       if (bases[r].value() == 0) continue;
-      result.at(r, i) = (values.at(r, i) - growth * bases[r].value()) / view.step_ns;
+      result.at(r, i) = (values.at(r, i) - growth * bases[r].value()) / step_ns;
     }
   }
   return result;

@@ -198,6 +198,7 @@ void NetworkFaults::flaps(const View& view, const std::vector<Signal>& signals, 
   std::vector<size_t> known;
   for (size_t s = 0; s < signals.size(); ++s) {
     if (!signals[s].is_link || signals[s].change.found) continue;
+    if (signals[s].within_host && !signals[s].has_round_trip) continue;
     const float least = std::max(kFlapLevel, kFlapSigmas * noise[s]);
     known.clear();
     for (size_t i = columns; i-- > 0;) {

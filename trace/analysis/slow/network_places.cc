@@ -11,6 +11,7 @@ namespace {
 constexpr float kCostMin = 0.03F;  // of the step time; less is hidden
 constexpr float kCostMinOfOperations = 0.05F;
 constexpr float kRatioAlways = 1.5F;  // told even so …
+constexpr float kSureWithin = 9;      // standard errors: what goes on within a host varies more
 constexpr float kSure = 12;           // … with so many standard errors
 constexpr float kLossy = 20;          // retransmits a second: packets are lost, not only slow
 constexpr int64_t kSameTime = 4;      // steps
@@ -162,6 +163,7 @@ Finding NetworkFaults::of_place(const View& view, const Place& place,
     f.summary = "the network is slower than before, and nothing tells where";
   }
   for (const Signal* s : explained) {
+    if (s->is_link) f.slow_links.emplace_back(s->sender, s->receiver);
     if (!s->is_link && f.culprit.groups.size() < 8 && f.cls == Class::kUnknown) {
       f.culprit.groups.push_back(s->group);
     }
@@ -181,6 +183,7 @@ Finding NetworkFaults::of_place(const View& view, const Place& place,
 // Of links between hosts also what costs nothing yet. Operations take longer for many reasons.
 bool NetworkFaults::is_worth_it(const Signal& s) {
   if (!s.change.found) return false;
+  if (s.within_host && !s.has_round_trip && s.change.significance < kSureWithin) return false;
   if (s.cost >= (s.is_link ? kCostMin : kCostMinOfOperations)) return true;
   return s.is_link && !s.within_host && s.ratio >= kRatioAlways && s.change.significance > kSure;
 }

@@ -65,6 +65,7 @@ struct SlowAnalysis::Impl {
     Verdict verdict;
     uint32_t first_step = 0, last_step = 0, hold_steps = 0;
     bool is_over = false;
+    std::vector<std::pair<uint32_t, uint32_t>> slow_links;
   };
 
   Impl(const Registry& r, const DiagnoserOptions& o)
@@ -349,7 +350,12 @@ int64_t SlowAnalysis::Impl::begin_of(uint32_t step, const Culprit& culprit,
 SlowAnalysis::Impl::Known& SlowAnalysis::Impl::known_of(const Finding& f, const slow::View& view) {
   Known* oldest = nullptr;
   for (Known& k : known) {
-    if (k.verdict.withdrawn || !same(k.verdict, f, view.clock)) continue;
+    // What links are slow stays, while it becomes clear whose fault it is.
+    const bool shares_links =
+        std::any_of(k.slow_links.begin(), k.slow_links.end(), [&](const auto& l) {
+          return std::find(f.slow_links.begin(), f.slow_links.end(), l) != f.slow_links.end();
+        });
+    if (k.verdict.withdrawn || (!shares_links && !same(k.verdict, f, view.clock))) continue;
     if (k.is_over && k.last_step + 1 < f.first_step) continue;
     if (oldest == nullptr) {
       oldest = &k;
@@ -382,6 +388,7 @@ void SlowAnalysis::Impl::withdraw(const Finding& f) {
 void SlowAnalysis::Impl::tell(const Finding& f, const slow::View& view) {
   Known* const at = &known_of(f, view);
   at->is_over = false;
+  at->slow_links = f.slow_links;
   Verdict& v = at->verdict;
   v.cls = f.cls;
   v.culprit = f.culprit;
