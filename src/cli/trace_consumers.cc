@@ -21,8 +21,8 @@ constexpr int64_t kBetweenFlushes = 1'000'000'000;  // ns, also between two sets
 constexpr size_t kToldAtEnd = 10;                   // verdicts
 
 void print(const trace::Verdict& v) {
-  std::printf("%s %s: %s\n", v.cleared != 0 ? "over:" : "found:", trace::name_of(v.cls),
-              printable(v.summary).c_str());
+  const char* what = v.withdrawn ? "withdrawn:" : v.cleared != 0 ? "over:" : "found:";
+  std::printf("%s %s: %s\n", what, trace::name_of(v.cls), printable(v.summary).c_str());
   if (v.cleared == 0 && !v.action.empty()) std::printf("  do: %s\n", printable(v.action).c_str());
   std::fflush(stdout);
 }

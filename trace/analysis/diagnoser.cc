@@ -174,8 +174,8 @@ void Diagnoser::Impl::place(Verdict found, int64_t now, std::vector<size_t>& tol
   Verdict& v = all[at->verdict];
   const bool has_changed = differs(v, found) || v.cleared != 0;
   found.told = v.told;
-  if (v.cls != found.cls && v.id != 0) {
-    found.told = now;
+  if (v.id != 0 && (v.cls != found.cls || v.culprit != found.culprit)) {
+    if (v.cls != found.cls) found.told = now;
     renamed.push_back(v);
     renamed.back().cleared = now;
     renamed.back().withdrawn = true;

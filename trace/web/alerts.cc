@@ -125,6 +125,7 @@ Result<std::unique_ptr<Alerts>> Alerts::start(const Registry& registry,
 
 void Alerts::tell(const Verdict& verdict) {
   Impl& s = *impl_;
+  if (verdict.cls == Class::kWarmUp) return;  // passes by itself
   const std::string key = key_of(verdict);
   if (verdict.cleared == 0) {
     if (verdict.cost < s.options.cost_min || verdict.confidence < s.options.confidence_min) return;
