@@ -144,7 +144,7 @@ TEST_CASE("ranks are found, drained while they run, and told how they died") {
     CHECK(notes.last_job.world_size == kRanks);
     CHECK(notes.last_job.generation == 2);
   }
-  CHECK((*collector)->stats().ranks == 0);
+  CHECK(wait_for([&] { return (*collector)->stats().ranks == 0; }));
   CHECK((*collector)->stats().connected);
   ::close(go[0]);
   ::close(go[1]);

@@ -48,8 +48,10 @@ RankDrain::RankDrain(std::shared_ptr<Segment> segment, Registry& registry)
 bool RankDrain::drain(Batch& batch, bool has_ended) {
   batch.rank = static_cast<uint32_t>(segment_->rank());
   batch.generation = segment_->generation();
-  const TimeScale times = segment_->time_scale();
-  if (segment_->anchors().empty()) return false;  // it begins just now
+  // It begins just now: two anchors tell the clock's rate, and no record is older than the second.
+  std::vector<Anchor> anchors = segment_->anchors();
+  if (anchors.size() < (has_ended ? 1 : 2)) return false;
+  const TimeScale times(std::move(anchors));
   const int64_t begin = has_ended ? INT64_MAX : times.monotonic_ns(take_anchor().ticks);
   bool more = false;
   for (uint32_t ring = 0; ring < readers_.size(); ++ring) {
