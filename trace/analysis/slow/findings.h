@@ -9,6 +9,7 @@
 #include <convoy/trace/diagnose.h>
 #include <convoy/trace/verdict.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -46,10 +47,13 @@ struct View {
   std::vector<uint32_t> steps;  // ordinary ones, oldest first; the last is the newest
   float step_ns = 1;            // how long a step takes, of the median rank
   uint32_t warm_until = 0;      // the last step of the warm-up
+  float busy = 0;               // share of a step that the median rank was ready and had no core
 
   const RankStep* cell(uint32_t rank, size_t column) const {
     return window.find(rank, steps[column]);
   }
+  // Slower by less is nobody's fault. Where cores are short everything varies by as much.
+  float slow_share() const { return std::max(static_cast<float>(options.slow_share), busy); }
   uint32_t newest() const { return steps.back(); }
   uint32_t ranks() const { return window.ranks(); }
   std::string host(uint32_t rank) const {

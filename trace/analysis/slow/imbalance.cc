@@ -32,15 +32,6 @@ size_t since(const std::vector<float>& values) {
   return at;
 }
 
-bool has_busy_hosts(const View& view) {
-  std::vector<float> waits;
-  for (uint32_t r = 0; r < view.ranks(); ++r) {
-    const RankStep* cell = view.window.find(r, view.newest());
-    if (cell != nullptr) waits.push_back(cell->run_queue / view.step_ns);
-  }
-  return median(waits) > kBusyHost;
-}
-
 // How much the tokens of a step differ between ranks that do the same work.
 std::optional<float> tokens_vary(const View& view, size_t first) {
   std::vector<float> all, some;
@@ -116,10 +107,9 @@ void Imbalance::stages(const View& view, std::vector<Finding>& found) {
   const float found_noise = noise_of(excess);
   const float noise = std::isnan(found_noise) ? 0.005F : std::max(0.003F, found_noise);
   for (uint32_t p = 0; p < stages; ++p) {
-    const Change change = raised(excess.row(p), columns,
-                                 {.level = static_cast<float>(view.options.slow_share),
-                                  .noise = noise,
-                                  .steps = kStepsMin - 1});
+    const Change change =
+        raised(excess.row(p), columns,
+               {.level = view.slow_share(), .noise = noise, .steps = kStepsMin - 1});
     if (!change.found) continue;
     Finding f{.cls = Class::kImbalanceStage,
               .first_step = view.steps[change.begin],
@@ -162,8 +152,7 @@ bool Imbalance::experts(const View& view, std::vector<Finding>& found) const {
   std::vector<float> newest(ratios.end() - 3, ratios.end()),
       newest_costs(costs.end() - 3, costs.end());
   const float ratio = median(newest) + 1, cost = median(newest_costs);
-  if (ratio < kGivenRatio || cost < static_cast<float>(view.options.slow_share) / 2)
-    return exchanges;
+  if (ratio < kGivenRatio || cost < view.slow_share() / 2) return exchanges;
   Finding f{.cls = Class::kImbalanceExpert,
             .first_step = view.steps[since(ratios)],
             .last_step = view.newest(),
@@ -185,7 +174,7 @@ bool Imbalance::experts(const View& view, std::vector<Finding>& found) const {
 void Imbalance::data(const View& view, std::vector<Finding>& found) const {
   const size_t first = view.steps.size() - std::min(kStepsData, view.steps.size());
   const size_t columns = view.steps.size() - first;
-  if (has_busy_hosts(view)) return;  // then nothing that computes takes as long as it needs
+  if (view.busy > kBusyHost) return;  // then nothing that computes takes as long as it needs
   if (view.roles.replicas() < 2 || columns < kStepsDataMin || view.roles.cohorts().empty()) return;
   std::vector<Table> half(2, Table(view.ranks(), columns));
   std::vector<float> some;
@@ -262,7 +251,7 @@ void Imbalance::data(const View& view, std::vector<Finding>& found) const {
   compute = median(some) / view.step_ns;
   std::vector<float> newest(worst.end() - 4, worst.end());
   const float cost = (std::exp(median(newest)) - 1) * compute;
-  if (cost < static_cast<float>(view.options.slow_share)) return;
+  if (cost < view.slow_share()) return;
   Finding f{.cls = Class::kImbalanceData,
             .first_step = view.steps[first + since(worst)],
             .last_step = view.newest(),

@@ -105,7 +105,7 @@ ChangeLimits limits_of(const View& view, const Table& table, uint32_t rank, floa
   ChangeLimits limits;
   limits.noise = std::max(noise, 0.002F);
   if (!std::isnan(own)) limits.noise = std::max(limits.noise, std::min(own, 3 * limits.noise));
-  limits.level = 0.75F * static_cast<float>(view.options.slow_share) + 3 * spread;
+  limits.level = 0.75F * view.slow_share() + 3 * spread;
   return limits;
 }
 
@@ -193,7 +193,7 @@ bool LocalFaults::is_periodic(const View& view, uint32_t rank, Finding& finding)
   const float stretch = static_cast<float>(ons) / static_cast<float>(begins.size());
   if (stretch * view.step_ns < kStretchMin) return false;
   const float cost = sum / static_cast<float>(values.size());
-  if (cost < static_cast<float>(view.options.slow_share)) return false;
+  if (cost < view.slow_share()) return false;
   finding.cls = Class::kSlowComputePeriodic;
   finding.cost = cost;
   const float period = median(gaps);
@@ -222,10 +222,14 @@ void LocalFaults::slow_hosts(const View& view, const Table& by_peers, const Tabl
     }
     return true;
   };
+  // A host with few ranks is noisier than the others, whose noise it is held against.
+  std::vector<float> sizes;
+  for (const auto& mine : ranks) sizes.push_back(static_cast<float>(mine.size()));
+  const size_t least = std::max<size_t>(2, static_cast<size_t>(median(sizes) / 2));
   Table series(hosts, view.steps.size());
   std::vector<float> some;
   for (size_t h = 0; h < hosts; ++h) {
-    if (ranks[h].size() < 2 || ranks[h].size() == view.ranks()) continue;
+    if (ranks[h].size() < least || ranks[h].size() == view.ranks()) continue;
     const Table& table = within(ranks[h]) ? by_history : by_peers;
     for (size_t i = 0; i < view.steps.size(); ++i) {
       some.clear();
@@ -239,7 +243,7 @@ void LocalFaults::slow_hosts(const View& view, const Table& by_peers, const Tabl
   const float spread = static_spread(series);
   const float noise = std::max(newest_spread(series), noise_of(series));
   for (size_t h = 0; h < hosts; ++h) {
-    if (ranks[h].size() < 2) continue;
+    if (ranks[h].size() < least) continue;
     const ChangeLimits limits = limits_of(view, series, static_cast<uint32_t>(h),
                                           std::isnan(noise) ? 0.01F : noise, spread);
     const Change change = raised(series.row(h), series.columns(), limits);

@@ -56,7 +56,7 @@ class NetworkFaults {
                                     const std::vector<Finding>& between) const;
   static Finding of_place(const View& view, const Place& place,
                           const std::vector<const Signal*>& explained);
-  static bool is_worth_it(const Signal& signal);
+  static bool is_worth_it(const View& view, const Signal& signal);
   void flaps(const View& view, const std::vector<Signal>& signals, const Table& ratios,
              const std::vector<float>& noise);
   std::vector<Finding> flapping(const View& view, const std::vector<Finding>& lasting) const;

@@ -92,9 +92,9 @@ std::vector<Finding> NetworkFaults::between_hosts(const View& view,
     Measure m{.ranks = {s->sender, s->receiver},
               .is_link = s->is_link,
               .all_pairs = s->all_pairs,
-              .is_raised = is_worth_it(*s),
+              .is_raised = is_worth_it(view, *s),
               .is_lossy = s->retransmits > kLossy * s->seconds,
-              .is_minor = s->is_minor && !is_worth_it(*s),
+              .is_minor = s->is_minor && !is_worth_it(view, *s),
               .level = s->level,
               .error = s->error};
     if (!s->is_link) m.ranks = view.registry.groups()[s->group].ranks;
@@ -181,10 +181,10 @@ Finding NetworkFaults::of_place(const View& view, const Place& place,
 }
 
 // Of links between hosts also what costs nothing yet. Operations take longer for many reasons.
-bool NetworkFaults::is_worth_it(const Signal& s) {
+bool NetworkFaults::is_worth_it(const View& view, const Signal& s) {
   if (!s.change.found) return false;
   if (s.within_host && !s.has_round_trip && s.change.significance < kSureWithin) return false;
-  if (s.cost >= (s.is_link ? kCostMin : kCostMinOfOperations)) return true;
+  if (s.cost >= std::max(view.busy, s.is_link ? kCostMin : kCostMinOfOperations)) return true;
   return s.is_link && !s.within_host && s.ratio >= kRatioAlways && s.change.significance > kSure;
 }
 
@@ -204,7 +204,7 @@ std::vector<Finding> NetworkFaults::localise(const View& view, std::vector<Signa
     // Several ranks of one machine over TCP: a network all the same.
     if (!s.within_host || (one_host && s.has_round_trip)) {
       between.push_back(&s);
-    } else if (is_worth_it(s)) {
+    } else if (is_worth_it(view, s)) {
       within.push_back(&s);
     }
   }

@@ -80,6 +80,7 @@ struct SlowAnalysis::Impl {
   void judge(uint32_t step, const ClockModel& clock);
   bool make_view(uint32_t step, slow::View& view);
   Finding warm_up(const slow::View& view) const;
+  static float busy_share(const slow::View& view);
   void settle(std::vector<Finding>& found, const slow::View& view);
   void tell(const Finding& finding, const slow::View& view);
   bool same(const Verdict& verdict, const Finding& finding, const ClockModel& clock) const;
@@ -155,6 +156,19 @@ void SlowAnalysis::batch(const Batch& batch, const ClockModel& clock) {
   }
 }
 
+float SlowAnalysis::Impl::busy_share(const slow::View& view) {
+  std::vector<float> shares;
+  for (uint32_t r = 0; r < view.ranks(); ++r) {
+    float waited = 0, all = 0;  // the counter may be read more seldom than steps end
+    for (const uint32_t step : view.steps) {
+      const slow::RankStep* cell = view.window.find(r, step);
+      if (cell != nullptr) waited += cell->run_queue, all += cell->length();
+    }
+    if (all > 0) shares.push_back(waited / all);
+  }
+  return slow::median(shares);
+}
+
 // False: there is nothing to judge yet.
 bool SlowAnalysis::Impl::make_view(uint32_t step, slow::View& view) {
   std::vector<float> lengths, warm_ones;
@@ -189,6 +203,7 @@ bool SlowAnalysis::Impl::make_view(uint32_t step, slow::View& view) {
   view.steps.erase(view.steps.begin(), view.steps.begin() + static_cast<ptrdiff_t>(slow_ones));
   view.step_ns = std::max(usual, 1.0F);
   view.warm_until = warm.last;
+  view.busy = busy_share(view);
   if (!warm_ones.empty()) warm.factor = std::max(1.0F, slow::median(warm_ones) / view.step_ns);
   return !view.steps.empty();
 }
@@ -203,7 +218,8 @@ void SlowAnalysis::Impl::judge(uint32_t step, const ClockModel& clock) {
                   .clock = clock,
                   .steps = {},
                   .step_ns = 1,
-                  .warm_until = 0};
+                  .warm_until = 0,
+                  .busy = 0};
   flows.forget(step > 2 ? step - 2 : 0);
   if (!make_view(step, view)) return;
   std::vector<Finding> found = local.find(view);

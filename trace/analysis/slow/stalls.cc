@@ -63,7 +63,7 @@ float longer_than_peers(const View& view, uint32_t rank, size_t column) {
 
 std::vector<Finding> LocalFaults::data(const View& view) {
   const size_t newest = view.steps.size() - 1;
-  const auto share = static_cast<float>(view.options.slow_share);
+  const float share = view.slow_share();
   const Table peers = excess(view, {kData}, data_, false);
   const Table history = excess(view, {kData}, data_, true);
   const float noise = noise_of(peers);
@@ -131,7 +131,7 @@ std::vector<Finding> LocalFaults::checkpoints(const View& view) {
     }
   }
   const float usual = median(all);
-  const auto share = static_cast<float>(view.options.slow_share);
+  const float share = view.slow_share();
   // Among those that save: how long they take differs, and somebody is always the last.
   std::vector<float> saving;
   for (const float e : all) {
@@ -184,7 +184,7 @@ std::vector<Finding> LocalFaults::pauses(const View& view) {
   if (view.steps.size() < 4) return found;
   // The step before the newest: so it is known that it was over afterwards.
   const size_t at = view.steps.size() - 2;
-  const auto share = static_cast<float>(view.options.slow_share);
+  const float share = view.slow_share();
   const Table own = excess(view, {kCompute, kGarbage, kOther, kLaunch}, compute_, false);
   const Table garbage = excess(view, {kGarbage}, compute_, false);
   const float found_noise = noise_of(own);
