@@ -30,6 +30,7 @@ START_S = 60  # until the first steps
 SETTLE_S = 1.5  # a right verdict has to stand for so long
 HEALTHY_STEPS = 80
 CONTROLS = {"healthy": {}, "jitter": {"jitter": 0.15}, "warm_up": {"warm_up": 10}, "saving": {"save_every": 15}}
+READERS = ("loader", "frozen_loader")
 # What the test runs, each once: fault, layout.
 PARTS = {"healthy": [("healthy", "tp2pp2dp2"), ("warm_up", "dp8"), ("jitter", "hosts2"), ("saving", "dp8")],
          "stuck": [("stopped", "dp8"), ("killed", "tp2pp2dp2"), ("raises", "dp8"), ("frozen_disk", "tp2pp2dp2"), ("frozen_loader", "dp8"),
@@ -60,7 +61,9 @@ class Run:
         chance = random.Random(f"{name} {layout} {seed}")
         kind = faults.ALL.get(name, faults.Fault)
         self.is_control = kind is faults.Fault
-        self.fault = kind(chance.randrange(8), chance.randint(20, 32), self.folder, chance)
+        # Of two pipeline stages only the first reads samples.
+        ranks = 4 if layout == "tp2pp2dp2" and name in READERS else 8
+        self.fault = kind(chance.randrange(ranks), chance.randint(20, 32), self.folder, chance)
         self.options = argparse.Namespace(**{"layout": layout, "seed": seed, "folder": str(self.folder), "jitter": 0.02, "warm_up": 2,
                                              "save_every": 10 if name in ("slow_save", "frozen_disk") else 10**9,
                                              "steps": HEALTHY_STEPS if self.is_control else 10**6, **CONTROLS.get(name, {})})
