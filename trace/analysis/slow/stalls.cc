@@ -97,7 +97,7 @@ std::vector<Finding> LocalFaults::data(const View& view) {
     for (const auto& e : events) sum += e.second;
     if (sum < kStallsMin) continue;
     Finding f = stall(view, Class::kDataLoaderStall, events);
-    if (f.cost < share) continue;
+    if (f.cost < kPausesShare * share) continue;
     f.culprit.ranks = {rank};
     f.runner_up = Class::kStorageStall;
     f.runner_up_confidence = 0.1F;
