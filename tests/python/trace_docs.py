@@ -20,8 +20,9 @@ while True:
     if len(done) == len(issued) or time.monotonic() > deadline:
         break
     time.sleep(0.05)
-print(json.dumps({"spans": collections.Counter(r["name"] for r in records if r["kind"] == "end"), "issued": len(issued), "done": len(done),
-                  "reduced": sum(r["name"] == "all_reduce/float32/sum" for r in issued)}))
+line = json.dumps({"spans": collections.Counter(r["name"] for r in records if r["kind"] == "end"), "issued": len(issued), "done": len(done),
+                   "reduced": sum(r["name"] == "all_reduce/float32/sum" for r in issued)})
+print(line + "\\n", end="", flush=True)  # in one write: both ranks have the same pipe
 dist.destroy_process_group()
 """
 
