@@ -52,6 +52,23 @@ bool wait_for(const std::function<bool()>& what) {
   return false;
 }
 
+std::unique_ptr<Aggregator> started(Registry& registry, Notes& notes) {
+  AggregatorOptions options;
+  options.host = "127.0.0.1";
+  options.registry = &registry;
+  options.sinks = {&notes};
+  auto aggregator = Aggregator::start(options);
+  REQUIRE(aggregator.ok());
+  return std::move(aggregator).value();
+}
+
+CollectorOptions options_to(const Aggregator& aggregator) {
+  CollectorOptions collect;
+  collect.aggregator = "127.0.0.1:" + std::to_string(aggregator.port());
+  collect.look_around = false;  // others' ranks may be running on this machine
+  return collect;
+}
+
 // Waits for a byte, opens its recorder, and records operations, the last of which does not end.
 [[noreturn]] void be_rank(uint32_t rank, int go) {
   ::signal(SIGTERM, SIG_DFL);  // not the test framework's
@@ -87,17 +104,10 @@ TEST_CASE("ranks are found, drained while they run, and told how they died") {
   }
   Registry registry;
   Notes notes;
-  AggregatorOptions options;
-  options.host = "127.0.0.1";
-  options.registry = &registry;
-  options.sinks = {&notes};
-  auto aggregator = Aggregator::start(options);
-  REQUIRE(aggregator.ok());
-  CollectorOptions collect;
-  collect.aggregator = "127.0.0.1:" + std::to_string((*aggregator)->port());
+  const auto aggregator = started(registry, notes);
+  CollectorOptions collect = options_to(*aggregator);
   collect.period = 20ms;
   collect.host = "this host";
-  collect.look_around = false;  // others' ranks may be running on this machine
   auto collector = Collector::start(collect);
   REQUIRE(collector.ok());
   for (const pid_t pid : pids) (*collector)->watch(pid);
@@ -165,15 +175,8 @@ TEST_CASE("what a watched process has started is found, and its parent's word co
   if (direct == 0) be_rank(2, go[0]);
   Registry registry;
   Notes notes;
-  AggregatorOptions options;
-  options.host = "127.0.0.1";
-  options.registry = &registry;
-  options.sinks = {&notes};
-  auto aggregator = Aggregator::start(options);
-  REQUIRE(aggregator.ok());
-  CollectorOptions collect;
-  collect.aggregator = "127.0.0.1:" + std::to_string((*aggregator)->port());
-  collect.look_around = false;
+  const auto aggregator = started(registry, notes);
+  CollectorOptions collect = options_to(*aggregator);
   collect.parent_tells = true;
   auto collector = Collector::start(collect);
   REQUIRE(collector.ok());

@@ -45,6 +45,7 @@ struct View {
   const Links& links;
   const ClockModel& clock;
   std::vector<uint32_t> steps;  // ordinary ones, oldest first; the last is the newest
+  std::vector<float> lengths;   // of them, in ns: of the median ordinary rank, less checkpoints
   float step_ns = 1;            // how long a step takes, of the median rank
   uint32_t warm_until = 0;      // the last step of the warm-up
   float busy = 0;               // share of a step that the median rank was ready and had no core
@@ -64,6 +65,13 @@ struct View {
     return clock.host_of(a) != ClockModel::kNone && clock.host_of(a) == clock.host_of(b);
   }
 };
+
+// As a rank, or as an end of a link.
+inline bool names_rank(const Culprit& c, uint32_t rank) {
+  return std::find(c.ranks.begin(), c.ranks.end(), rank) != c.ranks.end() ||
+         std::any_of(c.links.begin(), c.links.end(),
+                     [&](const auto& l) { return l.first == rank || l.second == rank; });
+}
 
 // printf
 std::string text(const char* format, ...) __attribute__((format(printf, 1, 2)));

@@ -13,18 +13,6 @@ constexpr float kReference = 0.35F;  // quantile of peers: holds while up to hal
 constexpr uint32_t kMemorySteps = 2048;
 constexpr float kStretchMin = 0.5e9F;  // ns: what throttles does so for longer
 
-// Of a step, checkpoints left out: of the median rank.
-float length_of(const View& view, size_t column) {
-  std::vector<float> all;
-  for (uint32_t r = 0; r < view.ranks(); ++r) {
-    const RankStep* cell = view.cell(r, column);
-    if (cell != nullptr && !cell->special) {
-      all.push_back(cell->length() - cell->part[kCheckpoint]);
-    }
-  }
-  return median(all);
-}
-
 }  // namespace
 
 std::string text(const char* format, ...) {
@@ -67,7 +55,7 @@ Table LocalFaults::excess(const View& view, std::initializer_list<Part> parts, c
   Table result(view.ranks(), view.steps.size());
   for (size_t i = 0; i < view.steps.size(); ++i) {
     // Of steps with more work, noise is larger as well.
-    const float step_ns = std::max(view.step_ns, length_of(view, i));
+    const float step_ns = std::max(view.step_ns, view.lengths[i]);
     if (!by_history && !view.roles.cohorts().empty()) {
       for (const auto& cohort : view.roles.cohorts()) {
         some.clear();

@@ -36,13 +36,8 @@ std::vector<Finding> NetworkFaults::within_hosts(const View& view,
   // Exchanges within a host wait for those of the same operation that leave it.
   const auto is_part_of = [&](const Signal& s) {
     return std::any_of(between.begin(), between.end(), [&](const Finding& f) {
-      const auto& ranks = f.culprit.ranks;
-      const auto is_named = [&](uint32_t r) {
-        return std::find(ranks.begin(), ranks.end(), r) != ranks.end() ||
-               std::any_of(f.culprit.links.begin(), f.culprit.links.end(),
-                           [&](const auto& l) { return l.first == r || l.second == r; });
-      };
-      if (f.cost > s.cost && s.is_link && (is_named(s.sender) || is_named(s.receiver))) return true;
+      const bool is_named = names_rank(f.culprit, s.sender) || names_rank(f.culprit, s.receiver);
+      if (f.cost > s.cost && s.is_link && is_named) return true;
       const auto since = static_cast<int64_t>(s.steps[s.change.begin]);
       return f.cost > 2 * s.cost && std::abs(since - int64_t{f.first_step}) <= kSameTime;
     });
@@ -94,9 +89,9 @@ std::vector<Finding> NetworkFaults::between_hosts(const View& view,
               .all_pairs = s->all_pairs,
               .is_raised = is_worth_it(view, *s),
               .is_lossy = s->retransmits > kLossy * s->seconds,
-              .is_minor = s->is_minor && !is_worth_it(view, *s),
               .level = s->level,
               .error = s->error};
+    m.is_minor = s->is_minor && !m.is_raised;
     if (!s->is_link) m.ranks = view.registry.groups()[s->group].ranks;
     measures.push_back(std::move(m));
   }

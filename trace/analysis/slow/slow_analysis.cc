@@ -52,12 +52,6 @@ int family_of(Class cls) {
   }
 }
 
-bool names_rank(const Culprit& c, uint32_t rank) {
-  return std::find(c.ranks.begin(), c.ranks.end(), rank) != c.ranks.end() ||
-         std::any_of(c.links.begin(), c.links.end(),
-                     [&](const auto& l) { return l.first == rank || l.second == rank; });
-}
-
 }  // namespace
 
 struct SlowAnalysis::Impl {
@@ -175,12 +169,13 @@ bool SlowAnalysis::Impl::make_view(uint32_t step, slow::View& view) {
   const uint32_t first = step > options.window_steps ? step - options.window_steps + 1 : 1;
   for (uint32_t s = first; s <= step; ++s) {
     size_t special = 0, warming = 0;
-    std::vector<float> of_step;
+    std::vector<float> of_step, ordinary;
     for (uint32_t r = 0; r < window.ranks(); ++r) {
       const slow::RankStep* cell = window.find(r, s);
       if (cell == nullptr) continue;
       special += cell->special, warming += cell->warm_up;
       of_step.push_back(cell->length() - cell->part[slow::kCheckpoint]);
+      if (!cell->special) ordinary.push_back(of_step.back());
     }
     const size_t there = of_step.size();
     if (warming * 2 > there) {
@@ -189,6 +184,7 @@ bool SlowAnalysis::Impl::make_view(uint32_t step, slow::View& view) {
     }
     if (there == 0 || special * 2 > there) continue;
     view.steps.push_back(s);
+    view.lengths.push_back(slow::median(ordinary));
     lengths.push_back(slow::median(of_step));
   }
   if (view.steps.empty() || view.steps.back() != step) return false;
@@ -201,6 +197,8 @@ bool SlowAnalysis::Impl::make_view(uint32_t step, slow::View& view) {
     warm.last = std::max(warm.last, view.steps[slow_ones++]);
   }
   view.steps.erase(view.steps.begin(), view.steps.begin() + static_cast<ptrdiff_t>(slow_ones));
+  view.lengths.erase(view.lengths.begin(),
+                     view.lengths.begin() + static_cast<ptrdiff_t>(slow_ones));
   view.step_ns = std::max(usual, 1.0F);
   view.warm_until = warm.last;
   view.busy = busy_share(view);
@@ -217,6 +215,7 @@ void SlowAnalysis::Impl::judge(uint32_t step, const ClockModel& clock) {
                   .links = links,
                   .clock = clock,
                   .steps = {},
+                  .lengths = {},
                   .step_ns = 1,
                   .warm_until = 0,
                   .busy = 0};
@@ -325,7 +324,7 @@ bool SlowAnalysis::Impl::same(const Verdict& v, const Finding& f, const ClockMod
     const Culprit& one = *pair;
     const Culprit& other = pair == &v.culprit ? f.culprit : v.culprit;
     for (const uint32_t r : one.ranks) {
-      if (family_of(v.cls) == 2 && names_rank(other, r)) return true;
+      if (family_of(v.cls) == 2 && slow::names_rank(other, r)) return true;
       const uint32_t h = clock.host_of(r);
       if (h != ClockModel::kNone && std::find(other.hosts.begin(), other.hosts.end(),
                                               clock.hosts()[h]) != other.hosts.end()) {
@@ -333,7 +332,8 @@ bool SlowAnalysis::Impl::same(const Verdict& v, const Finding& f, const ClockMod
       }
     }
     for (const auto& [sender, receiver] : one.links) {
-      if (other.links.empty() && (names_rank(other, sender) || names_rank(other, receiver))) {
+      if (other.links.empty() &&
+          (slow::names_rank(other, sender) || slow::names_rank(other, receiver))) {
         return true;
       }
     }
