@@ -147,6 +147,10 @@ Result<std::unique_ptr<Server>> Server::start(const ServerOptions& options, Hand
   if (options.memory_bytes_max > 0) {
     builder.SetResourceQuota(grpc::ResourceQuota("convoy").Resize(options.memory_bytes_max));
   }
+  if (options.window_bytes > 0) {
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, options.window_bytes);
+  }
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a port in use is an error
   const std::string host = options.host.empty() ? "[::]" : options.host;
   const std::string address = host + ":" + std::to_string(options.port);

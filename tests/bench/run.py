@@ -26,7 +26,7 @@ BENCHES = {
     "trace.aggregator": (["{build}/tests/bench/trace_aggregator"], ["50", "4"]),
     "trace.record": (["{build}/tests/bench/trace_record"], []),
     "trace.hook": (["{build}/tests/bench/trace_hook"], []),
-    "trace.step": ([sys.executable, HERE / "trace_step.py"], ["--ranks", "2", "--blocks", "10", "--steps", "2"]),
+    "trace.step": ([sys.executable, HERE / "trace_step.py", "--convoy", "{build}/src/cli/convoy"], ["--ranks", "2", "--pairs", "20"]),
     "trace.nccl": (["{build}/tests/bench/trace_nccl"], []),
     "trace.accuracy": (["{build}/tests/sim/diagnoser_accuracy", "--bench"], ["--runs", "1", "--max-ranks", "128"]),
     "trace.real_faults": ([sys.executable, HERE.parent / "trace" / "real" / "real_faults.py", "--convoy", "{build}/src/cli/convoy", "--runs", "5"],

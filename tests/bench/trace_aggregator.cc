@@ -253,7 +253,7 @@ int main(int argc, char** argv) {
   const auto number = [&](int at, int otherwise) {
     return static_cast<uint32_t>(argc > at ? std::max(1, std::atoi(argv[at])) : otherwise);
   };
-  const int failed = convoy::trace::run(number(1, 1250), number(2, 8));
+  const int failed = convoy::trace::run(number(1, 1250), number(2, 24));
   std::fprintf(stderr, "trace_aggregator: the server did not begin or end well\n");
   return failed;
 }

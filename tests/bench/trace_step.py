@@ -1,17 +1,25 @@
 #!/usr/bin/env python3
-"""trace.step: what the tracer adds to a training step: trace_step.py [--ranks 8] [--blocks 40] [--steps 6]
+"""trace.step: what the tracer adds to a training step: trace_step.py --convoy PROGRAM [--ranks 8] [--pairs 1000]
 
-Method: every rank trains two copies of a small transformer with DistributedDataParallel on the backend `convoy`, one on a group that
-is traced, one on a group that is not. Blocks of steps of the two take turns, the level switched to `spans` and `off`; the order within
-a pair changes from pair to pair. `value` is the median over the pairs of what the traced block's median step takes longer, in percent,
-`low` and `high` its 95 % confidence interval. What both have in common, the way past the hooks that are off, is not in it.
+Method: every rank trains a small transformer with DistributedDataParallel on the backend `convoy`, on a group that is attached. One step
+is recorded (level `spans`), the next one not (level `off`), and the order within a pair changes from pair to pair: what else the machine
+does falls on both. Figures, `low` and `high` their 95 % confidence interval:
+
+  slower      median over the pairs of what the recorded step takes longer, summed over the ranks, by the clock
+  processor   the same of the ranks' processor time
+  beside      processor time of `convoy trace serve --collect` (collector, aggregator, diagnosis and run file, beside the ranks on their
+              cores all the time), as a share of the ranks'
+
+What both steps have in common, the way through hooks at level `off`, is in none of them: trace.hook/off times it (0.2 us a collective).
 """
 import argparse
 import json
 import math
 import os
 import pathlib
+import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -36,44 +44,47 @@ class Job:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
         self.data = torch.randn(4, 64, 128)
 
-    def step(self) -> float:
-        begin = time.perf_counter()
+    def step(self, level: str) -> tuple[float, float]:
+        """Returns what it took: by the clock, and of processor time."""
+        convoy.trace.set_level(level)
+        begin, processor = time.perf_counter(), time.process_time()
         self.model(self.data).square().mean().backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return time.perf_counter() - begin
-
-    def block(self, level: str, steps: int) -> float:
-        dist.barrier()
-        convoy.trace.set_level(level)
-        self.step()
-        return statistics.median(self.step() for _ in range(steps))
+        return time.perf_counter() - begin, time.process_time() - processor
 
 
 def body(rank: int, args: argparse.Namespace, out: str) -> None:
     ranks.init("convoy", rank, args.ranks)
     convoy.trace.start(level="spans", groups=False)
-    plain, traced = dist.new_group(), dist.new_group()
-    convoy.trace.attach(traced)
-    with_hooks, without = Job(traced), Job(plain)
-    for job in (with_hooks, without):
-        job.block("off", 3)
-    differences = []
-    for pair in range(args.blocks):
-        def on() -> float:
-            return with_hooks.block("spans", args.steps)
-
-        def off() -> float:
-            return without.block("off", args.steps)
-
-        if pair % 2 == 0:
-            a, b = on(), off()
-        else:
-            b, a = off(), on()
-        differences.append((a / b - 1) * 100)
+    group = dist.new_group()
+    convoy.trace.attach(group)
+    job = Job(group)
+    for _ in range(10):
+        job.step("off")
+    pairs = []
+    for pair in range(args.pairs):
+        levels = ("spans", "off") if pair % 2 == 0 else ("off", "spans")
+        took = {level: job.step(level) for level in levels}
+        pairs.append([*took["spans"], *took["off"]])
+    total = torch.tensor(pairs, dtype=torch.float64)
+    dist.all_reduce(total)
     if rank == 0:
-        pathlib.Path(out).write_text(json.dumps(differences))
+        pathlib.Path(out).write_text(json.dumps(total.tolist()))
     dist.barrier()
+
+
+def measure(args: argparse.Namespace, folder: str) -> tuple[list[list[float]], float]:
+    """The pairs, and the processor seconds of what runs beside the ranks."""
+    out = os.path.join(folder, "pairs")
+    beside = subprocess.Popen([args.convoy, "trace", "serve", "--collect", "--host", "127.0.0.1", "--page", "0", "--run-file",
+                               os.path.join(folder, "run.cvyt")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        ranks.run(args.ranks, body, args, out, limit_s=1800)
+    finally:
+        beside.send_signal(signal.SIGINT)
+        usage = os.wait4(beside.pid, 0)[2]
+    return json.loads(pathlib.Path(out).read_text()), usage.ru_utime + usage.ru_stime
 
 
 def interval(values: list[float]) -> tuple[float, float, float]:
@@ -85,16 +96,18 @@ def interval(values: list[float]) -> tuple[float, float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--convoy", required=True)
     parser.add_argument("--ranks", type=int, default=8)
-    parser.add_argument("--blocks", type=int, default=40)
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--pairs", type=int, default=1000)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        out = os.path.join(folder, "differences")
-        ranks.run(args.ranks, body, args, out, limit_s=900)
-        middle, low, high = interval(json.loads(pathlib.Path(out).read_text()))
-    print(json.dumps({"bench": "trace.step", "case": f"ddp{args.ranks}", "metric": "slower", "value": round(middle, 3), "low": round(low, 3),
-                      "high": round(high, 3), "unit": "%", "pairs": args.blocks}))
+        pairs, beside_s = measure(args, folder)
+    row = {"bench": "trace.step", "case": f"ddp{args.ranks}", "unit": "%", "pairs": args.pairs}
+    for at, metric in enumerate(("slower", "processor")):
+        middle, low, high = interval([(pair[at] / pair[at + 2] - 1) * 100 for pair in pairs])
+        print(json.dumps(row | {"metric": metric, "value": round(middle, 3), "low": round(low, 3), "high": round(high, 3)}))
+    share = beside_s / sum(pair[1] + pair[3] for pair in pairs) * 100
+    print(json.dumps(row | {"metric": "beside", "value": round(share, 3)}))
 
 
 if __name__ == "__main__":

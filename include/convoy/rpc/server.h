@@ -51,6 +51,9 @@ struct ServerOptions {
   ConnectionOptions connection;
   size_t memory_bytes_max = 0;   // of gRPC's buffers, of all connections; 0: no limit
   int calls_per_client_max = 0;  // calls and streams of one connection at a time; 0: no limit
+  // That a client may send of a stream before it is read. 0: gRPC finds the line's delay with a
+  // ping for what it receives, which a server of many clients with small messages feels.
+  int window_bytes = 0;
 };
 
 // Serves calls on threads of gRPC's own (2 to 16 in a process, after the machine's cores).
