@@ -92,7 +92,13 @@ Status read_rendezvous(const std::string& text, launch::LaunchOptions* options) 
 
 Status complete_tracing(RunArguments* arguments) {
   launch::Tracing& tracing = arguments->tracing;
-  if (arguments->trace->count() == 0 && tracing.aggregator.empty()) return ok_status();
+  if (arguments->trace->count() == 0 && tracing.aggregator.empty()) {
+    const bool is_protected = !tracing.token_file.empty() || !tracing.certificate.empty() ||
+                              !tracing.key.empty() || !tracing.roots.empty();
+    if (!is_protected) return ok_status();
+    return {Code::kInvalidArgument,
+            "--trace-token-file and --trace-tls-… need --trace or --trace-to."};
+  }
   const size_t colon = tracing.aggregator.rfind(':');
   if (!tracing.aggregator.empty() && (colon == std::string::npos || colon == 0)) {
     return {Code::kInvalidArgument,
@@ -211,6 +217,21 @@ void add_run(CLI::App& root, Invocation& invocation) {
       ->type_name("P")
       ->needs(arguments->trace)
       ->excludes(trace_to);
+  app->add_option("--trace-token-file", arguments->tracing.token_file,
+                  "only who has the same first line in FILE may send what ranks record")
+      ->check(CLI::ExistingFile)
+      ->type_name("FILE");
+  app->add_option("--trace-tls-certificate", arguments->tracing.certificate,
+                  "PEM file of this machine: what ranks record is sent over mutual TLS")
+      ->check(CLI::ExistingFile)
+      ->type_name("FILE");
+  app->add_option("--trace-tls-key", arguments->tracing.key, "PEM file, the certificate's key")
+      ->check(CLI::ExistingFile)
+      ->type_name("FILE");
+  app->add_option("--trace-tls-roots", arguments->tracing.roots,
+                  "PEM file, of who signs the machines' certificates")
+      ->check(CLI::ExistingFile)
+      ->type_name("FILE");
   CLI::Option* rehearse = app->add_flag("--rehearse", arguments->rehearse,
                                         "without GPUs, on a stand-in that looks for mistakes");
   app->add_option("--gpus", arguments->gpus, "simulated GPUs; default: one for each rank")

@@ -50,6 +50,17 @@ Status add_serve(const Plan& plan, uint16_t port, std::vector<std::string>* word
   return ok_status();
 }
 
+void add_protection(const Tracing& tracing, std::vector<std::string>* words) {
+  const std::pair<const char*, const std::string&> options[] = {
+      {"--token-file", tracing.token_file},
+      {"--tls-certificate", tracing.certificate},
+      {"--tls-key", tracing.key},
+      {"--tls-roots", tracing.roots}};
+  for (const auto& [name, value] : options) {
+    if (!value.empty()) words->insert(words->end(), {name, value});
+  }
+}
+
 // Behind `convoy`; `line`: the descriptor on which it hears.
 Result<std::vector<std::string>> words_of(const Plan& plan, int line) {
   const LaunchOptions& o = plan.options;
@@ -67,6 +78,7 @@ Result<std::vector<std::string>> words_of(const Plan& plan, int line) {
   }
   words.insert(words.end(), {"--launcher", std::to_string(line), "--world-size",
                              std::to_string(o.nodes * o.ranks)});
+  add_protection(*o.tracing, &words);
   if (!o.mesh.empty()) words.insert(words.end(), {"--mesh", o.mesh});
   // The first machine's id counts; another machine that made up its own says none.
   if (plan.has_common_id || words[1] == "serve") {

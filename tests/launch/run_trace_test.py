@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -154,6 +155,37 @@ class RunTraceTest(JobTest):
         self.assertIn(f"[trace] sending to 127.0.0.1:{port + 1}", said[0])
         self.assertFalse(os.path.exists(self.folder + "/node1/trace"))
 
+    def protection(self, *names):
+        # As two operators would: one authority, one certificate for all machines.
+        at = lambda name: os.path.join(self.folder, name)  # noqa: E731
+        make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+                "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", at("key.pem"), "-out", at("cert.pem")]
+        subprocess.run(make, check=True, capture_output=True)
+        pathlib.Path(at("token")).write_text("a-secret\n")
+        files = {"token-file": "token", "tls-certificate": "cert.pem", "tls-key": "key.pem", "tls-roots": "cert.pem"}
+        return [word for name in names for word in (f"--trace-{name}", at(files[name]))]
+
+    @unittest.skipUnless(shutil.which("openssl"), "no openssl")
+    def test_two_machines_with_token_and_tls(self):
+        port = two_free_ports()
+        machine = ["--trace", "--nnodes", "2", "--rdzv", f"127.0.0.1:{port}"]
+        machine += self.protection("token-file", "tls-certificate", "tls-key", "tls-roots")
+        jobs = [self.start(*self.words(2, *machine, "--node-rank", str(k), output=f"node{k}")) for k in (1, 0)]
+        said = [job.communicate(timeout=PATIENCE_S)[1] for job in jobs]
+        self.assertEqual([job.returncode for job in jobs], [0, 0], said)
+        self.check_files(4, "node0/trace")
+
+    @unittest.skipUnless(shutil.which("openssl"), "no openssl")
+    def test_a_machine_without_the_token_is_not_heard(self):
+        port = two_free_ports()
+        machine = ["--trace", "--nnodes", "2", "--rdzv", f"127.0.0.1:{port}"]
+        token = self.protection("token-file")
+        jobs = [self.start(*self.words(2, *machine, *(token if k == 0 else []), "--node-rank", str(k), output=f"node{k}"))
+                for k in (1, 0)]
+        said = [job.communicate(timeout=PATIENCE_S)[1] for job in jobs]
+        self.assertEqual([job.returncode for job in jobs], [0, 0], said)
+        self.assertIn(" of 2 ranks ", said[1])
+
     def test_an_aggregator_elsewhere(self):
         serve = self.start("trace", "serve", "--host", "127.0.0.1", "--run-file", "x/run.trace", "--report", "x/report.html")
         self.addCleanup(serve.stdout.close)
@@ -229,7 +261,8 @@ class RunTraceTest(JobTest):
 
     def test_bad_options(self):
         for options in (["--trace-to", "head"], ["--trace", "--trace-to", "head:7070"], ["--trace-port", "7070"],
-                        ["--trace", "--trace-port", "0"]):
+                        ["--trace", "--trace-port", "0"], ["--trace", "--trace-token-file", "/no/such"],
+                        ["--trace-token-file", "/dev/null"]):
             done = self.traced(2, *options, code=64)
             self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
 

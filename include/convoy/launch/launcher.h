@@ -40,6 +40,8 @@ struct Tracing {
   std::string aggregator;  // HOST:PORT of one that runs elsewhere; "": the first machine starts one
   // Of the one that is started; 0: any free one, on several machines the store's port plus 1.
   uint16_t port = 0;
+  std::string token_file;  // see `convoy trace serve`, as the next ones; all machines need them
+  std::string certificate, key, roots;
 };
 
 struct LaunchOptions {
