@@ -1,3 +1,4 @@
+#include "trace/stream/by_time.h"
 #include <convoy/trace/replay.h>
 #include <convoy/trace/stream.h>
 
@@ -10,8 +11,14 @@ constexpr int64_t kLookEveryNs = 250'000'000;
 
 class Driver : public Sink {
  public:
-  Driver(Replay& replay, const ReplayOptions& options)
-      : replay_(replay), at_end_(options.at_end), diagnoser_(replay.registry, options.diagnoser) {}
+  // `checks`: whether batches come as from a running job; those behind one that does not are left
+  // out.
+  Driver(Replay& replay, const ReplayOptions& options, bool checks)
+      : replay_(replay),
+        at_end_(options.at_end),
+        checks_(checks),
+        diagnoser_(replay.registry, options.diagnoser) {}
+  bool in_order() const { return in_order_; }
 
   void job(const JobInfo& job) override {
     diagnoser_.job(job);
@@ -19,16 +26,10 @@ class Driver : public Sink {
   }
 
   void batch(const Batch& batch) override {
+    in_order_ = in_order_ && (!checks_ || order_.is_next(batch));
+    if (!in_order_) return;
     ++replay_.batches;
-    // By the order in which they came, as a running job's are.
-    if (batch.received > 0) {
-      now_ = std::max(now_, batch.received);
-    } else if (batch.state) {
-      now_ = std::max(now_, batch.state->time);
-    } else {  // another program's
-      for (const auto& o : batch.operations) now_ = std::max({now_, o.issued, o.completed});
-      for (const auto& s : batch.spans) now_ = std::max(now_, s.end);
-    }
+    now_ = std::max(now_, batch.received);
     if (!at_end_ && now_ - looked_ >= kLookEveryNs) {
       diagnoser_.diagnose(now_);
       looked_ = now_;
@@ -55,10 +56,25 @@ class Driver : public Sink {
 
  private:
   Replay& replay_;
-  bool at_end_;
+  const bool at_end_, checks_;
+  OrderCheck order_;
+  bool in_order_ = true;
   Diagnoser diagnoser_;
   int64_t now_ = 0, looked_ = 0;
 };
+
+// Once more from the beginning, put in order.
+Result<std::unique_ptr<Replay>> replay_by_time(const std::filesystem::path& path,
+                                               const ReplayOptions& options) {
+  auto replay = std::make_unique<Replay>();
+  if (options.summary) replay->summary = std::make_unique<Summary>(replay->registry);
+  ByTime all;
+  CONVOY_RETURN_IF_ERROR(read_stream(path, replay->registry, all, &replay->truncated));
+  Driver driver(*replay, options, false);
+  all.give(driver);
+  driver.finish();
+  return replay;
+}
 
 }  // namespace
 
@@ -66,8 +82,9 @@ Result<std::unique_ptr<Replay>> replay_stream(const std::filesystem::path& path,
                                               const ReplayOptions& options) {
   auto replay = std::make_unique<Replay>();
   if (options.summary) replay->summary = std::make_unique<Summary>(replay->registry);
-  Driver driver(*replay, options);
+  Driver driver(*replay, options, true);
   CONVOY_RETURN_IF_ERROR(read_stream(path, replay->registry, driver, &replay->truncated));
+  if (!driver.in_order()) return replay_by_time(path, options);
   driver.finish();
   return replay;
 }

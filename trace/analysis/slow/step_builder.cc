@@ -66,6 +66,34 @@ void follow(std::pair<uint32_t, uint32_t>& usual, uint32_t value) {
   }
 }
 
+// What a rank does between its operations: from when one of them last came to it or ended, to when
+// the next comes. `arrivals` and `ends` of its operations, in a step.
+std::vector<Interval> between(const std::vector<int64_t>& arrivals,
+                              const std::vector<int64_t>& ends, const RankStep& step) {
+  std::vector<std::pair<int64_t, bool>> moments;  // false: an end, which comes first
+  for (const int64_t end : ends) moments.emplace_back(end, false);
+  for (const int64_t arrival : arrivals) moments.emplace_back(arrival, true);
+  moments.emplace_back(step.end, true);
+  std::sort(moments.begin(), moments.end());
+  std::vector<Interval> own;
+  int64_t last = step.begin;
+  for (const auto& [time, is_arrival] : moments) {
+    if (is_arrival && time > last) own.push_back({last, time});
+    last = std::max(last, time);
+  }
+  return own;
+}
+
+// Of these, what is in no part that is known.
+float own_time(const std::vector<Interval>& between, const std::vector<Interval> (&parts)[kParts]) {
+  std::vector<Interval> known;
+  for (const auto& part : parts) known.insert(known.end(), part.begin(), part.end());
+  unite(known);
+  int64_t sum = 0;
+  for (const Interval& i : between) sum += i.end - i.begin - overlap(known, i);
+  return static_cast<float>(sum);
+}
+
 // Of computations of one kind, some of which may have lost what they waited for, and some of which
 // may be missing: the sum that there was, by the intact ones.
 float repaired_sum(std::vector<float>& times, const std::vector<bool>& doubtful, uint32_t usual) {
@@ -185,6 +213,7 @@ void StepBuilder::close_operations(uint32_t number, Rank& rank, RankStep& cell, 
     activity.push_back(s.at.end);
   }
   std::sort(activity.begin(), activity.end());
+  std::vector<int64_t> arrivals, ends;
   for (const Operation& o : mine) {
     const Signature& s = registry_.signatures()[o.signature];
     Channel& before = channel(rank, s);
@@ -195,11 +224,13 @@ void StepBuilder::close_operations(uint32_t number, Rank& rank, RankStep& cell, 
     const int64_t arrival = std::max({o.issued, o.started, before.completed});
     const int64_t stay = std::max<int64_t>(0, o.completed - arrival);
     flows_.add(number, o, cell.step, static_cast<float>(stay), window_);
+    arrivals.push_back(arrival), ends.push_back(o.completed);
     before.sequence = o.sequence;
     before.completed = std::max(before.completed, o.completed);
     if (s.operation == "all_to_all") cell.given += static_cast<float>(s.bytes);
     if (is_waited_for(o, activity)) waits.waits.push_back({o.issued, o.completed});
   }
+  waits.own = between(arrivals, ends, cell);
   follow(rank.operations_usual, static_cast<uint32_t>(mine.size()));
   cell.lossy = !waits.holes.empty() || mine.size() < rank.operations_usual.first;
 }
@@ -328,6 +359,10 @@ void StepBuilder::close_spans(Rank& rank, RankStep& cell, Waits& waits) {
   known.insert(known.end(), waits.waits.begin(), waits.waits.end());
   unite(known);
   cell.part[kOther] = std::max(0.0F, cell.length() - static_cast<float>(length(known)));
+  if (!kernels.empty() || cell.computations > 0) return;
+  // Nothing says what it computed: all that it did between operations, and that is nothing else.
+  cell.part[kCompute] = own_time(waits.own, own);
+  cell.part[kOther] = 0;
 }
 
 }  // namespace convoy::trace::slow

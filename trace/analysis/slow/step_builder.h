@@ -60,6 +60,7 @@ class StepBuilder {
   struct Waits {
     std::vector<Interval> waits;  // disjoint, in order
     std::vector<Interval> holes;  // in which operations were lost
+    std::vector<Interval> own;    // between operations
   };
 
   static constexpr size_t kPendingMax = 1 << 14;  // events of one kind that wait for their step
