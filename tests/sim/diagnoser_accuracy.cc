@@ -1,7 +1,7 @@
 // How often the Diagnoser is right: seeded runs of each class and of the controls, scored against
 // what was injected, beside what simpler tools make of the same events.
-// Usage: diagnoser_accuracy [--runs N] [--seed FIRST] [--class NAME]… [--max-ranks N]
-//                           [--no-controls] [--no-link-counters] [--verbose] [--json FILE]
+// Usage: diagnoser_accuracy [--runs N] [--jobs N] [--seed FIRST] [--class NAME]… [--max-ranks N]
+//                           [--no-controls] [--without PART]… [--verbose] [--json FILE]
 //                           [--bench]
 #include "tests/sim/baselines.h"
 #include "tests/sim/scoring.h"
@@ -12,8 +12,13 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <fstream>
+#include <functional>
+#include <mutex>
+#include <set>
+#include <thread>
 
 using namespace convoy;
 using namespace convoy::sim;
@@ -25,22 +30,41 @@ namespace {
 constexpr int64_t kLookEvery = 500'000'000;  // ns of the root's clock
 
 struct Options {
-  int runs = 100;
+  int runs = 100, jobs = 1;
   uint64_t seed = 1;
   std::vector<std::string> classes;
   ScenarioLimits limits;
-  bool no_controls = false, no_link_counters = false, verbose = false, bench = false;
+  bool no_controls = false, verbose = false, bench = false;
   std::string json;
+  std::set<std::string> without;  // of kParts
 };
+
+// What other backends and other tools may not know of.
+const std::set<std::string> kParts = {"links", "counters", "starts", "spans", "states"};
+
+trace::Batch thinned(trace::Batch batch, const std::set<std::string>& without,
+                     const trace::Registry& registry) {
+  std::erase_if(batch.counters, [&](const trace::CounterEvent& c) {
+    const bool is_link = registry.names()[c.name].starts_with("link ");
+    return without.contains(is_link ? "links" : "counters");
+  });
+  if (without.contains("starts")) {
+    for (trace::Operation& o : batch.operations) o.started = 0;
+  }
+  if (without.contains("spans")) {
+    std::erase_if(batch.spans, [&](const trace::SpanEvent& s) {
+      return registry.names()[s.name] != trace::names::kStep;
+    });
+  }
+  if (without.contains("states")) batch.state.reset();
+  return batch;
+}
 
 // Feeds a diagnoser as an aggregator would, looking some times a second.
 class Live : public trace::Sink {
  public:
-  Live(trace::Registry& registry, Baselines& baselines, bool link_counters)
-      : registry_(registry),
-        diagnoser_(registry),
-        baselines_(baselines),
-        link_counters_(link_counters) {}
+  Live(trace::Registry& registry, Baselines& baselines, const std::set<std::string>& without)
+      : registry_(registry), diagnoser_(registry), baselines_(baselines), without_(without) {}
   void job(const trace::JobInfo& job) override {
     diagnoser_.job(job);
     baselines_.job(job);
@@ -50,10 +74,10 @@ class Live : public trace::Sink {
       diagnoser_.diagnose(batch.received);
       next_ = batch.received + kLookEvery;
     }
-    if (link_counters_) {
+    if (without_.empty()) {
       diagnoser_.batch(batch);
     } else {
-      diagnoser_.batch(without_link_counters(batch));
+      diagnoser_.batch(thinned(batch, without_, registry_));
     }
     baselines_.batch(batch);
   }
@@ -67,25 +91,18 @@ class Live : public trace::Sink {
   }
 
  private:
-  // What other backends and other tools know: operations, no links.
-  trace::Batch without_link_counters(trace::Batch batch) const {
-    std::erase_if(batch.counters, [&](const trace::CounterEvent& c) {
-      return registry_.names()[c.name].starts_with("link ");
-    });
-    return batch;
-  }
-
   const trace::Registry& registry_;
   trace::Diagnoser diagnoser_;
   Baselines& baselines_;
-  const bool link_counters_;
+  const std::set<std::string>& without_;
   int64_t next_ = 0;
 };
 
 struct Row {
-  std::string name;
+  std::string name = {};
   uint64_t runs = 0, found = 0, culprit = 0, top2 = 0, extra = 0;
-  std::vector<double> seconds, steps;
+  std::vector<double> seconds = {}, steps = {};
+  std::vector<double> after_deadline = {};  // of what had one
   std::array<uint64_t, kBaselines> baselines{};
 };
 
@@ -106,6 +123,8 @@ std::string describe(const trace::Culprit& c) {
 
 void tell_miss(uint64_t seed, const Scenario& s, const Outcome& outcome,
                const std::vector<trace::Verdict>& verdicts) {
+  static std::mutex mutex;
+  const std::lock_guard lock(mutex);
   std::printf("seed %llu, %s:\n", static_cast<unsigned long long>(seed), s.cluster.mesh.c_str());
   for (const Truth& t : outcome.truths) {
     std::printf("  truth   %s%s\n", fault_name(t.cls).c_str(), describe(t.culprit).c_str());
@@ -126,7 +145,7 @@ void tell_miss(uint64_t seed, const Scenario& s, const Outcome& outcome,
 Status run(uint64_t seed, const Scenario& s, const Options& options, Row& row, Row& seconds) {
   trace::Registry registry;
   Baselines baselines(registry);
-  Live live(registry, baselines, !options.no_link_counters);
+  Live live(registry, baselines, options.without);
   CONVOY_ASSIGN_OR_RETURN(const Outcome outcome, simulate(s.cluster, registry, live));
   const bool warm_up = !outcome.truths.empty() && outcome.truths[0].cls == Class::kWarmUp;
   const std::vector<trace::Verdict> verdicts = counted(live.finish(outcome.end), warm_up);
@@ -149,6 +168,7 @@ Status run(uint64_t seed, const Scenario& s, const Options& options, Row& row, R
     if (!score.found) continue;
     to.seconds.push_back(score.latency_s);
     to.steps.push_back(score.latency_steps);
+    if (score.after_deadline_s) to.after_deadline.push_back(*score.after_deadline_s);
   }
   for (size_t b = 0; b < kBaselines; ++b) {
     const trace::Culprit blamed{.ranks = baselines.blame(static_cast<Baseline>(b), outcome.hung),
@@ -173,15 +193,21 @@ void print_share(uint64_t hits, uint64_t of) {
 }
 
 void print(const std::vector<Row>& rows) {
-  std::printf("%-22s %4s  %-21s  %-21s  %9s %9s %8s  %5s   %s\n", "class", "runs",
-              "class top-1 [95 %]", "culprit [95 %]", "p50 s", "p95 s", "p50 steps", "extra",
-              "baselines: right ranks, %");
+  std::printf("%-22s %4s  %-21s  %-21s  %9s %9s %8s %8s  %5s   %s\n", "class", "runs",
+              "class top-1 [95 %]", "culprit [95 %]", "p50 s", "p95 s", "p50 steps", "late p95",
+              "extra", "baselines: right ranks, %");
   for (const Row& r : rows) {
     std::printf("%-22s %4llu", r.name.c_str(), static_cast<unsigned long long>(r.runs));
     print_share(r.found, r.runs);
     print_share(r.culprit, r.runs);
-    std::printf("  %9.2f %9.2f %8.0f  %5llu  ", quantile(r.seconds, 0.5), quantile(r.seconds, 0.95),
-                quantile(r.steps, 0.5), static_cast<unsigned long long>(r.extra));
+    std::printf("  %9.2f %9.2f %8.0f", quantile(r.seconds, 0.5), quantile(r.seconds, 0.95),
+                quantile(r.steps, 0.5));
+    if (r.after_deadline.empty()) {
+      std::printf(" %8s", "");
+    } else {
+      std::printf(" %8.2f", quantile(r.after_deadline, 0.95));
+    }
+    std::printf("  %5llu  ", static_cast<unsigned long long>(r.extra));
     for (const uint64_t b : r.baselines) {
       std::printf(" %5.1f",
                   r.runs == 0 ? 0 : 100.0 * static_cast<double>(b) / static_cast<double>(r.runs));
@@ -203,6 +229,9 @@ Json to_json(const Row& r) {
                {"latency_p95_s", quantile(r.seconds, 0.95)},
                {"latency_p50_steps", quantile(r.steps, 0.5)},
                {"latency_p95_steps", quantile(r.steps, 0.95)},
+               {"with_deadline", r.after_deadline.size()},
+               {"after_deadline_p50_s", quantile(r.after_deadline, 0.5)},
+               {"after_deadline_p95_s", quantile(r.after_deadline, 0.95)},
                {"extra_verdicts", r.extra}};
   for (size_t b = 0; b < kBaselines; ++b) json["baselines"][kBaselineNames[b]] = r.baselines[b];
   return json;
@@ -223,9 +252,11 @@ void print_bench(const std::vector<Row>& faults, const std::vector<Row>& control
     std::printf("%s\n", json.dump().c_str());
   };
   Row all, silent;
+  std::vector<double> late;
   for (const Row& r : faults) {
     all.runs += r.runs, all.found += r.found, all.culprit += r.culprit;
     for (size_t b = 0; b < kBaselines; ++b) all.baselines[b] += r.baselines[b];
+    std::ranges::copy(r.after_deadline, std::back_inserter(late));
   }
   for (const Row& r : controls) {
     silent.runs += r.runs, silent.extra += r.extra;
@@ -235,14 +266,50 @@ void print_bench(const std::vector<Row>& faults, const std::vector<Row>& control
     line("class", "right", all.found, all.runs, 0);
     line("culprit", "right", all.culprit, all.runs, std::ranges::max(all.baselines));
   }
+  if (!late.empty()) {
+    const Json json = {
+        {"bench", "trace.accuracy"},     {"case", "stuck"}, {"metric", "after_deadline_p95"},
+        {"value", quantile(late, 0.95)}, {"unit", "s"},     {"runs", late.size()}};
+    std::printf("%s\n", json.dump().c_str());
+  }
   if (silent.runs != 0) {
     line("controls", "false_alarms", std::min(silent.extra, silent.runs), silent.runs,
          std::ranges::min(silent.baselines));
   }
 }
 
+// One run of one row, on any thread.
+struct Task {
+  Row* row;
+  uint64_t seed;
+  std::function<Scenario()> scenario;
+  Row own = {}, second = {};
+  Status status = ok_status();
+};
+
+void run_tasks(std::vector<Task>& tasks, const Options& options) {
+  std::atomic<size_t> next{0};
+  const auto work = [&] {
+    for (size_t i = next++; i < tasks.size(); i = next++) {
+      Task& t = tasks[i];
+      t.status = run(t.seed, t.scenario(), options, t.own, t.second);
+    }
+  };
+  std::vector<std::jthread> threads;
+  for (int i = 1; i < options.jobs; ++i) threads.emplace_back(work);
+  work();
+}
+
+void add(Row& to, const Row& from) {
+  to.runs += from.runs, to.found += from.found, to.culprit += from.culprit;
+  to.top2 += from.top2, to.extra += from.extra;
+  std::ranges::copy(from.seconds, std::back_inserter(to.seconds));
+  std::ranges::copy(from.steps, std::back_inserter(to.steps));
+  std::ranges::copy(from.after_deadline, std::back_inserter(to.after_deadline));
+  for (size_t b = 0; b < kBaselines; ++b) to.baselines[b] += from.baselines[b];
+}
+
 Status run_all(const Options& options, std::vector<Row>& faults, std::vector<Row>& controls) {
-  Row seconds{.name = "(second faults)", .seconds = {}, .steps = {}};
   std::vector<Class> classes;
   for (const std::string& name : options.classes) {
     CONVOY_ASSIGN_OR_RETURN(const Fault fault, parse_fault(name));
@@ -251,27 +318,33 @@ Status run_all(const Options& options, std::vector<Row>& faults, std::vector<Row
   for (size_t i = 1; classes.size() < trace::kClasses - 1 && options.classes.empty(); ++i) {
     classes.push_back(static_cast<Class>(i));
   }
-  for (const Class cls : classes) {
-    Row row{.name = fault_name(cls), .seconds = {}, .steps = {}};
-    for (int i = 0; i < options.runs; ++i) {
-      const uint64_t seed = options.seed + static_cast<uint64_t>(i);
-      CONVOY_RETURN_IF_ERROR(
-          run(seed, random_scenario(seed, cls, options.limits), options, row, seconds)
-              .with_context(row.name + ", seed " + std::to_string(seed)));
-    }
-    faults.push_back(std::move(row));
-  }
-  faults.push_back(seconds);
+  for (const Class cls : classes) faults.push_back({.name = fault_name(cls)});
   for (int c = 0; c < kControls && !options.no_controls; ++c) {
-    const auto control = static_cast<Control>(c);
-    Row row{.name = name_of(control), .seconds = {}, .steps = {}};
-    for (int i = 0; i < options.runs; ++i) {
-      const uint64_t seed = options.seed + static_cast<uint64_t>(i);
-      CONVOY_RETURN_IF_ERROR(
-          run(seed, random_control(seed, control, options.limits), options, row, seconds));
-    }
-    controls.push_back(std::move(row));
+    controls.push_back({.name = name_of(static_cast<Control>(c))});
   }
+  std::vector<Task> tasks;
+  for (int i = 0; i < options.runs; ++i) {
+    const uint64_t seed = options.seed + static_cast<uint64_t>(i);
+    for (size_t c = 0; c < classes.size(); ++c) {
+      tasks.push_back({&faults[c], seed, [&options, seed, cls = classes[c]] {
+                         return random_scenario(seed, cls, options.limits);
+                       }});
+    }
+    for (size_t c = 0; c < controls.size(); ++c) {
+      tasks.push_back({&controls[c], seed, [&options, seed, c] {
+                         return random_control(seed, static_cast<Control>(c), options.limits);
+                       }});
+    }
+  }
+  run_tasks(tasks, options);
+  Row second{.name = "(second faults)"};
+  for (Task& t : tasks) {
+    CONVOY_RETURN_IF_ERROR(
+        std::move(t.status).with_context(t.row->name + ", seed " + std::to_string(t.seed)));
+    add(*t.row, t.own);
+    add(second, t.second);
+  }
+  faults.push_back(std::move(second));
   return ok_status();
 }
 
@@ -292,14 +365,16 @@ int main(int argc, char** argv) {
   Options options;
   CLI::App app("Scores the diagnosis on simulated clusters");
   app.add_option("--runs", options.runs, "of each class")->capture_default_str();
+  app.add_option("--jobs", options.jobs, "runs at a time")->capture_default_str();
   app.add_option("--seed", options.seed, "of the first run")->capture_default_str();
   app.add_option("--class", options.classes, "only these; more than once");
   app.add_option("--min-ranks", options.limits.ranks_min)->capture_default_str();
   app.add_option("--max-ranks", options.limits.ranks_max)->capture_default_str();
   app.add_option("--second-share", options.limits.second_share, "of runs with two faults");
   app.add_flag("--no-controls", options.no_controls);
-  app.add_flag("--no-link-counters", options.no_link_counters,
-               "as of backends that tell of no links");
+  app.add_option("--without", options.without,
+                 "as of tools that don't tell of these; more than once")
+      ->check(CLI::IsMember(kParts));
   app.add_flag("--bench", options.bench, "also lines for make bench");
   app.add_flag("--verbose", options.verbose, "tell each run that is not right");
   app.add_option("--json", options.json, "a file for the figures");

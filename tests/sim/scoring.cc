@@ -70,6 +70,8 @@ Score score(const Truth& truth, std::span<const trace::Verdict> verdicts, size_t
       s.found = true;
       s.culprit = culprit;
       s.latency_s = static_cast<double>(v.told - truth.onset) * 1e-9;
+      s.after_deadline_s.reset();
+      if (v.due != 0) s.after_deadline_s = static_cast<double>(v.told - v.due) * 1e-9;
       s.latency_steps = static_cast<double>(std::ranges::count_if(
           outcome.step_ends, [&](int64_t end) { return end > truth.onset && end <= v.told; }));
     } else if (!s.found) {

@@ -4,6 +4,7 @@
 #include <convoy/trace/verdict.h>
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -26,6 +27,8 @@ struct Score {
   bool second_best = false;
   double latency_s = 0;  // from the onset to the verdict; where found
   double latency_steps = 0;
+  // From when the first wait for it was overdue; below 0: before. Empty: no wait was, or not found.
+  std::optional<double> after_deadline_s;
 };
 // Of one truth. `verdicts`: without those about the warm-up, surest first.
 Score score(const Truth& truth, std::span<const trace::Verdict> verdicts, size_t faults,

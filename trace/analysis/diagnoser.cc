@@ -174,6 +174,7 @@ void Diagnoser::Impl::place(Verdict found, int64_t now, std::vector<size_t>& tol
   Verdict& v = all[at->verdict];
   const bool has_changed = differs(v, found) || v.cleared != 0;
   found.told = v.told;
+  if (v.due != 0 && (found.due == 0 || v.due < found.due)) found.due = v.due;
   if (v.id != 0 && (v.cls != found.cls || v.culprit != found.culprit)) {
     if (v.cls != found.cls) found.told = now;
     renamed.push_back(v);

@@ -4,11 +4,26 @@
 #include <csignal>
 
 namespace convoy::trace {
+namespace {
+
+// When the first that waited for one of `ranks` was overdue; 0: nobody.
+int64_t due_of(const std::vector<Cause>& causes, const std::vector<uint32_t>& ranks) {
+  int64_t due = 0;
+  for (const Cause& c : causes) {
+    const bool is_theirs =
+        c.kind == Cause::kHost && std::find(ranks.begin(), ranks.end(), c.rank) != ranks.end();
+    if (is_theirs && (due == 0 || c.until < due)) due = c.until;
+  }
+  return due;
+}
+
+}  // namespace
 
 std::vector<Verdict> Stuck::find(const std::vector<Cause>& causes,
                                  const std::vector<Verdict>& mismatched) const {
   std::vector<Verdict> found = find_deaths(ledger_, clocks_, causes);
   std::erase_if(found, [&](const Verdict& death) { return ended_by(mismatched, death); });
+  for (Verdict& death : found) death.due = due_of(causes, death.culprit.ranks);
   const auto comes_of_mismatch = [&](const Verdict& v) {
     return std::any_of(mismatched.begin(), mismatched.end(), [&](const Verdict& m) {
       const auto& ranks = m.culprit.ranks;
@@ -41,6 +56,7 @@ std::vector<Verdict> Stuck::find(const std::vector<Cause>& causes,
     const auto end = std::unique(same->culprit.ranks.begin(), same->culprit.ranks.end());
     same->culprit.ranks.erase(end, same->culprit.ranks.end());
     same->onset = std::min(same->onset, v->onset);
+    same->due = std::min(same->due, v->due);
     for (const Evidence& e : v->evidence) {
       if (same->evidence.size() < 16) same->evidence.push_back(e);
     }
@@ -113,6 +129,12 @@ void Stuck::add_victim(Verdict& verdict, const Cause& cause) const {
 }
 
 std::optional<Verdict> Stuck::verdict_of(const Cause& cause) const {
+  std::optional<Verdict> v = undated(cause);
+  if (v) v->due = cause.until;
+  return v;
+}
+
+std::optional<Verdict> Stuck::undated(const Cause& cause) const {
   switch (cause.kind) {
     case Cause::kHost:
       return of_host(cause);

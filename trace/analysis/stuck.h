@@ -18,6 +18,7 @@ class Stuck {
 
  private:
   std::optional<Verdict> verdict_of(const Cause& cause) const;
+  std::optional<Verdict> undated(const Cause& cause) const;
   std::optional<Verdict> of_host(const Cause& cause) const;
   std::optional<Verdict> of_gpu(const Cause& cause) const;
   std::optional<Verdict> of_network(const Cause& cause) const;

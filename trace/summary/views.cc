@@ -97,6 +97,7 @@ Json verdict_json(const Verdict& v, const Registry& registry) {
             {"all_links", v.culprit.links.size()}}},
           {"onset_us", micros(v.onset)},
           {"told_us", micros(v.told)},
+          {"due_us", v.due == 0 ? Json() : Json(micros(v.due))},
           {"cleared_us", micros(v.cleared)},
           {"confidence", v.confidence},
           {"runner_up", name_of(v.runner_up)},

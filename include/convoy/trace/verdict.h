@@ -84,6 +84,7 @@ struct Verdict {
   Culprit culprit;
   int64_t onset = 0;       // on the root's clock
   int64_t told = 0;        // the same: when it was found
+  int64_t due = 0;         // the same: what waits for it was overdue by then; 0: no deadline
   int64_t cleared = 0;     // the same: when it was over; 0: is not
   bool withdrawn = false;  // it was something else, that another verdict tells of
   double confidence = 0;   // 0 … 1
@@ -101,6 +102,7 @@ struct Hint {
   std::string name;  // lost overlap, small buckets, pipeline bubble, imbalance, algorithm …
   double gain = 0;   // of the step time, predicted by replay with the change made
   double confidence = 0;
+  uint32_t setting = 0;  // the number that the advice names: micro-batches, calls a step; 0: none
   std::string summary;
   std::vector<Evidence> evidence;
 };

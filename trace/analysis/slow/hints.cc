@@ -10,12 +10,15 @@ namespace convoy::trace::slow {
 namespace {
 
 constexpr float kGainMin = 0.02F;
-constexpr float kFarBelow = 0.4F;  // of the bandwidth that others of the same kind reach
-constexpr float kManyCalls = 4;    // a step
+constexpr float kFarBelow = 0.4F;            // of the bandwidth that others of the same kind reach
+constexpr float kSigmas = 3, kEven = 0.02F;  // who differs by less is not slow
+constexpr size_t kRecent = 8;                // steps
+constexpr float kManyCalls = 4;              // a step
 
-void add(std::vector<Hint>& hints, const char* name, float gain, float confidence,
+// False: it is not worth it.
+bool add(std::vector<Hint>& hints, const char* name, float gain, float confidence,
          std::string summary, std::string evidence) {
-  if (gain < kGainMin) return;
+  if (gain < kGainMin) return false;
   Hint h;
   h.name = name;
   h.gain = std::min(gain, 1.0F);
@@ -23,6 +26,7 @@ void add(std::vector<Hint>& hints, const char* name, float gain, float confidenc
   h.summary = std::move(summary) + text(": would save %.1f %% of the step time", 100 * h.gain);
   h.evidence.emplace_back().text = std::move(evidence);
   hints.push_back(std::move(h));
+  return true;
 }
 
 void uneven_work(const View& view, const std::vector<float>& work, std::vector<Hint>& hints) {
@@ -36,9 +40,11 @@ void uneven_work(const View& view, const std::vector<float>& work, std::vector<H
     some.clear();
     for (const uint32_t r : cohort) some.push_back(work[r]);
     const float usual = median(some);
+    // Jitter stays.
+    const float normal = usual + std::max(kSigmas * spread(some, usual), kEven * usual);
     for (const uint32_t r : cohort) {
       if (usual > 0) most = std::max(most, work[r] / usual);
-      even[r] = std::min(work[r], usual);
+      if (work[r] > normal) even[r] = usual;
     }
   }
   add(hints, "imbalance", share * (now - replay(make_model(view, even))) / now, 0.8F,
@@ -68,23 +74,132 @@ void uneven_work(const View& view, const std::vector<float>& work, std::vector<H
   for (float& f : finer.forward) f /= 2;
   for (float& b : finer.backward) b /= 2;
   const float p = static_cast<float>(before.stages), m = static_cast<float>(before.micro_batches);
-  add(hints, "pipeline bubble", share * (now - replay(finer)) / now, 0.6F,
-      text("twice as many micro-batches (%u), half as large, or an interleaved schedule",
-           finer.micro_batches),
-      text("with %u stages and %u micro-batches %.0f %% of the pipeline's time is idle at best",
-           before.stages, before.micro_batches, 100 * (p - 1) / (m + p - 1)));
+  const bool is_told =
+      add(hints, "pipeline bubble", share * (now - replay(finer)) / now, 0.6F,
+          text("twice as many micro-batches (%u), half as large, or an interleaved schedule",
+               finer.micro_batches),
+          text("with %u stages and %u micro-batches %.0f %% of the pipeline's time is idle at best",
+               before.stages, before.micro_batches, 100 * (p - 1) / (m + p - 1)));
+  if (is_told) hints.back().setting = finer.micro_batches;
 }
 
-void lost_overlap(const View& view, const std::vector<float>& work, std::vector<Hint>& hints) {
-  StepModel model = make_model(view, work);
-  const float now = replay(model), exposed = model.reduction;
-  // It can hide behind the last backward only.
+// A flow over the newest steps, of which not all may be known of.
+struct Usual {
+  float calls = 0, time = 0;  // in a step; of a call
+};
+
+Usual usual_of(const View& view, const Flow& flow) {
+  float steps = 0, calls = 0, network = 0;
+  const size_t first = view.steps.size() - std::min(kRecent, view.steps.size());
+  for (size_t i = first; i < view.steps.size(); ++i) {
+    const FlowStep* step = flow.steps.find(view.steps[i]);
+    if (step == nullptr || step->count == 0) continue;
+    ++steps, calls += static_cast<float>(step->count), network += step->network;
+  }
+  return calls == 0 ? Usual{} : Usual{calls / steps, network / calls};
+}
+
+// What collectives of a group cost: each of their ring's rounds, and each byte that goes by.
+struct Ring {
+  float round_ns = 0, byte_ns = 0;
+};
+
+struct Shape {
+  float rounds = 0, bytes = 0;  // of one call, on each link of the ring
+};
+
+Shape shape_of(const Signature& s, size_t ranks) {
+  const auto n = static_cast<float>(ranks), bytes = static_cast<float>(s.bytes);
+  if (s.operation == "all_gather") return {n - 1, bytes * (n - 1)};
+  if (s.operation == "reduce_scatter") return {n - 1, bytes * (n - 1) / n};
+  if (s.operation == "all_reduce") return {2 * (n - 1), 2 * bytes * (n - 1) / n};
+  return {};
+}
+
+// From the smallest and the largest calls of groups of one size.
+Ring ring_of(const View& view, size_t ranks) {
+  struct Point {
+    Shape shape;
+    float calls = 0, time = 0;
+    float mean() const { return time / calls; }
+  };
+  std::map<float, Point> points;  // by bytes
+  for (const Flow& flow : view.flows.flows()) {
+    if (flow.is_message || view.registry.groups()[flow.group].ranks.size() != ranks) continue;
+    const Shape shape = shape_of(view.registry.signatures()[flow.signature], ranks);
+    const Usual usual = usual_of(view, flow);
+    if (shape.rounds == 0 || usual.calls == 0) continue;
+    Point& point = points[shape.bytes];
+    point.shape = shape;
+    point.calls += usual.calls, point.time += usual.calls * usual.time;
+  }
+  if (points.empty()) return {};
+  const Point &small = points.begin()->second, &large = points.rbegin()->second;
+  Ring ring;
+  if (small.shape.bytes * 16 < large.shape.bytes) {
+    const float det =
+        small.shape.rounds * large.shape.bytes - large.shape.rounds * small.shape.bytes;
+    ring.round_ns = (small.mean() * large.shape.bytes - large.mean() * small.shape.bytes) / det;
+    ring.round_ns = std::clamp(ring.round_ns, 0.0F, small.mean() / small.shape.rounds);
+  }
+  ring.byte_ns = std::max(0.0F, large.mean() - large.shape.rounds * ring.round_ns) /
+                 std::max(1.0F, large.shape.bytes);
+  return ring;
+}
+
+// The reduction of gradients that `calls` share, handed over while the last backward runs.
+struct Reduction {
+  Shape all;     // of all calls together; rounds: of one
+  float behind;  // ns: how long that backward takes
+
+  // How much longer than the backward it takes.
+  float exposed(uint32_t calls, const Ring& ring) const {
+    const auto n = static_cast<float>(calls);
+    const float one = all.rounds * ring.round_ns + all.bytes / n * ring.byte_ns;
+    // Either the last call alone is late, or they are in each other's way.
+    return std::max(one, n * one - behind * (n - 1) / n);
+  }
+};
+
+// In how many calls the gradients are best reduced.
+void reduction_calls(const View& view, const std::vector<float>& work, std::vector<Hint>& hints) {
+  const StepModel model = make_model(view, work);
   float last = 0;
   for (const float b : model.backward) last = std::max(last, b);
-  model.reduction = std::max(0.0F, exposed - last);
-  add(hints, "lost overlap", (now - replay(model)) / std::max(view.step_ns, now), 0.7F,
-      "reduce gradients while the last backward still runs",
-      text("%.1f ms a step of the reduction are not hidden", exposed * 1e-6));
+  const Flow* reduction = nullptr;  // the calls that most time goes to
+  Usual usual;
+  for (const Flow& flow : view.flows.flows()) {
+    if (flow.is_message) continue;
+    const auto& ranks = view.registry.groups()[flow.group].ranks;
+    const std::string& operation = view.registry.signatures()[flow.signature].operation;
+    const bool reduces = operation == "all_reduce" || operation == "reduce_scatter";
+    if (!reduces || view.roles.replica(ranks.front()) == view.roles.replica(ranks.back())) continue;
+    const Usual of_flow = usual_of(view, flow);
+    if (of_flow.calls * of_flow.time <= usual.calls * usual.time) continue;
+    reduction = &flow, usual = of_flow;
+  }
+  if (reduction == nullptr || model.reduction <= 0) return;
+  const Signature& s = view.registry.signatures()[reduction->signature];
+  const size_t size = view.registry.groups()[reduction->group].ranks.size();
+  const auto calls = static_cast<uint32_t>(usual.calls + 0.5F);
+  Shape all = shape_of(s, size);
+  all.bytes *= static_cast<float>(calls);
+  const Reduction model_of{all, last};
+  const Ring ring = ring_of(view, size);
+  uint32_t best = calls;
+  for (uint32_t n = 1; n <= 1024; n *= 2) {
+    if (model_of.exposed(n, ring) < 0.98F * model_of.exposed(best, ring)) best = n;
+  }
+  const float now = std::min(model.reduction, model_of.exposed(calls, ring));
+  const float saved = std::max(0.0F, now - model_of.exposed(best, ring));
+  const double mb = static_cast<double>(s.bytes) * calls / best * 1e-6;
+  const bool is_told =
+      add(hints, best > calls ? "lost overlap" : "small buckets",
+          saved / std::max(view.step_ns, replay(model)), 0.7F,
+          text("reduce gradients in %u calls a step of %.1f MB instead of %u", best, mb, calls),
+          text("%.1f ms a step of the reduction are not hidden behind the backward",
+               model.reduction * 1e-6));
+  if (is_told) hints.back().setting = best;
 }
 
 // Sizes that reach far less than what others of the same kind do.
@@ -94,14 +209,14 @@ void slow_sizes(const View& view, std::vector<Hint>& hints) {
   };
   std::map<std::tuple<std::string, uint32_t, bool>, std::map<uint64_t, Size>> kinds;
   for (const Flow& flow : view.flows.flows()) {
-    const FlowStep* step = flow.steps.find(view.newest());
-    if (flow.is_message || step == nullptr || step->count == 0) continue;
+    const Usual usual = usual_of(view, flow);
+    if (flow.is_message || usual.calls == 0) continue;
     const Signature& s = view.registry.signatures()[flow.signature];
     const auto& ranks = view.registry.groups()[flow.group].ranks;
     const bool within = std::all_of(ranks.begin(), ranks.end(),
                                     [&](uint32_t r) { return view.same_host(r, ranks[0]); });
     Size& size = kinds[{s.operation, static_cast<uint32_t>(ranks.size()), within}][s.bytes];
-    size.count += step->count, size.time += step->mean(), size.samples += 1;
+    size.count += usual.calls, size.time += usual.time, size.samples += 1;
   }
   for (const auto& [kind, sizes] : kinds) {
     float best = 0, latency = 1e18F;
@@ -138,7 +253,7 @@ std::vector<Hint> make_hints(const View& view) {
   std::vector<Hint> hints;
   const std::vector<float> work = work_of(view);
   uneven_work(view, work, hints);
-  lost_overlap(view, work, hints);
+  reduction_calls(view, work, hints);
   slow_sizes(view, hints);
   std::stable_sort(hints.begin(), hints.end(),
                    [](const Hint& a, const Hint& b) { return a.gain > b.gain; });

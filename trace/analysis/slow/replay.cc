@@ -66,10 +66,13 @@ StepModel make_model(const View& view, const std::vector<float>& work) {
   for (uint32_t r = 0; r < view.ranks(); ++r) {
     counts.push_back(recent_median(
         view, r, [](const RankStep& c) { return static_cast<float>(c.computations); }));
-    reductions.push_back(recent_median(view, r, [](const RankStep& c) { return c.reducing; }));
+    const float reducing = recent_median(view, r, [](const RankStep& c) { return c.reducing; });
+    if (reducing > 0) reductions.push_back(reducing);
   }
   model.micro_batches = std::clamp(static_cast<uint32_t>(median(counts) / 2), 1U, 1024U);
-  model.reduction = quantile(reductions, 0.1);  // of those who come last: no waiting for others
+  // Whoever comes last waits for nobody.
+  if (!reductions.empty())
+    model.reduction = *std::min_element(reductions.begin(), reductions.end());
   const size_t cells = size_t{model.replicas} * model.stages;
   model.forward.assign(cells, 0);
   model.backward.assign(cells, 0);

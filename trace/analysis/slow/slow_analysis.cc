@@ -414,8 +414,9 @@ void SlowAnalysis::Impl::tell(const Finding& f, const slow::View& view) {
   v.cost = std::clamp(f.cost, 0.0F, 1.0F);
   v.period_s = f.period_s;
   v.evidence = f.evidence;
+  at->first_step = std::min(at->first_step, f.first_step);
   v.summary = f.summary +
-              slow::text(": %.1f %% of the step time since step %u", 100 * v.cost, f.first_step);
+              slow::text(": %.1f %% of the step time since step %u", 100 * v.cost, at->first_step);
   at->last_step = f.last_step;
   at->hold_steps = f.hold_steps;
 }

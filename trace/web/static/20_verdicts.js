@@ -45,7 +45,8 @@ function verdictCard(verdict, index, first, short) {
   const facts = [
     ['Culprit', culprits(verdict.culprit)],
     ['Meaning', verdict.description],
-    ['Found', formatTime(verdict.told_us - verdict.onset_us) + ' after it began'],
+    ['Found', formatTime(verdict.told_us - verdict.onset_us) + ' after it began' +
+      (verdict.due_us && verdict.told_us > verdict.due_us ? ', ' + formatTime(verdict.told_us - verdict.due_us) + ' after the deadline of what waits' : '')],
     verdict.period_s > 0 && ['Period', formatTime(verdict.period_s * 1e6)],
     verdict.runner_up_confidence > 0 && ['Else', h('span', {}, verdict.runner_up.replaceAll('_', ' '), ' ', meter(verdict.runner_up_confidence))],
   ].filter(Boolean);
