@@ -34,7 +34,7 @@ struct Options {
   uint64_t seed = 1;
   std::vector<std::string> classes;
   ScenarioLimits limits;
-  bool no_controls = false, verbose = false, bench = false;
+  bool no_controls = false, on_time = false, verbose = false, bench = false;
   std::string json;
   std::set<std::string> without;  // of kParts
 };
@@ -146,7 +146,9 @@ Status run(uint64_t seed, const Scenario& s, const Options& options, Row& row, R
   trace::Registry registry;
   Baselines baselines(registry);
   Live live(registry, baselines, options.without);
-  CONVOY_ASSIGN_OR_RETURN(const Outcome outcome, simulate(s.cluster, registry, live));
+  Cluster cluster = s.cluster;
+  if (options.on_time) cluster.telemetry.late_share = 0;
+  CONVOY_ASSIGN_OR_RETURN(const Outcome outcome, simulate(cluster, registry, live));
   const bool warm_up = !outcome.truths.empty() && outcome.truths[0].cls == Class::kWarmUp;
   const std::vector<trace::Verdict> verdicts = counted(live.finish(outcome.end), warm_up);
   std::vector<Truth> truths;
@@ -375,6 +377,7 @@ int main(int argc, char** argv) {
   app.add_option("--without", options.without,
                  "as of tools that don't tell of these; more than once")
       ->check(CLI::IsMember(kParts));
+  app.add_flag("--on-time", options.on_time, "no batch comes late");
   app.add_flag("--bench", options.bench, "also lines for make bench");
   app.add_flag("--verbose", options.verbose, "tell each run that is not right");
   app.add_option("--json", options.json, "a file for the figures");

@@ -23,6 +23,7 @@ struct Job {
   std::function<double(uint32_t rank, uint32_t step)> compute = [](auto, auto) { return 1.0; };
   std::function<int64_t(uint32_t rank, uint32_t step)> data = [](auto, auto) { return 0; };
   std::function<int64_t(uint32_t rank, uint32_t step)> checkpoint = [](auto, auto) { return 0; };
+  std::function<int64_t(uint32_t step)> evaluate = [](auto) { return 0; };
   std::function<int64_t(uint32_t rank, uint32_t step)> garbage = [](auto, auto) { return 0; };
   std::function<int64_t(uint32_t rank, uint32_t step)> launch = [](auto, auto) { return 0; };
   std::function<double(uint32_t from, uint32_t to, uint32_t step)> link = [](auto, auto, auto) {
@@ -89,6 +90,7 @@ void Job::run() {
         span(r, names::kBackward, long_as(16), m);
       }
       span(r, names::kCheckpoint, checkpoint(r, step), 0);
+      span(r, names::kEvaluate, evaluate(step), 0);
       last = std::max(last, now[r]);
       slowest_link = std::max(slowest_link, link(r, (r + 1) % ranks, step));
     }
@@ -157,6 +159,28 @@ TEST_CASE("one rank computes slower: it is blamed, not those that wait for it") 
   REQUIRE_FALSE(job.hints.empty());
   CHECK(job.hints[0].name == "imbalance");
   CHECK(job.hints[0].gain == Approx(0.14).margin(0.05));
+}
+
+TEST_CASE("slow from time to time is one verdict, also where it costs little on the whole") {
+  Job job;
+  job.steps = 100;
+  job.compute = [](uint32_t r, uint32_t step) { return r == 5 && step % 24 < 6 ? 1.2 : 1.0; };
+  job.run();
+  CHECK(job.only().cls == Class::kSlowComputePeriodic);
+  CHECK(job.only().culprit.ranks == std::vector<uint32_t>{5});
+}
+
+TEST_CASE("a save that stalls in steps that also evaluate") {
+  Job job;
+  job.ranks = 16;
+  const auto saves = [](uint32_t step) { return step >= 6 && step % 6 == 0; };
+  job.checkpoint = [&](uint32_t r, uint32_t step) -> int64_t {
+    return !saves(step) ? 0 : r == 2 ? 900 * kMs : 100 * kMs;
+  };
+  job.evaluate = [&](uint32_t step) -> int64_t { return saves(step) ? 150 * kMs : 0; };
+  job.run();
+  CHECK(job.only().cls == Class::kCheckpointStall);
+  CHECK(job.only().culprit.ranks == std::vector<uint32_t>{2});
 }
 
 TEST_CASE("a slow host is one verdict; its ranks are not blamed one by one") {

@@ -115,6 +115,8 @@ bool Diagnoser::Impl::is_explained(const Verdict& v, const std::vector<Verdict>&
     if (is_stuck(f)) return v.onset >= f.onset - options.hang_floor.count();
     if (f.cls != Class::kClockStep) return false;
     if (v.onset < f.onset - kStepBefore || v.onset > f.onset + kStepAfter) return false;
+    // What goes on for long after it is something else that began at the same time.
+    if (ledger.horizon() > f.onset + kStepAfter + kStepBefore) return false;
     const auto on_host = [&](uint32_t r) {
       const uint32_t h = clocks.host_of(r);
       return h != ClockModel::kNone && clocks.hosts()[h] == f.culprit.hosts.front();

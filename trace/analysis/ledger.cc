@@ -276,6 +276,10 @@ int64_t Ledger::deadline(uint32_t signature) const {
                                               static_cast<double>(s.durations.quantile(0.99))));
 }
 
+int64_t Ledger::first_deadline() const {
+  return kUnusualFactor * options_.hang_floor.count();
+}
+
 int64_t Ledger::span_limit(std::string_view name, uint32_t number) const {
   const int64_t floor = options_.hang_floor.count();
   const int64_t usual =

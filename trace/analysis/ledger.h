@@ -108,6 +108,8 @@ class Ledger {
   const ShapeTrack& shape(uint32_t signature) const { return shapes_[shape_of_[signature]]; }
   // How long an operation may take.
   int64_t deadline(uint32_t signature) const;
+  // Of a group's first collective, once all ranks are in it: connections are made.
+  int64_t first_deadline() const;
   // How long nothing may be heard of a rank's host with these spans open.
   int64_t idle_limit(const RankTrack& rank) const;
   // How long `operation` was pending on `rank`, or nothing happened there, when it was last heard.

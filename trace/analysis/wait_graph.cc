@@ -218,7 +218,9 @@ void WaitGraph::expand_place(uint32_t node) {
       }
       for (const Operation& o : rank.state.pending) {
         if (o.sequence == place.sequence && place_of(m, o) == place) {
-          is_overdue_here |= is_overdue(rank, o);
+          const bool is_first = !place.is_message() && place.sequence == 1;
+          is_overdue_here |=
+              is_overdue(rank, o) && (!is_first || ledger_.age(rank, o) > ledger_.first_deadline());
         }
       }
     }

@@ -181,7 +181,8 @@ bool LocalFaults::is_periodic(const View& view, uint32_t rank, Finding& finding)
   const float stretch = static_cast<float>(ons) / static_cast<float>(begins.size());
   if (stretch * view.step_ns < kStretchMin) return false;
   const float cost = sum / static_cast<float>(values.size());
-  if (cost < view.slow_share()) return false;
+  // On the whole it costs less than what is told of others; but slow it is, again and again.
+  if (cost < view.slow_share() / 4) return false;
   finding.cls = Class::kSlowComputePeriodic;
   finding.cost = cost;
   const float period = median(gaps);
@@ -255,6 +256,21 @@ void LocalFaults::slow_hosts(const View& view, const Table& by_peers, const Tabl
   }
 }
 
+namespace {
+
+// In the newest step that is known of it.
+std::string excess_text(const View& view, const Table& excess, uint32_t rank) {
+  for (size_t i = view.steps.size(); i-- > 0;) {
+    const RankStep* cell = view.cell(rank, i);
+    if (cell == nullptr || std::isnan(excess.at(rank, i))) continue;
+    return text("computes for %.1f ms in step %u, %.1f %% of a step more than its peers",
+                cell->part[kCompute] * 1e-6, view.steps[i], 100 * excess.at(rank, i));
+  }
+  return "computes longer than its peers";
+}
+
+}  // namespace
+
 std::vector<Finding> LocalFaults::slow_ranks(const View& view) {
   const Table peers = excess(view, {kCompute}, compute_, false);
   const bool have_peers = !view.roles.cohorts().empty();
@@ -300,11 +316,7 @@ std::vector<Finding> LocalFaults::slow_ranks(const View& view) {
       continue;
     f.culprit.ranks = {r};
     const RankStep* cell = view.window.find(r, view.newest());
-    f.evidence.push_back(
-        {.rank = r,
-         .text = text("computes for %.1f ms in step %u, %.1f %% of a step more than its peers",
-                      cell == nullptr ? 0 : cell->part[kCompute] * 1e-6, view.newest(),
-                      100 * peers.at(r, view.steps.size() - 1))});
+    f.evidence.push_back({.rank = r, .text = excess_text(view, peers, r)});
     if (cell != nullptr && cell->inflicted > 0) {
       f.evidence.push_back({.rank = r,
                             .text = text("others waited for it for %.1f ms at collectives",
@@ -354,6 +366,7 @@ std::vector<Finding> LocalFaults::launches(const View& view) {
 
 std::vector<Finding> LocalFaults::find(const View& view) {
   learn(view);
+  note_checkpoints(view, view.newest());
   std::vector<Finding> found = launches(view);
   const std::vector<Finding> slow = slow_ranks(view);
   for (const auto& part : {data(view), checkpoints(view), pauses(view), slow}) {

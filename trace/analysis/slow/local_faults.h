@@ -16,6 +16,9 @@ class LocalFaults {
   void clear();
   // To be called once for each new step.
   std::vector<Finding> find(const View& view);
+  // What saves in `step` took, for later findings. Also of steps that are not judged otherwise,
+  // such as those with an evaluation.
+  void note_checkpoints(const View& view, uint32_t step);
 
  private:
   struct Event {  // a rank's part took long in one step
@@ -44,7 +47,7 @@ class LocalFaults {
                          float level) const;
   std::vector<Finding> launches(const View& view);
   std::vector<Finding> data(const View& view);
-  std::vector<Finding> checkpoints(const View& view);
+  std::vector<Finding> checkpoints(const View& view) const;
   std::vector<Finding> pauses(const View& view);
 
   Bases compute_, data_;

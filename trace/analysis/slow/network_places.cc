@@ -12,10 +12,11 @@ constexpr float kCostMin = 0.03F;  // of the step time; less is hidden
 constexpr float kCostMinOfOperations = 0.05F;
 constexpr float kRatioAlways = 1.5F;  // told even so …
 constexpr float kSureWithin = 9;      // standard errors: what goes on within a host varies more
-constexpr float kSure = 12;           // … with so many standard errors
-constexpr float kLossy = 20;          // retransmits a second: packets are lost, not only slow
-constexpr int64_t kSameTime = 4;      // steps
-constexpr size_t kHostsMax = 3;       // that are slow within at the same time
+constexpr float kRatioWithin = 1.6F, kCostWithin = 0.08F;  // … and by itself, by one of these
+constexpr float kSure = 12;                                // … with so many standard errors
+constexpr float kLossy = 20;      // retransmits a second: packets are lost, not only slow
+constexpr int64_t kSameTime = 4;  // steps
+constexpr size_t kHostsMax = 3;   // that are slow within at the same time
 constexpr float kWake = 0.5F, kWakeCost = 0.25F;
 constexpr float kTrickle = 0.03F;  // of a rank's busiest link: the rest says little
 
@@ -178,7 +179,10 @@ Finding NetworkFaults::of_place(const View& view, const Place& place,
 // Of links between hosts also what costs nothing yet. Operations take longer for many reasons.
 bool NetworkFaults::is_worth_it(const View& view, const Signal& s) {
   if (!s.change.found) return false;
-  if (s.within_host && !s.has_round_trip && s.change.significance < kSureWithin) return false;
+  if (s.within_host && !s.has_round_trip) {
+    if (s.change.significance < kSureWithin) return false;
+    if (s.ratio < kRatioWithin && s.cost < kCostWithin) return false;
+  }
   if (s.cost >= std::max(view.busy, s.is_link ? kCostMin : kCostMinOfOperations)) return true;
   return s.is_link && !s.within_host && s.ratio >= kRatioAlways && s.change.significance > kSure;
 }

@@ -187,7 +187,7 @@ bool SlowAnalysis::Impl::make_view(uint32_t step, slow::View& view) {
     view.lengths.push_back(slow::median(ordinary));
     lengths.push_back(slow::median(of_step));
   }
-  if (view.steps.empty() || view.steps.back() != step) return false;
+  if (view.steps.empty()) return false;
   std::vector<float> all = lengths;
   const float usual = slow::median(all);
   // Only at the very beginning: steps that get faster.
@@ -221,6 +221,7 @@ void SlowAnalysis::Impl::judge(uint32_t step, const ClockModel& clock) {
                   .busy = 0};
   flows.forget(step > 2 ? step - 2 : 0);
   if (!make_view(step, view)) return;
+  if (view.newest() != step) return local.note_checkpoints(view, step);
   std::vector<Finding> found = local.find(view);
   for (auto& more : {network.find(view), imbalance.find(view)}) {
     found.insert(found.end(), more.begin(), more.end());
@@ -372,7 +373,9 @@ SlowAnalysis::Impl::Known& SlowAnalysis::Impl::known_of(const Finding& f, const 
           return std::find(f.slow_links.begin(), f.slow_links.end(), l) != f.slow_links.end();
         });
     if (k.verdict.withdrawn || (!shares_links && !same(k.verdict, f, view.clock))) continue;
-    if (k.is_over && k.last_step + 1 < f.first_step) continue;
+    const bool recurs =
+        f.cls == Class::kSlowComputePeriodic && k.verdict.culprit.ranks == f.culprit.ranks;
+    if (k.is_over && k.last_step + 1 < f.first_step && !recurs) continue;
     if (oldest == nullptr) {
       oldest = &k;
     } else if (k.verdict.culprit == f.culprit || k.is_over) {

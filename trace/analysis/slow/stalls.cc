@@ -59,6 +59,21 @@ float longer_than_peers(const View& view, uint32_t rank, size_t column) {
   return (own(rank) - median(others)) / view.step_ns;
 }
 
+// Whether records of its operations were lost in this step, of which its peers tell more.
+bool misses_operations(const View& view, uint32_t rank, uint32_t step) {
+  const auto operations = [&](uint32_t r) {
+    const RankStep* cell = view.window.find(r, step);
+    return cell == nullptr ? kMissing : static_cast<float>(cell->operations);
+  };
+  const uint32_t cohort = view.roles.cohort(rank);
+  if (cohort == Roles::kNone) return false;
+  std::vector<float> of_peers;
+  for (const uint32_t r : view.roles.cohorts()[cohort]) {
+    if (!std::isnan(operations(r))) of_peers.push_back(operations(r));
+  }
+  return operations(rank) < median(of_peers);
+}
+
 }  // namespace
 
 std::vector<Finding> LocalFaults::data(const View& view) {
@@ -122,10 +137,10 @@ std::vector<Finding> LocalFaults::data(const View& view) {
   return found;
 }
 
-std::vector<Finding> LocalFaults::checkpoints(const View& view) {
+void LocalFaults::note_checkpoints(const View& view, uint32_t step) {
   std::vector<float> all;
   for (uint32_t r = 0; r < view.ranks(); ++r) {
-    const RankStep* cell = view.window.find(r, view.newest());
+    const RankStep* cell = view.window.find(r, step);
     if (cell != nullptr && !cell->double_step) {
       all.push_back(cell->part[kCheckpoint] / view.step_ns);
     }
@@ -141,13 +156,15 @@ std::vector<Finding> LocalFaults::checkpoints(const View& view) {
   const float tail = quantile(saving, 0.9) - common;
   std::vector<Event> late;
   for (uint32_t r = 0; r < view.ranks(); ++r) {
-    const RankStep* cell = view.window.find(r, view.newest());
+    const RankStep* cell = view.window.find(r, step);
     if (cell == nullptr || cell->double_step) continue;
     const float e = cell->part[kCheckpoint] / view.step_ns - usual;
     // What it takes is compared with a step: even once in a while, less than this is not worth it.
     const bool is_slow = e > std::max(4 * share, usual);
+    // A rank whose wait for the others was lost seems to have saved for as long.
+    if (is_slow && misses_operations(view, r, step)) continue;
     const bool stands_out = saving.size() < 4 || e + usual > 2 * common + kTails * tail;
-    if (is_slow && stands_out) late.push_back({view.newest(), r, e, false});
+    if (is_slow && stands_out) late.push_back({step, r, e, false});
   }
   if (late.size() <= kLateMax) {
     checkpoint_events_.insert(checkpoint_events_.end(), late.begin(), late.end());
@@ -157,12 +174,15 @@ std::vector<Finding> LocalFaults::checkpoints(const View& view) {
     for (const auto& c : checkpoints_of_all_) before.push_back(c.second);
     const float typical = median(before);
     if (before.size() >= 2 && usual > 2 * typical && usual - typical > share) {
-      storage_events_.emplace_back(view.newest(), usual - typical);
+      storage_events_.emplace_back(step, usual - typical);
     } else {
-      checkpoints_of_all_.emplace_back(view.newest(), usual);
+      checkpoints_of_all_.emplace_back(step, usual);
       if (checkpoints_of_all_.size() > 8) checkpoints_of_all_.pop_front();
     }
   }
+}
+
+std::vector<Finding> LocalFaults::checkpoints(const View& view) const {
   std::vector<Finding> found;
   for (const auto& [rank, events] : by_rank(checkpoint_events_)) {
     Finding f = stall(view, Class::kCheckpointStall, events);

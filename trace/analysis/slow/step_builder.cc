@@ -231,8 +231,9 @@ void StepBuilder::close_operations(uint32_t number, Rank& rank, RankStep& cell, 
     if (is_waited_for(o, activity)) waits.waits.push_back({o.issued, o.completed});
   }
   waits.own = between(arrivals, ends, cell);
-  follow(rank.operations_usual, static_cast<uint32_t>(mine.size()));
-  cell.lossy = !waits.holes.empty() || mine.size() < rank.operations_usual.first;
+  cell.operations = static_cast<uint32_t>(mine.size());
+  follow(rank.operations_usual, cell.operations);
+  cell.lossy = !waits.holes.empty() || cell.operations < rank.operations_usual.first;
 }
 
 void StepBuilder::close_counters(uint32_t number, Rank& rank, RankStep& cell) {

@@ -37,6 +37,7 @@ struct RankStep {
   float run_queue = 0;
   float waited_stage = 0;     // of `waiting`: for a neighbouring stage
   uint32_t computations = 0;  // forwards and backwards
+  uint32_t operations = 0;    // that ended in it
 
   float length() const { return static_cast<float>(end - begin); }
 };
