@@ -40,7 +40,8 @@ struct Options {
 };
 
 // What other backends and other tools may not know of.
-const std::set<std::string> kParts = {"links", "counters", "starts", "spans", "states"};
+const std::set<std::string> kParts = {"links",  "counters", "starts", "spans",
+                                      "states", "mesh",     "clocks"};
 
 trace::Batch thinned(trace::Batch batch, const std::set<std::string>& without,
                      const trace::Registry& registry) {
@@ -66,7 +67,9 @@ class Live : public trace::Sink {
   Live(trace::Registry& registry, Baselines& baselines, const std::set<std::string>& without)
       : registry_(registry), diagnoser_(registry), baselines_(baselines), without_(without) {}
   void job(const trace::JobInfo& job) override {
-    diagnoser_.job(job);
+    trace::JobInfo told = job;
+    if (without_.contains("mesh")) told.mesh.clear();
+    diagnoser_.job(told);
     baselines_.job(job);
   }
   void batch(const trace::Batch& batch) override {
@@ -82,7 +85,7 @@ class Live : public trace::Sink {
     baselines_.batch(batch);
   }
   void clock(const trace::ClockSample& sample) override {
-    diagnoser_.clock(sample);
+    if (!without_.contains("clocks")) diagnoser_.clock(sample);
     baselines_.clock(sample);
   }
   const std::vector<trace::Verdict>& finish(int64_t now) {

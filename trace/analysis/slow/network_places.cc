@@ -2,6 +2,7 @@
 #include "trace/analysis/slow/places.h"
 
 #include <algorithm>
+#include <limits>
 #include <set>
 
 // Where the network is slow, from which links (or groups) are slow and which are not.
@@ -83,6 +84,10 @@ std::vector<Finding> NetworkFaults::within_hosts(const View& view,
 std::vector<Finding> NetworkFaults::between_hosts(const View& view,
                                                   const std::vector<const Signal*>& signals) const {
   const bool one_host = view.clock.hosts().size() <= 1;
+  float least = std::numeric_limits<float>::max();  // of the links that are slow
+  for (const Signal* s : signals) {
+    if (s->is_link && is_worth_it(view, *s)) least = std::min(least, s->volume);
+  }
   std::vector<Measure> measures;
   for (const Signal* s : signals) {
     Measure m{.ranks = {s->sender, s->receiver},
@@ -92,7 +97,8 @@ std::vector<Finding> NetworkFaults::between_hosts(const View& view,
               .is_lossy = s->retransmits > kLossy * s->seconds,
               .level = s->level,
               .error = s->error};
-    m.is_minor = s->is_minor && !m.is_raised;
+    // What slow links of as little traffic say, others that are not slow say too.
+    m.is_minor = s->is_minor && !m.is_raised && 2 * s->volume < least;
     if (!s->is_link) m.ranks = view.registry.groups()[s->group].ranks;
     measures.push_back(std::move(m));
   }
