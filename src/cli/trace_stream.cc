@@ -1,7 +1,7 @@
 #include "src/cli/trace_stream.h"
 
 #include "src/cli/progress.h"
-#include <convoy/trace/diagnose.h>
+#include <convoy/trace/replay.h>
 #include <convoy/trace/stream.h>
 
 #include <cstdio>
@@ -40,15 +40,15 @@ Result<std::unique_ptr<StreamFile>> survey_stream(const std::string& path,
   stream->path = path;
   stream->selection = std::move(selection);
   stream->survey = std::make_unique<trace::Survey>(stream->registry, stream->selection);
-  trace::Diagnoser diagnoser(stream->registry);
-  Both both(*stream->survey, diagnoser);
+  trace::Diagnosing diagnosing(stream->registry);
+  Both both(*stream->survey, diagnosing);
   stream->damage = trace::read_stream(path, stream->registry, both, &stream->truncated);
   if (stream->survey->batches() == 0) {
     if (!stream->damage.ok()) return stream->damage;
     return Status(Code::kDataLoss, path + " holds no events of any rank");
   }
-  diagnoser.diagnose(stream->survey->bounds().second);
-  stream->verdicts = diagnoser.verdicts();
+  diagnosing.finish(stream->survey->bounds().second);
+  stream->verdicts = diagnosing.diagnoser().verdicts();
   if (!stream->damage.ok()) {
     std::fprintf(stderr, "convoy: %s. What stands before is used.\n",
                  stream->damage.message().c_str());

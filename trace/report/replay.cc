@@ -15,13 +15,12 @@ class Driver : public Sink {
   // out.
   Driver(Replay& replay, const ReplayOptions& options, bool checks)
       : replay_(replay),
-        at_end_(options.at_end),
         checks_(checks),
-        diagnoser_(replay.registry, options.diagnoser) {}
+        diagnosing_(replay.registry, options.diagnoser, options.at_end) {}
   bool in_order() const { return in_order_; }
 
   void job(const JobInfo& job) override {
-    diagnoser_.job(job);
+    diagnosing_.job(job);
     if (replay_.summary) replay_.summary->job(job);
   }
 
@@ -29,25 +28,20 @@ class Driver : public Sink {
     in_order_ = in_order_ && (!checks_ || order_.is_next(batch));
     if (!in_order_) return;
     ++replay_.batches;
-    now_ = std::max(now_, batch.received);
-    if (!at_end_ && now_ - looked_ >= kLookEveryNs) {
-      diagnoser_.diagnose(now_);
-      looked_ = now_;
-    }
-    diagnoser_.batch(batch);
+    diagnosing_.batch(batch);
     if (replay_.summary) replay_.summary->batch(batch);
   }
 
   void clock(const ClockSample& sample) override {
-    diagnoser_.clock(sample);
+    diagnosing_.clock(sample);
     if (replay_.summary) replay_.summary->clock(sample);
   }
 
   void finish() {
-    diagnoser_.diagnose(now_);
-    replay_.end = now_;
-    replay_.verdicts = diagnoser_.verdicts();
-    replay_.hints = diagnoser_.hints();
+    diagnosing_.finish();
+    replay_.end = diagnosing_.now();
+    replay_.verdicts = diagnosing_.diagnoser().verdicts();
+    replay_.hints = diagnosing_.diagnoser().hints();
     if (!replay_.summary) return;
     replay_.summary->finish();
     replay_.summary->set_verdicts(replay_.verdicts);
@@ -56,11 +50,10 @@ class Driver : public Sink {
 
  private:
   Replay& replay_;
-  const bool at_end_, checks_;
+  const bool checks_;
   OrderCheck order_;
   bool in_order_ = true;
-  Diagnoser diagnoser_;
-  int64_t now_ = 0, looked_ = 0;
+  Diagnosing diagnosing_;
 };
 
 // Once more from the beginning, put in order.
@@ -77,6 +70,15 @@ Result<std::unique_ptr<Replay>> replay_by_time(const std::filesystem::path& path
 }
 
 }  // namespace
+
+void Diagnosing::batch(const Batch& batch) {
+  now_ = std::max(now_, batch.received);
+  if (!at_end_ && now_ - looked_ >= kLookEveryNs) {
+    diagnoser_.diagnose(now_);
+    looked_ = now_;
+  }
+  diagnoser_.batch(batch);
+}
 
 Result<std::unique_ptr<Replay>> replay_stream(const std::filesystem::path& path,
                                               const ReplayOptions& options) {

@@ -6,11 +6,34 @@
 #include <convoy/trace/summary.h>
 #include <convoy/trace/verdict.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <memory>
 #include <vector>
 
 namespace convoy::trace {
+
+// Feeds a diagnoser what a stream holds, and looks each quarter of a second of the job's time.
+class Diagnosing : public Sink {
+ public:
+  // `registry` outlives it. `at_end`: looks once, in finish().
+  explicit Diagnosing(const Registry& registry, const DiagnoserOptions& options = {},
+                      bool at_end = false)
+      : at_end_(at_end), diagnoser_(registry, options) {}
+  void job(const JobInfo& job) override { diagnoser_.job(job); }
+  void batch(const Batch& batch) override;
+  void clock(const ClockSample& sample) override { diagnoser_.clock(sample); }
+  // `end`: of the job, if batches don't say when they came.
+  void finish(int64_t end = 0) { diagnoser_.diagnose(now_ = std::max(now_, end)); }
+
+  int64_t now() const { return now_; }  // root's clock: the newest batch's arrival
+  const Diagnoser& diagnoser() const { return diagnoser_; }
+
+ private:
+  const bool at_end_;
+  Diagnoser diagnoser_;
+  int64_t now_ = 0, looked_ = 0;
+};
 
 struct ReplayOptions {
   // Looks once, when all has been read, instead of each quarter of a second of the job's time. The
