@@ -123,6 +123,26 @@ TEST_CASE("all of a rank in one batch, rank by rank, with or without a time of a
   check_both_faults(analysed(simulated, batches, replay), simulated.outcome);
 }
 
+TEST_CASE("batches hold many short steps: all of them are judged, and in their order") {
+  Simulated simulated;
+  sim::Cluster c;
+  c.mesh = "pp=4,dp=2";
+  c.ranks_per_host = 4;
+  c.steps = 80;
+  c.model.layers = 4;
+  c.model.hidden = c.model.sequence = 512;
+  c.faults = {sim::parse_fault("slow_compute:rank=5,factor=1.4,from=20").value()};
+  const auto outcome = sim::simulate(c, simulated.registry, simulated.all);
+  REQUIRE(outcome.status().to_string() == "ok");
+  REQUIRE(outcome->end - outcome->begin < 10'000'000'000);
+  std::unique_ptr<Replay> replay;
+  analysed(simulated, simulated.all.batches, replay);
+  REQUIRE(replay->verdicts.size() == 1);
+  CHECK(replay->verdicts[0].cls == Class::kSlowCompute);
+  CHECK(replay->verdicts[0].culprit.ranks == std::vector<uint32_t>{5});
+  CHECK(std::abs(replay->verdicts[0].onset - outcome->truths[0].onset) < 200'000'000);
+}
+
 TEST_CASE("nothing but steps and operations: who computes slowly shows between operations") {
   Simulated simulated;
   simulate(simulated, 40);

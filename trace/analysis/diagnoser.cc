@@ -78,6 +78,8 @@ struct Diagnoser::Impl {
   Standing* place_of(const Verdict& found);
   void end(Standing& standing, int64_t at, std::vector<size_t>& told);
   void withdraw(uint64_t id, int64_t now, std::vector<size_t>& told);
+  void withdraw_explained(const std::vector<Verdict>& found, int64_t now,
+                          std::vector<size_t>& told);
 
   const Registry& registry;
   DiagnoserOptions options;
@@ -200,6 +202,23 @@ void Diagnoser::Impl::withdraw(uint64_t id, int64_t now, std::vector<size_t>& to
   }
 }
 
+// What was told before the step of a clock that explains it was known.
+void Diagnoser::Impl::withdraw_explained(const std::vector<Verdict>& found, int64_t now,
+                                         std::vector<size_t>& told) {
+  std::vector<Verdict> steps;
+  for (const Verdict& f : found) {
+    if (f.cls == Class::kClockStep) steps.push_back(f);
+  }
+  std::erase_if(standing, [&](const Standing& s) {
+    Verdict& v = all[s.verdict];
+    if (s.is_found || !is_slow(v.cls) || !is_explained(v, steps)) return false;
+    v.withdrawn = true;
+    v.cleared = now;
+    told.push_back(s.verdict);
+    return true;
+  });
+}
+
 void Diagnoser::Impl::end(Standing& s, int64_t at, std::vector<size_t>& told) {
   all[s.verdict].cleared = at;
   told.push_back(s.verdict);
@@ -250,6 +269,7 @@ std::vector<Verdict> Diagnoser::diagnose(int64_t now) {
       d.place(v, now, told);
     }
   }
+  d.withdraw_explained(found, now, told);
   std::erase_if(d.standing, [&](Impl::Standing& s) {
     const int64_t over_after = is_stuck(d.all[s.verdict]) ? kStuckOverAfter : kOverAfter;
     if (s.is_found || d.ledger.horizon() - s.seen < over_after) return false;

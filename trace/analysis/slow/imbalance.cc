@@ -67,7 +67,10 @@ void Imbalance::stages(const View& view, std::vector<Finding>& found) {
     }
     for (uint32_t p = 0; p < stages; ++p) {
       // Of the stage's ranks nearly all: one slow rank is no slow stage.
-      if (!of[p].empty()) work.at(p, i) = quantile(of[p], 0.25);
+      if (of[p].empty()) continue;
+      const bool are_few = of[p].size() < 5;
+      work.at(p, i) =
+          are_few ? *std::min_element(of[p].begin(), of[p].end()) : quantile(of[p], 0.25);
     }
   }
   stage_base_.resize(stages);

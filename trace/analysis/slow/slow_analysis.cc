@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 namespace convoy::trace {
 namespace {
@@ -21,8 +22,10 @@ constexpr float kWarmUpFactor = 1.4F;
 constexpr uint32_t kWarmUpTold = 12;  // steps after it
 // A step is complete once so many ranks have told of it …
 constexpr double kNearlyAll = 0.95;
-// … or half of them have, and others are so much further.
+// … or half of them have, and half of them are so much further.
 constexpr uint32_t kStepsLate = 3;
+// So many steps a rank may be ahead of what is judged: batches may hold many short ones.
+constexpr uint32_t kAhead = 8;
 
 // So many slow ranks that have begun within so many steps wait for more evidence.
 constexpr ptrdiff_t kSwarm = 3;
@@ -65,12 +68,15 @@ struct SlowAnalysis::Impl {
   Impl(const Registry& r, const DiagnoserOptions& o)
       : registry(r),
         options(o),
-        window(std::max(o.window_steps, 8U) + 8),
+        window(std::max(o.window_steps, 8U) + kAhead),
         flows(r, window.steps()),
         links(window.steps()),
         builder(r, window, flows, links) {}
 
   void start(const JobInfo& info);
+  void go_on(const ClockModel& clock);
+  void close_steps();
+  bool judge_next(const ClockModel& clock);
   void judge(uint32_t step, const ClockModel& clock);
   bool make_view(uint32_t step, slow::View& view);
   Finding warm_up(const slow::View& view) const;
@@ -94,7 +100,9 @@ struct SlowAnalysis::Impl {
   slow::NetworkFaults network;
   slow::Imbalance imbalance;
   std::map<uint32_t, uint32_t> told_of;  // ranks that have finished a step, of steps not judged yet
-  uint32_t judged = 0, furthest = 0;
+  std::set<uint32_t> held;               // ranks with steps that are not closed yet
+  bool has_begun = false;
+  uint32_t judged = 0;
   struct {
     uint32_t last = 0;
     float factor = 1;
@@ -119,7 +127,9 @@ void SlowAnalysis::Impl::start(const JobInfo& job) {
   network.clear();
   imbalance.clear();
   told_of.clear();
-  judged = furthest = 0;
+  held.clear();
+  has_begun = false;
+  judged = 0;
   warm = {};
   hints.clear();
 }
@@ -133,21 +143,50 @@ void SlowAnalysis::job(const JobInfo& info) {
 void SlowAnalysis::batch(const Batch& batch, const ClockModel& clock) {
   Impl& all = *impl_;
   if (batch.rank >= all.info.world_size || batch.generation != all.info.generation) return;
+  all.builder.batch(batch);
+  const uint32_t next = all.builder.next_of(batch.rank);
+  if (next == 0) return;
+  if (!all.has_begun) all.judged = next - 1;
+  all.has_begun = true;
+  all.held.insert(batch.rank);
+  all.go_on(clock);
+}
+
+// Ranks go through their steps together, whatever they come in.
+void SlowAnalysis::Impl::go_on(const ClockModel& clock) {
+  while (true) {
+    close_steps();
+    if (judge_next(clock)) continue;
+    if (!told_of.empty() || held.empty()) return;
+    uint32_t next = UINT32_MAX;  // their numbers have jumped
+    for (const uint32_t r : held) next = std::min(next, builder.next_of(r));
+    judged = next - 1;
+  }
+}
+
+void SlowAnalysis::Impl::close_steps() {
   std::vector<uint32_t> finished;
-  all.builder.batch(batch, finished);
+  std::erase_if(held, [&](uint32_t r) {
+    builder.close_steps(r, judged + kAhead, finished);
+    return builder.next_of(r) == 0;
+  });
   for (const uint32_t step : finished) {
-    if (step > all.judged) ++all.told_of[step];
-    all.furthest = std::max(all.furthest, step);
+    if (step > judged) ++told_of[step];
   }
-  while (!all.told_of.empty()) {
-    const auto [step, ranks] = *all.told_of.begin();
-    const double share = static_cast<double>(ranks) / all.info.world_size;
-    const bool late = all.furthest >= step + kStepsLate;
-    if (share < kNearlyAll && !late) break;
-    if (share >= kNearlyAll || share >= 0.5) all.judge(step, clock);
-    all.judged = step;
-    all.told_of.erase(all.told_of.begin());
-  }
+}
+
+// False: the next step is not complete.
+bool SlowAnalysis::Impl::judge_next(const ClockModel& clock) {
+  if (told_of.empty()) return false;
+  const auto [step, ranks] = *told_of.begin();
+  const auto share = [&](uint32_t of) { return static_cast<double>(of) / info.world_size; };
+  const auto later = told_of.lower_bound(step + kStepsLate);
+  const bool is_late = later != told_of.end() && share(later->second) >= 0.5;
+  if (share(ranks) < kNearlyAll && !is_late) return false;
+  if (share(ranks) >= 0.5) judge(step, clock);
+  judged = step;
+  told_of.erase(told_of.begin());
+  return true;
 }
 
 float SlowAnalysis::Impl::busy_share(const slow::View& view) {
@@ -373,8 +412,9 @@ SlowAnalysis::Impl::Known& SlowAnalysis::Impl::known_of(const Finding& f, const 
           return std::find(f.slow_links.begin(), f.slow_links.end(), l) != f.slow_links.end();
         });
     if (k.verdict.withdrawn || (!shares_links && !same(k.verdict, f, view.clock))) continue;
-    const bool recurs =
-        f.cls == Class::kSlowComputePeriodic && k.verdict.culprit.ranks == f.culprit.ranks;
+    const bool comes_and_goes = f.cls == Class::kSlowComputePeriodic ||
+                                f.cls == Class::kImbalanceData || f.cls == Class::kImbalanceExpert;
+    const bool recurs = comes_and_goes && k.verdict.culprit.ranks == f.culprit.ranks;
     if (k.is_over && k.last_step + 1 < f.first_step && !recurs) continue;
     if (oldest == nullptr) {
       oldest = &k;

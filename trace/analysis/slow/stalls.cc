@@ -26,6 +26,11 @@ std::map<uint32_t, std::vector<std::pair<uint32_t, float>>> by_rank(const auto& 
   return all;
 }
 
+// As excesses are: a share of the usual step, or of this one where that is longer.
+float event_min(const View& view, size_t column) {
+  return kEventMin / std::max(view.step_ns, view.lengths[column]);
+}
+
 // Steps and costs of one rank's events, made a finding.
 Finding stall(const View& view, Class cls, const std::vector<std::pair<uint32_t, float>>& events) {
   std::vector<float> gaps, costs;
@@ -83,7 +88,7 @@ std::vector<Finding> LocalFaults::data(const View& view) {
   const Table history = excess(view, {kData}, data_, true);
   const float noise = noise_of(peers);
   const float least =
-      std::max({share, kEventMin / view.step_ns, std::isnan(noise) ? 0 : kEventSigmas * noise});
+      std::max({share, event_min(view, newest), std::isnan(noise) ? 0 : kEventSigmas * noise});
   // The past of each rank: a stall of all shows only there. Growth along with the computation's is
   // more work.
   std::vector<float> growth, all;
@@ -209,7 +214,7 @@ std::vector<Finding> LocalFaults::pauses(const View& view) {
   const Table garbage = excess(view, {kGarbage}, compute_, false);
   const float found_noise = noise_of(own);
   const float noise = std::max(newest_spread(own), std::isnan(found_noise) ? 0.01F : found_noise);
-  const float least = std::max({share, kEventMin / view.step_ns, kEventSigmas * noise});
+  const float least = std::max({share, event_min(view, at), kEventSigmas * noise});
   std::vector<Event> fresh;
   for (uint32_t r = 0; r < view.ranks() && !view.roles.cohorts().empty(); ++r) {
     const RankStep* cell = view.cell(r, at);

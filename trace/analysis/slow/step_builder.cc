@@ -138,23 +138,38 @@ void StepBuilder::take(const Batch& batch, Rank& rank) {
   bound(rank.counters, kPendingMax);
 }
 
-void StepBuilder::batch(const Batch& batch, std::vector<uint32_t>& finished) {
+void StepBuilder::batch(const Batch& batch) {
   if (batch.rank >= ranks_.size()) return;
   Rank& rank = ranks_[batch.rank];
   take(batch, rank);
+  if (rank.next == 0) find_next(rank);
+}
+
+void StepBuilder::find_next(Rank& rank) {
+  rank.next = 0;
+  for (const Span& s : rank.spans) {
+    if (s.kind != SpanKind::kStep || s.value <= rank.step || s.value > UINT32_MAX) continue;
+    const auto step = static_cast<uint32_t>(s.value);
+    if (rank.next == 0 || step < rank.next) rank.next = step;
+  }
+}
+
+void StepBuilder::close_steps(uint32_t number, uint32_t limit, std::vector<uint32_t>& finished) {
+  Rank& rank = ranks_[number];
+  if (rank.next == 0 || rank.next > limit) return;
   std::vector<Span> steps;
   for (const Span& s : rank.spans) {
-    if (s.kind == SpanKind::kStep) steps.push_back(s);
+    if (s.kind == SpanKind::kStep && s.value <= limit) steps.push_back(s);
   }
-  if (steps.empty()) return;
   std::sort(steps.begin(), steps.end(),
             [](const Span& a, const Span& b) { return a.at.end < b.at.end; });
   for (const Span& step : steps) {
-    if (step.value <= rank.step || step.value > UINT32_MAX) continue;
-    close(batch.rank, rank, step);
+    if (step.value <= rank.step) continue;
+    close(number, rank, step);
     finished.push_back(static_cast<uint32_t>(step.value));
   }
   std::erase_if(rank.spans, [&](const Span& s) { return s.at.begin < rank.end; });
+  find_next(rank);
 }
 
 void StepBuilder::close(uint32_t number, Rank& rank, const Span& step) {

@@ -23,8 +23,11 @@ class StepBuilder {
       : registry_(registry), names_(registry), window_(window), flows_(flows), links_(links) {}
 
   void resize(uint32_t ranks);
-  // Appends the numbers of steps that the rank has finished to `finished`.
-  void batch(const Batch& batch, std::vector<uint32_t>& finished);
+  void batch(const Batch& batch);
+  // Closes steps of the rank up to `limit`, and appends their numbers to `finished`.
+  void close_steps(uint32_t rank, uint32_t limit, std::vector<uint32_t>& finished);
+  // The rank's next step that has ended and is not closed; 0: none.
+  uint32_t next_of(uint32_t rank) const { return ranks_[rank].next; }
 
  private:
   struct Span {
@@ -49,7 +52,7 @@ class StepBuilder {
     std::vector<Counter> counters;
     std::vector<Channel> channels;
     int64_t end = 0;  // of its last step
-    uint32_t step = 0;
+    uint32_t step = 0, next = 0;
     uint64_t tokens = 0, run_queue = 0;  // sums at that time
     // What its steps usually have, and how sure that is: fewer, and records were lost.
     std::pair<uint32_t, uint32_t> forwards, backwards, operations_usual, others;
@@ -63,9 +66,10 @@ class StepBuilder {
     std::vector<Interval> own;    // between operations
   };
 
-  static constexpr size_t kPendingMax = 1 << 14;  // events of one kind that wait for their step
+  static constexpr size_t kPendingMax = 1 << 16;  // events of one kind that wait for their step
 
   void take(const Batch& batch, Rank& rank);
+  static void find_next(Rank& rank);
   void close(uint32_t number, Rank& rank, const Span& step);
   void close_operations(uint32_t number, Rank& rank, RankStep& cell, Waits& waits);
   void close_counters(uint32_t number, Rank& rank, RankStep& cell);
