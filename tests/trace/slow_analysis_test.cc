@@ -170,6 +170,17 @@ TEST_CASE("slow from time to time is one verdict, also where it costs little on 
   CHECK(job.only().culprit.ranks == std::vector<uint32_t>{5});
 }
 
+TEST_CASE("slow for good, but for some short steps: that is no pace") {
+  Job job;
+  job.steps = 60;
+  job.compute = [](uint32_t r, uint32_t step) {
+    return r == 5 && step >= 10 && step % 14 > 1 ? 1.3 : 1.0;
+  };
+  job.run();
+  CHECK(job.only().cls == Class::kSlowCompute);
+  CHECK(job.only().culprit.ranks == std::vector<uint32_t>{5});
+}
+
 TEST_CASE("a save that stalls in steps that also evaluate") {
   Job job;
   job.ranks = 16;

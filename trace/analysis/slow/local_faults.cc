@@ -1,6 +1,7 @@
 #include "trace/analysis/slow/local_faults.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdarg>
 #include <cstdio>
 #include <set>
@@ -159,12 +160,14 @@ bool LocalFaults::is_periodic(const View& view, uint32_t rank, Finding& finding)
   const float high = quantile(values, 0.95), low = quantile(values, 0.1);
   const float middle = (high + low) / 2;
   if (high - low < 0.03F) return false;
+  // Some short steps that look well by chance are no rest.
+  const auto rest = static_cast<size_t>(std::max(2.0F, std::ceil(kStretchMin / view.step_ns)));
   std::vector<uint32_t> begins;
-  size_t on = 0, off = 2, ons = 0;
+  size_t on = 0, off = rest, ons = 0;
   for (const auto& [step, e] : history) {
     if (e > middle) {
       // One step that looks well amid a slow stretch is noise; so are single slow ones.
-      if (off >= 2) begins.push_back(step), on = 0;
+      if (off >= rest) begins.push_back(step), on = 0;
       off = 0, ++on, ++ons;
     } else {
       if (on == 1 && off == 0 && !begins.empty()) begins.pop_back(), --ons;
