@@ -217,21 +217,16 @@ void add_run(CLI::App& root, Invocation& invocation) {
       ->type_name("P")
       ->needs(arguments->trace)
       ->excludes(trace_to);
-  app->add_option("--trace-token-file", arguments->tracing.token_file,
-                  "only who has the same first line in FILE may send what ranks record")
-      ->check(CLI::ExistingFile)
-      ->type_name("FILE");
-  app->add_option("--trace-tls-certificate", arguments->tracing.certificate,
-                  "PEM file of this machine: what ranks record is sent over mutual TLS")
-      ->check(CLI::ExistingFile)
-      ->type_name("FILE");
-  app->add_option("--trace-tls-key", arguments->tracing.key, "PEM file, the certificate's key")
-      ->check(CLI::ExistingFile)
-      ->type_name("FILE");
-  app->add_option("--trace-tls-roots", arguments->tracing.roots,
-                  "PEM file, of who signs the machines' certificates")
-      ->check(CLI::ExistingFile)
-      ->type_name("FILE");
+  const auto add_file = [app](const char* name, std::string& path, const char* help) {
+    app->add_option(name, path, help)->check(CLI::ExistingFile)->type_name("FILE");
+  };
+  add_file("--trace-token-file", arguments->tracing.token_file,
+           "only who has the same first line in FILE may send what ranks record");
+  add_file("--trace-tls-certificate", arguments->tracing.certificate,
+           "PEM file of this machine: what ranks record is sent over mutual TLS");
+  add_file("--trace-tls-key", arguments->tracing.key, "PEM file, the certificate's key");
+  add_file("--trace-tls-roots", arguments->tracing.roots,
+           "PEM file, of who signs the machines' certificates");
   CLI::Option* rehearse = app->add_flag("--rehearse", arguments->rehearse,
                                         "without GPUs, on a stand-in that looks for mistakes");
   app->add_option("--gpus", arguments->gpus, "simulated GPUs; default: one for each rank")

@@ -143,12 +143,17 @@ class RunTraceTest(JobTest):
         self.check_files(2, count=30)
 
     # Several machines.
-    def test_two_machines_have_one_aggregator(self):
+    def two_machines(self, *options, first=()):
+        """What each said, the first machine's last, and the port of their store. `first`: its own options."""
         port = two_free_ports()
-        machine = ["--trace", "--mesh", "dp=4", "--nnodes", "2", "--rdzv", f"127.0.0.1:{port}"]
-        jobs = [self.start(*self.words(2, *machine, "--node-rank", str(k), output=f"node{k}")) for k in (1, 0)]
+        machine = ["--trace", "--nnodes", "2", "--rdzv", f"127.0.0.1:{port}", *options]
+        jobs = [self.start(*self.words(2, *machine, *own, "--node-rank", str(k), output=f"node{k}")) for k, own in ((1, ()), (0, first))]
         said = [job.communicate(timeout=PATIENCE_S)[1] for job in jobs]
         self.assertEqual([job.returncode for job in jobs], [0, 0], said)
+        return said, port
+
+    def test_two_machines_have_one_aggregator(self):
+        said, port = self.two_machines("--mesh", "dp=4")
         self.check_files(4, "node0/trace")
         self.assertIn(f"[trace] listening at port {port + 1}", said[1])
         self.assertIn(" of 4 ranks ", said[1])
@@ -167,23 +172,12 @@ class RunTraceTest(JobTest):
 
     @unittest.skipUnless(shutil.which("openssl"), "no openssl")
     def test_two_machines_with_token_and_tls(self):
-        port = two_free_ports()
-        machine = ["--trace", "--nnodes", "2", "--rdzv", f"127.0.0.1:{port}"]
-        machine += self.protection("token-file", "tls-certificate", "tls-key", "tls-roots")
-        jobs = [self.start(*self.words(2, *machine, "--node-rank", str(k), output=f"node{k}")) for k in (1, 0)]
-        said = [job.communicate(timeout=PATIENCE_S)[1] for job in jobs]
-        self.assertEqual([job.returncode for job in jobs], [0, 0], said)
+        self.two_machines(*self.protection("token-file", "tls-certificate", "tls-key", "tls-roots"))
         self.check_files(4, "node0/trace")
 
     @unittest.skipUnless(shutil.which("openssl"), "no openssl")
     def test_a_machine_without_the_token_is_not_heard(self):
-        port = two_free_ports()
-        machine = ["--trace", "--nnodes", "2", "--rdzv", f"127.0.0.1:{port}"]
-        token = self.protection("token-file")
-        jobs = [self.start(*self.words(2, *machine, *(token if k == 0 else []), "--node-rank", str(k), output=f"node{k}"))
-                for k in (1, 0)]
-        said = [job.communicate(timeout=PATIENCE_S)[1] for job in jobs]
-        self.assertEqual([job.returncode for job in jobs], [0, 0], said)
+        said, _ = self.two_machines(first=self.protection("token-file"))
         self.assertIn(" of 2 ranks ", said[1])
 
     def test_an_aggregator_elsewhere(self):

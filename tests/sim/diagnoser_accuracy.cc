@@ -109,6 +109,15 @@ struct Row {
   std::array<uint64_t, kBaselines> baselines{};
 };
 
+void add(Row& to, const Row& from) {
+  to.runs += from.runs, to.found += from.found, to.culprit += from.culprit;
+  to.top2 += from.top2, to.extra += from.extra;
+  std::ranges::copy(from.seconds, std::back_inserter(to.seconds));
+  std::ranges::copy(from.steps, std::back_inserter(to.steps));
+  std::ranges::copy(from.after_deadline, std::back_inserter(to.after_deadline));
+  for (size_t b = 0; b < kBaselines; ++b) to.baselines[b] += from.baselines[b];
+}
+
 double quantile(std::vector<double> of, double q) {
   if (of.empty()) return 0;
   std::ranges::sort(of);
@@ -257,24 +266,19 @@ void print_bench(const std::vector<Row>& faults, const std::vector<Row>& control
     std::printf("%s\n", json.dump().c_str());
   };
   Row all, silent;
-  std::vector<double> late;
-  for (const Row& r : faults) {
-    all.runs += r.runs, all.found += r.found, all.culprit += r.culprit;
-    for (size_t b = 0; b < kBaselines; ++b) all.baselines[b] += r.baselines[b];
-    std::ranges::copy(r.after_deadline, std::back_inserter(late));
-  }
-  for (const Row& r : controls) {
-    silent.runs += r.runs, silent.extra += r.extra;
-    for (size_t b = 0; b < kBaselines; ++b) silent.baselines[b] += r.baselines[b];
-  }
+  for (const Row& r : faults) add(all, r);
+  for (const Row& r : controls) add(silent, r);
   if (all.runs != 0) {
     line("class", "right", all.found, all.runs, 0);
     line("culprit", "right", all.culprit, all.runs, std::ranges::max(all.baselines));
   }
-  if (!late.empty()) {
-    const Json json = {
-        {"bench", "trace.accuracy"},     {"case", "stuck"}, {"metric", "after_deadline_p95"},
-        {"value", quantile(late, 0.95)}, {"unit", "s"},     {"runs", late.size()}};
+  if (!all.after_deadline.empty()) {
+    const Json json = {{"bench", "trace.accuracy"},
+                       {"case", "stuck"},
+                       {"metric", "after_deadline_p95"},
+                       {"value", quantile(all.after_deadline, 0.95)},
+                       {"unit", "s"},
+                       {"runs", all.after_deadline.size()}};
     std::printf("%s\n", json.dump().c_str());
   }
   if (silent.runs != 0) {
@@ -303,15 +307,6 @@ void run_tasks(std::vector<Task>& tasks, const Options& options) {
   std::vector<std::jthread> threads;
   for (int i = 1; i < options.jobs; ++i) threads.emplace_back(work);
   work();
-}
-
-void add(Row& to, const Row& from) {
-  to.runs += from.runs, to.found += from.found, to.culprit += from.culprit;
-  to.top2 += from.top2, to.extra += from.extra;
-  std::ranges::copy(from.seconds, std::back_inserter(to.seconds));
-  std::ranges::copy(from.steps, std::back_inserter(to.steps));
-  std::ranges::copy(from.after_deadline, std::back_inserter(to.after_deadline));
-  for (size_t b = 0; b < kBaselines; ++b) to.baselines[b] += from.baselines[b];
 }
 
 Status run_all(const Options& options, std::vector<Row>& faults, std::vector<Row>& controls) {

@@ -3,7 +3,7 @@
 // with the one that came. Usage: hint_gains [--runs N] [--seed FIRST] [--kind NAME]… [--least
 // SHARE] [--verbose] *near*: within 2 points of the step time, or a fifth of the gain.
 #include <convoy/sim/cluster.h>
-#include <convoy/trace/diagnose.h>
+#include <convoy/trace/replay.h>
 
 #include <CLI/CLI.hpp>
 
@@ -122,28 +122,18 @@ const std::vector<Kind> kKinds = {{"imbalance", slow_rank},
                                   {"lost overlap", one_bucket, set_buckets},
                                   {"small buckets", small_buckets, set_buckets}};
 
-class Live : public trace::Sink {
- public:
-  explicit Live(trace::Registry& registry) : diagnoser_(registry) {}
-  void job(const trace::JobInfo& job) override { diagnoser_.job(job); }
-  void batch(const trace::Batch& batch) override { diagnoser_.batch(batch); }
-  void clock(const trace::ClockSample& sample) override { diagnoser_.clock(sample); }
-  trace::Hint hint(const std::string& name) const {
-    for (const trace::Hint& h : diagnoser_.hints()) {
-      if (h.name == name) return h;
-    }
-    return {};
+trace::Hint hint_of(const trace::Diagnoser& diagnoser, const std::string& name) {
+  for (const trace::Hint& h : diagnoser.hints()) {
+    if (h.name == name) return h;
   }
-
- private:
-  trace::Diagnoser diagnoser_;
-};
+  return {};
+}
 
 Result<double> step_time(const sim::Cluster& cluster, const std::string& name, trace::Hint* hint) {
   trace::Registry registry;
-  Live live(registry);
+  trace::Diagnosing live(registry, {}, true);
   CONVOY_ASSIGN_OR_RETURN(const sim::Outcome outcome, sim::simulate(cluster, registry, live));
-  if (hint != nullptr) *hint = live.hint(name);
+  if (hint != nullptr) *hint = hint_of(live.diagnoser(), name);
   const auto& ends = outcome.step_ends;
   return static_cast<double>(ends.back() - ends[kFirstStep]) /
          static_cast<double>(ends.size() - 1 - kFirstStep);

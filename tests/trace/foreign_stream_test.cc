@@ -2,23 +2,21 @@
 // rank, in no order, without a time of arrival or clock samples, and ranks that tell of nothing but
 // steps and operations. The verdicts are those of the stream as it came.
 #include "tests/sim/recording.h"
+#include "tests/temp_folder.h"
 #include <convoy/trace/replay.h>
 #include <convoy/trace/stream.h>
 
 #include <catch2/catch.hpp>
 
 #include <algorithm>
-#include <filesystem>
 #include <map>
+#include <memory>
 #include <string>
-#include <unistd.h>
 
 using namespace convoy;
 using namespace convoy::trace;
 
 namespace {
-
-namespace fs = std::filesystem;
 
 struct Simulated {
   Registry registry;
@@ -27,16 +25,18 @@ struct Simulated {
 };
 
 // A rank is slow for a while, and another one dies later.
-void simulate(Simulated& to, uint32_t until) {
+sim::Cluster two_faults() {
   sim::Cluster c;
   c.mesh = "tp=2,dp=4";
   c.steps = 80;
   c.ranks_per_host = 4;
   c.clocks.offset_ms = 300;
-  c.faults = {
-      sim::parse_fault("slow_compute:rank=3,factor=1.4,from=15,until=" + std::to_string(until))
-          .value(),
-      sim::parse_fault("crash:rank=6,from=70").value()};
+  c.faults = {sim::parse_fault("slow_compute:rank=3,factor=1.4,from=15,until=40").value(),
+              sim::parse_fault("crash:rank=6,from=70").value()};
+  return c;
+}
+
+void simulate(const sim::Cluster& c, Simulated& to) {
   const auto outcome = sim::simulate(c, to.registry, to.all);
   REQUIRE(outcome.status().to_string() == "ok");
   to.outcome = *outcome;
@@ -65,20 +65,17 @@ std::vector<Batch> one_of_each(const std::vector<Batch>& batches) {
   return all;
 }
 
-Replay& analysed(const Simulated& from, const std::vector<Batch>& batches,
-                 std::unique_ptr<Replay>& replay) {
-  const fs::path path =
-      fs::temp_directory_path() / ("foreign-" + std::to_string(::getpid()) + ".jsonl");
+std::unique_ptr<Replay> analysed(const Simulated& from, const std::vector<Batch>& batches) {
+  const TempFolder folder;
+  const std::string path = folder / "run.jsonl";
   auto writer = JsonStreamWriter::create(path, from.registry).value();
   for (const JobInfo& job : from.all.jobs) writer->job(job);
   for (const ClockSample& sample : from.all.samples) writer->clock(sample);
   for (const Batch& b : batches) writer->batch(b);
   REQUIRE(writer->close().ok());
   auto result = replay_stream(path);
-  fs::remove(path);
   REQUIRE(result.status().to_string() == "ok");
-  replay = std::move(result).value();
-  return *replay;
+  return std::move(result).value();
 }
 
 const Verdict& only(const Replay& replay, Class cls) {
@@ -102,7 +99,7 @@ void check_both_faults(const Replay& replay, const sim::Outcome& outcome) {
 
 TEST_CASE("all of a rank in one batch, rank by rank, with or without a time of arrival") {
   Simulated simulated;
-  simulate(simulated, 40);
+  simulate(two_faults(), simulated);
   std::vector<Batch> batches = simulated.all.batches;
   SECTION("as it came") {}
   SECTION("sorted by rank") {
@@ -119,8 +116,7 @@ TEST_CASE("all of a rank in one batch, rank by rank, with or without a time of a
     batches = one_of_each(batches);
     for (Batch& b : batches) b.received = 0;
   }
-  std::unique_ptr<Replay> replay;
-  check_both_faults(analysed(simulated, batches, replay), simulated.outcome);
+  check_both_faults(*analysed(simulated, batches), simulated.outcome);
 }
 
 TEST_CASE("batches hold many short steps: all of them are judged, and in their order") {
@@ -132,26 +128,23 @@ TEST_CASE("batches hold many short steps: all of them are judged, and in their o
   c.model.layers = 4;
   c.model.hidden = c.model.sequence = 512;
   c.faults = {sim::parse_fault("slow_compute:rank=5,factor=1.4,from=20").value()};
-  const auto outcome = sim::simulate(c, simulated.registry, simulated.all);
-  REQUIRE(outcome.status().to_string() == "ok");
-  REQUIRE(outcome->end - outcome->begin < 10'000'000'000);
-  std::unique_ptr<Replay> replay;
-  analysed(simulated, simulated.all.batches, replay);
+  simulate(c, simulated);
+  REQUIRE(simulated.outcome.end - simulated.outcome.begin < 10'000'000'000);
+  const auto replay = analysed(simulated, simulated.all.batches);
   REQUIRE(replay->verdicts.size() == 1);
   CHECK(replay->verdicts[0].cls == Class::kSlowCompute);
   CHECK(replay->verdicts[0].culprit.ranks == std::vector<uint32_t>{5});
-  CHECK(std::abs(replay->verdicts[0].onset - outcome->truths[0].onset) < 200'000'000);
+  CHECK(std::abs(replay->verdicts[0].onset - simulated.outcome.truths[0].onset) < 200'000'000);
 }
 
 TEST_CASE("nothing but steps and operations: who computes slowly shows between operations") {
   Simulated simulated;
-  simulate(simulated, 40);
+  simulate(two_faults(), simulated);
   const uint32_t step = simulated.registry.name(names::kStep);
   for (Batch& b : simulated.all.batches) {
     std::erase_if(b.spans, [&](const SpanEvent& s) { return s.name != step; });
     b.counters.clear();
     if (b.state) b.state->open.clear();
   }
-  std::unique_ptr<Replay> replay;
-  check_both_faults(analysed(simulated, simulated.all.batches, replay), simulated.outcome);
+  check_both_faults(*analysed(simulated, simulated.all.batches), simulated.outcome);
 }

@@ -77,6 +77,7 @@ struct Diagnoser::Impl {
   // Where `found` stands already: null if nowhere.
   Standing* place_of(const Verdict& found);
   void end(Standing& standing, int64_t at, std::vector<size_t>& told);
+  void withdraw_at(size_t verdict, int64_t now, std::vector<size_t>& told);
   void withdraw(uint64_t id, int64_t now, std::vector<size_t>& told);
   void withdraw_explained(const std::vector<Verdict>& found, int64_t now,
                           std::vector<size_t>& told);
@@ -192,13 +193,16 @@ void Diagnoser::Impl::place(Verdict found, int64_t now, std::vector<size_t>& tol
   if (has_changed) told.push_back(at->verdict);
 }
 
+void Diagnoser::Impl::withdraw_at(size_t verdict, int64_t now, std::vector<size_t>& told) {
+  all[verdict].withdrawn = true;
+  if (all[verdict].cleared == 0) all[verdict].cleared = now;
+  told.push_back(verdict);
+}
+
 void Diagnoser::Impl::withdraw(uint64_t id, int64_t now, std::vector<size_t>& told) {
   std::erase_if(standing, [&](const Standing& s) { return all[s.verdict].id == id; });
   for (size_t i = 0; i < all.size(); ++i) {
-    if (all[i].id != id || all[i].withdrawn) continue;
-    all[i].withdrawn = true;
-    if (all[i].cleared == 0) all[i].cleared = now;
-    told.push_back(i);
+    if (all[i].id == id && !all[i].withdrawn) withdraw_at(i, now, told);
   }
 }
 
@@ -210,11 +214,9 @@ void Diagnoser::Impl::withdraw_explained(const std::vector<Verdict>& found, int6
     if (f.cls == Class::kClockStep) steps.push_back(f);
   }
   std::erase_if(standing, [&](const Standing& s) {
-    Verdict& v = all[s.verdict];
+    const Verdict& v = all[s.verdict];
     if (s.is_found || !is_slow(v.cls) || !is_explained(v, steps)) return false;
-    v.withdrawn = true;
-    v.cleared = now;
-    told.push_back(s.verdict);
+    withdraw_at(s.verdict, now, told);
     return true;
   });
 }

@@ -56,11 +56,16 @@ class Driver : public Sink {
   Diagnosing diagnosing_;
 };
 
+std::unique_ptr<Replay> make_replay(const ReplayOptions& options) {
+  auto replay = std::make_unique<Replay>();
+  if (options.summary) replay->summary = std::make_unique<Summary>(replay->registry);
+  return replay;
+}
+
 // Once more from the beginning, put in order.
 Result<std::unique_ptr<Replay>> replay_by_time(const std::filesystem::path& path,
                                                const ReplayOptions& options) {
-  auto replay = std::make_unique<Replay>();
-  if (options.summary) replay->summary = std::make_unique<Summary>(replay->registry);
+  auto replay = make_replay(options);
   ByTime all;
   CONVOY_RETURN_IF_ERROR(read_stream(path, replay->registry, all, &replay->truncated));
   Driver driver(*replay, options, false);
@@ -82,8 +87,7 @@ void Diagnosing::batch(const Batch& batch) {
 
 Result<std::unique_ptr<Replay>> replay_stream(const std::filesystem::path& path,
                                               const ReplayOptions& options) {
-  auto replay = std::make_unique<Replay>();
-  if (options.summary) replay->summary = std::make_unique<Summary>(replay->registry);
+  auto replay = make_replay(options);
   Driver driver(*replay, options, true);
   CONVOY_RETURN_IF_ERROR(read_stream(path, replay->registry, driver, &replay->truncated));
   if (!driver.in_order()) return replay_by_time(path, options);

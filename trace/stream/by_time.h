@@ -33,7 +33,7 @@ class ByTime : public Sink {
  private:
   struct Rank {
     std::string host;
-    uint64_t last = 0, missing = 0;  // number of its last batch; numbers that were left out
+    uint64_t last = 0;  // number of its last batch
   };
   struct Key {
     uint64_t generation = 0;

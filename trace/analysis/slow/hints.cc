@@ -15,22 +15,22 @@ constexpr float kSigmas = 3, kEven = 0.02F;  // who differs by less is not slow
 constexpr size_t kRecent = 8;                // steps
 constexpr float kManyCalls = 4;              // a step
 
-// False: it is not worth it.
-bool add(std::vector<Hint>& hints, const char* name, float gain, float confidence,
-         std::string summary, std::string evidence) {
-  if (gain < kGainMin) return false;
+void add(std::vector<Hint>& hints, const char* name, float gain, float confidence,
+         std::string summary, std::string evidence, uint32_t setting = 0) {
+  if (gain < kGainMin) return;
   Hint h;
   h.name = name;
   h.gain = std::min(gain, 1.0F);
   h.confidence = confidence;
+  h.setting = setting;
   h.summary = std::move(summary) + text(": would save %.1f %% of the step time", 100 * h.gain);
   h.evidence.emplace_back().text = std::move(evidence);
   hints.push_back(std::move(h));
-  return true;
 }
 
-void uneven_work(const View& view, const std::vector<float>& work, std::vector<Hint>& hints) {
-  const StepModel before = make_model(view, work);
+// `before`: the model of `work`.
+void uneven_work(const View& view, const std::vector<float>& work, const StepModel& before,
+                 std::vector<Hint>& hints) {
   const float now = replay(before);
   if (now <= 0) return;
   const float share = std::min(1.0F, now / view.step_ns);
@@ -74,13 +74,12 @@ void uneven_work(const View& view, const std::vector<float>& work, std::vector<H
   for (float& f : finer.forward) f /= 2;
   for (float& b : finer.backward) b /= 2;
   const float p = static_cast<float>(before.stages), m = static_cast<float>(before.micro_batches);
-  const bool is_told =
-      add(hints, "pipeline bubble", share * (now - replay(finer)) / now, 0.6F,
-          text("twice as many micro-batches (%u), half as large, or an interleaved schedule",
-               finer.micro_batches),
-          text("with %u stages and %u micro-batches %.0f %% of the pipeline's time is idle at best",
-               before.stages, before.micro_batches, 100 * (p - 1) / (m + p - 1)));
-  if (is_told) hints.back().setting = finer.micro_batches;
+  add(hints, "pipeline bubble", share * (now - replay(finer)) / now, 0.6F,
+      text("twice as many micro-batches (%u), half as large, or an interleaved schedule",
+           finer.micro_batches),
+      text("with %u stages and %u micro-batches %.0f %% of the pipeline's time is idle at best",
+           before.stages, before.micro_batches, 100 * (p - 1) / (m + p - 1)),
+      finer.micro_batches);
 }
 
 // A flow over the newest steps, of which not all may be known of.
@@ -162,8 +161,7 @@ struct Reduction {
 };
 
 // In how many calls the gradients are best reduced.
-void reduction_calls(const View& view, const std::vector<float>& work, std::vector<Hint>& hints) {
-  const StepModel model = make_model(view, work);
+void reduction_calls(const View& view, const StepModel& model, std::vector<Hint>& hints) {
   float last = 0;
   for (const float b : model.backward) last = std::max(last, b);
   const Flow* reduction = nullptr;  // the calls that most time goes to
@@ -193,13 +191,12 @@ void reduction_calls(const View& view, const std::vector<float>& work, std::vect
   const float now = std::min(model.reduction, model_of.exposed(calls, ring));
   const float saved = std::max(0.0F, now - model_of.exposed(best, ring));
   const double mb = static_cast<double>(s.bytes) * calls / best * 1e-6;
-  const bool is_told =
-      add(hints, best > calls ? "lost overlap" : "small buckets",
-          saved / std::max(view.step_ns, replay(model)), 0.7F,
-          text("reduce gradients in %u calls a step of %.1f MB instead of %u", best, mb, calls),
-          text("%.1f ms a step of the reduction are not hidden behind the backward",
-               model.reduction * 1e-6));
-  if (is_told) hints.back().setting = best;
+  add(hints, best > calls ? "lost overlap" : "small buckets",
+      saved / std::max(view.step_ns, replay(model)), 0.7F,
+      text("reduce gradients in %u calls a step of %.1f MB instead of %u", best, mb, calls),
+      text("%.1f ms a step of the reduction are not hidden behind the backward",
+           model.reduction * 1e-6),
+      best);
 }
 
 // Sizes that reach far less than what others of the same kind do.
@@ -252,8 +249,9 @@ void slow_sizes(const View& view, std::vector<Hint>& hints) {
 std::vector<Hint> make_hints(const View& view) {
   std::vector<Hint> hints;
   const std::vector<float> work = work_of(view);
-  uneven_work(view, work, hints);
-  reduction_calls(view, work, hints);
+  const StepModel model = make_model(view, work);
+  uneven_work(view, work, model, hints);
+  reduction_calls(view, model, hints);
   slow_sizes(view, hints);
   std::stable_sort(hints.begin(), hints.end(),
                    [](const Hint& a, const Hint& b) { return a.gain > b.gain; });

@@ -84,10 +84,7 @@ std::vector<Finding> NetworkFaults::within_hosts(const View& view,
 std::vector<Finding> NetworkFaults::between_hosts(const View& view,
                                                   const std::vector<const Signal*>& signals) const {
   const bool one_host = view.clock.hosts().size() <= 1;
-  float least = std::numeric_limits<float>::max();  // of the links that are slow
-  for (const Signal* s : signals) {
-    if (s->is_link && is_worth_it(view, *s)) least = std::min(least, s->volume);
-  }
+  float least = std::numeric_limits<float>::max();  // traffic of the links that are slow
   std::vector<Measure> measures;
   for (const Signal* s : signals) {
     Measure m{.ranks = {s->sender, s->receiver},
@@ -97,10 +94,14 @@ std::vector<Finding> NetworkFaults::between_hosts(const View& view,
               .is_lossy = s->retransmits > kLossy * s->seconds,
               .level = s->level,
               .error = s->error};
-    // What slow links of as little traffic say, others that are not slow say too.
-    m.is_minor = s->is_minor && !m.is_raised && 2 * s->volume < least;
+    if (s->is_link && m.is_raised) least = std::min(least, s->volume);
     if (!s->is_link) m.ranks = view.registry.groups()[s->group].ranks;
     measures.push_back(std::move(m));
+  }
+  // What slow links of as little traffic say, others that are not slow say too.
+  for (size_t i = 0; i < signals.size(); ++i) {
+    const bool has_less = 2 * signals[i]->volume < least;
+    measures[i].is_minor = signals[i]->is_minor && !measures[i].is_raised && has_less;
   }
   Places places(
       measures,

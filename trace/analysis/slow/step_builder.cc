@@ -66,8 +66,8 @@ void follow(std::pair<uint32_t, uint32_t>& usual, uint32_t value) {
   }
 }
 
-// What a rank does between its operations: from when one of them last came to it or ended, to when
-// the next comes. `arrivals` and `ends` of its operations, in a step.
+// What a rank does between its operations in a step: from when one of them last came to it or
+// ended, to when the next comes.
 std::vector<Interval> between(const std::vector<int64_t>& arrivals,
                               const std::vector<int64_t>& ends, const RankStep& step) {
   std::vector<std::pair<int64_t, bool>> moments;  // false: an end, which comes first
@@ -228,7 +228,6 @@ void StepBuilder::close_operations(uint32_t number, Rank& rank, RankStep& cell, 
     activity.push_back(s.at.end);
   }
   std::sort(activity.begin(), activity.end());
-  std::vector<int64_t> arrivals, ends;
   for (const Operation& o : mine) {
     const Signature& s = registry_.signatures()[o.signature];
     Channel& before = channel(rank, s);
@@ -239,13 +238,12 @@ void StepBuilder::close_operations(uint32_t number, Rank& rank, RankStep& cell, 
     const int64_t arrival = std::max({o.issued, o.started, before.completed});
     const int64_t stay = std::max<int64_t>(0, o.completed - arrival);
     flows_.add(number, o, cell.step, static_cast<float>(stay), window_);
-    arrivals.push_back(arrival), ends.push_back(o.completed);
+    waits.arrivals.push_back(arrival), waits.ends.push_back(o.completed);
     before.sequence = o.sequence;
     before.completed = std::max(before.completed, o.completed);
     if (s.operation == "all_to_all") cell.given += static_cast<float>(s.bytes);
     if (is_waited_for(o, activity)) waits.waits.push_back({o.issued, o.completed});
   }
-  waits.own = between(arrivals, ends, cell);
   cell.operations = static_cast<uint32_t>(mine.size());
   follow(rank.operations_usual, cell.operations);
   cell.lossy = !waits.holes.empty() || cell.operations < rank.operations_usual.first;
@@ -377,7 +375,7 @@ void StepBuilder::close_spans(Rank& rank, RankStep& cell, Waits& waits) {
   cell.part[kOther] = std::max(0.0F, cell.length() - static_cast<float>(length(known)));
   if (!kernels.empty() || cell.computations > 0) return;
   // Nothing says what it computed: all that it did between operations, and that is nothing else.
-  cell.part[kCompute] = own_time(waits.own, own);
+  cell.part[kCompute] = own_time(between(waits.arrivals, waits.ends, cell), own);
   cell.part[kOther] = 0;
 }
 

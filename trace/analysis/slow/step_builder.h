@@ -61,9 +61,9 @@ class StepBuilder {
     uint32_t all = 0, busy = 0;
   };
   struct Waits {
-    std::vector<Interval> waits;  // disjoint, in order
-    std::vector<Interval> holes;  // in which operations were lost
-    std::vector<Interval> own;    // between operations
+    std::vector<Interval> waits;          // disjoint, in order
+    std::vector<Interval> holes;          // in which operations were lost
+    std::vector<int64_t> arrivals, ends;  // of operations
   };
 
   static constexpr size_t kPendingMax = 1 << 16;  // events of one kind that wait for their step
