@@ -101,6 +101,8 @@ class JobAggregator final : public Aggregator {
   rpc::StreamEvents accept(const std::shared_ptr<rpc::Stream>& stream);
   void put(Arrival arrival);
   void run();
+  void publish_stats();
+  void answer(Connected& connected, const wire::Downward& down);
   void gather(std::unique_lock<std::mutex>& lock);
   void take(Arrival& arrival, Time now);
   void take_message(Connected& connected, const Arrival& arrival, Time now);
@@ -227,10 +229,7 @@ void JobAggregator::run() {
     std::vector<std::function<void()>> posted;
     {
       std::unique_lock lock(mutex_);
-      stats_ = intake_->stats();
-      stats_.clients = static_cast<uint32_t>(clients_.size());
-      stats_.refused = refused_;
-      stats_.slowed = slowed_;
+      publish_stats();
       changed_.wait_until(lock, wake_at(turn_at), [&] {
         return ending_ || rung_ || !arrivals_.empty() || !posted_.empty();
       });
@@ -250,6 +249,14 @@ void JobAggregator::run() {
     if (options_.turn) options_.turn(now_on(CLOCK_REALTIME));
   }
   clients_.clear();
+}
+
+// With mutex_ held.
+void JobAggregator::publish_stats() {
+  stats_ = intake_->stats();
+  stats_.clients = static_cast<uint32_t>(clients_.size());
+  stats_.refused = refused_;
+  stats_.slowed = slowed_;
 }
 
 // More comes: one wake-up of this thread for each message is what an aggregator of a thousand nodes
@@ -302,12 +309,21 @@ void JobAggregator::take_message(Connected& connected, const Arrival& arrival, T
   if (connected.stream->waiting_bytes() > kUnreadMax) {
     return refuse(connected, {Code::kInvalidArgument, "a client that does not read"});
   }
-  connected.stream->send({down.SerializeAsString()});
+  answer(connected, down);
   const size_t bytes = message.header().size() + message.body_bytes();
   const Time until = connected.rate.take(options_, bytes, now);
   if (until <= now) return connected.stream->read_next();
   ++slowed_;
   quiet_.emplace(until, arrival.stream);
+}
+
+// Whoever has the answer finds the message in the stats.
+void JobAggregator::answer(Connected& connected, const wire::Downward& down) {
+  {
+    const std::lock_guard lock(mutex_);
+    publish_stats();
+  }
+  connected.stream->send({down.SerializeAsString()});
 }
 
 void JobAggregator::refuse(Connected& connected, const Status& why) {

@@ -66,6 +66,7 @@ class Aggregator {
   // Runs it soon on the aggregator's thread, between two batches: for who reads what sinks hold.
   // Not after the stop.
   virtual void post(std::function<void()> what) = 0;
+  // Holds all that clients have an answer for.
   virtual AggregatorStats stats() const = 0;
 };
 
