@@ -85,6 +85,7 @@ class Run {
     CONVOY_RETURN_IF_ERROR(try_programs(cluster, layout, builder, catalog, faults));
     const Fabric fabric(cluster, layout, catalog, faults);
     Engine engine(cluster, layout, catalog, builder, faults, fabric, registry_, now_);
+    outcome_.hosts = layout.hosts;
     sink_.job(job_info(layout, number));
     Teller teller(cluster, layout, engine, fabric, faults, registry_, sink_, outcome_, number,
                   now_);

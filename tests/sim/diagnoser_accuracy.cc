@@ -169,12 +169,12 @@ Status run(uint64_t seed, const Scenario& s, const Options& options, Row& row, R
   }
   ++row.runs;
   if (verdicts.size() > truths.size()) row.extra += verdicts.size() - truths.size();
-  const auto per_host = static_cast<uint32_t>(s.cluster.ranks_per_host);
+  const Hosts hosts{static_cast<uint32_t>(s.cluster.ranks_per_host), outcome.hosts};
   bool good = verdicts.size() == truths.size();
   for (size_t i = 0; i < truths.size(); ++i) {
     Row& to = i == 0 ? row : seconds;
     if (i > 0) ++to.runs;
-    const Score score = sim::score(truths[i], verdicts, truths.size(), outcome, per_host);
+    const Score score = sim::score(truths[i], verdicts, truths.size(), outcome, hosts);
     to.found += score.found;
     to.culprit += score.culprit;
     to.top2 += score.second_best;
@@ -192,7 +192,7 @@ Status run(uint64_t seed, const Scenario& s, const Options& options, Row& row, R
     // Of controls: alarms. Of the rest: the right ranks, where anybody is to blame.
     const bool hit = truths.empty()
                          ? !blamed.ranks.empty()
-                         : !blamed.ranks.empty() && same_culprit(truths[0], blamed, per_host);
+                         : !blamed.ranks.empty() && same_culprit(truths[0], blamed, hosts);
     row.baselines[b] += hit;
   }
   if (options.verbose && !good) tell_miss(seed, s, outcome, verdicts);

@@ -47,12 +47,19 @@ Interval wilson(uint64_t hits, uint64_t of) {
   return {std::max(0.0, (middle - half) / scale), std::min(1.0, (middle + half) / scale)};
 }
 
-bool same_culprit(const Truth& truth, const trace::Culprit& c, uint32_t ranks_per_host) {
+bool same_culprit(const Truth& truth, const trace::Culprit& c, const Hosts& hosts) {
   const trace::Culprit& t = truth.culprit;
   if (truth.cls == Class::kDeadlockCycle) {
     return as_set(t.groups) == as_set(c.groups) || as_set(t.ranks) == as_set(c.ranks);
   }
-  if (!t.hosts.empty()) return hosts_of(t, 1) == hosts_of(c, ranks_per_host);
+  if (!t.hosts.empty()) {
+    std::set<uint32_t> named = hosts_of(c, hosts.ranks_of_each);
+    const std::set<uint32_t> right = hosts_of(t, 1);
+    if (named == right) return true;
+    named.insert(right.begin(), right.end());
+    return truth.cls == Class::kSlowFabric && 2 * t.hosts.size() == hosts.count &&
+           c.hosts.size() == t.hosts.size() && named.size() == hosts.count;
+  }
   if (!t.links.empty()) {
     return truth.cls == Class::kSlowIntranode ? undirected(t.links) == undirected(c.links)
                                               : as_set(t.links) == as_set(c.links);
@@ -62,10 +69,10 @@ bool same_culprit(const Truth& truth, const trace::Culprit& c, uint32_t ranks_pe
 }
 
 Score score(const Truth& truth, std::span<const trace::Verdict> verdicts, size_t faults,
-            const Outcome& outcome, uint32_t ranks_per_host) {
+            const Outcome& outcome, const Hosts& hosts) {
   Score s;
   for (const trace::Verdict& v : verdicts.first(std::min(faults, verdicts.size()))) {
-    const bool culprit = same_culprit(truth, v.culprit, ranks_per_host);
+    const bool culprit = same_culprit(truth, v.culprit, hosts);
     if (v.cls == truth.cls && (!s.found || (culprit && !s.culprit))) {
       s.found = true;
       s.culprit = culprit;

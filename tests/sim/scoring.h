@@ -18,8 +18,13 @@ struct Interval {
 // Of a share of `hits` in `of` trials, 95 %.
 Interval wilson(uint64_t hits, uint64_t of);
 
-// Whether exactly the right ones are blamed. All ranks of a host are the host.
-bool same_culprit(const Truth& truth, const trace::Culprit& culprit, uint32_t ranks_per_host);
+struct Hosts {
+  uint32_t ranks_of_each = 8, count = 1;
+};
+
+// Whether exactly the right ones are blamed. All ranks of a host are the host. Between two halves
+// of a network there is one border, whichever half is named.
+bool same_culprit(const Truth& truth, const trace::Culprit& culprit, const Hosts& hosts);
 
 struct Score {
   bool found = false;    // its class is among the verdicts, as many as there are faults
@@ -32,7 +37,7 @@ struct Score {
 };
 // Of one truth. `verdicts`: without those about the warm-up, surest first.
 Score score(const Truth& truth, std::span<const trace::Verdict> verdicts, size_t faults,
-            const Outcome& outcome, uint32_t ranks_per_host);
+            const Outcome& outcome, const Hosts& hosts);
 // Those that count: not suppressed, surest first.
 std::vector<trace::Verdict> counted(std::span<const trace::Verdict> verdicts, bool warm_up);
 

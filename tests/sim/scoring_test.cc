@@ -64,22 +64,29 @@ TEST_CASE("Wilson's interval") {
 
 TEST_CASE("the right culprit is exactly the right one") {
   const Truth rank = truth_of(Class::kSlowCompute, ranks({3}));
-  CHECK(same_culprit(rank, ranks({3}), 8));
-  CHECK_FALSE(same_culprit(rank, ranks({3, 4}), 8));
-  CHECK_FALSE(same_culprit(rank, {}, 8));
+  CHECK(same_culprit(rank, ranks({3}), {8}));
+  CHECK_FALSE(same_culprit(rank, ranks({3, 4}), {8}));
+  CHECK_FALSE(same_culprit(rank, {}, {8}));
   Culprit host;
   host.hosts = {"node0001"};
   const Truth hosts = truth_of(Class::kSlowHost, host);
-  CHECK(same_culprit(hosts, host, 4));
-  CHECK(same_culprit(hosts, ranks({4, 5, 6, 7}), 4));
-  CHECK_FALSE(same_culprit(hosts, ranks({4, 5, 6}), 4));
-  CHECK_FALSE(same_culprit(hosts, ranks({0, 1, 2, 3}), 4));
+  CHECK(same_culprit(hosts, host, {4}));
+  CHECK(same_culprit(hosts, ranks({4, 5, 6, 7}), {4}));
+  CHECK_FALSE(same_culprit(hosts, ranks({4, 5, 6}), {4}));
+  CHECK_FALSE(same_culprit(hosts, ranks({0, 1, 2, 3}), {4}));
+  Culprit half, other;
+  half.hosts = {"node0000", "node0001"};
+  other.hosts = {"node0002", "node0003"};
+  const Truth border = truth_of(Class::kSlowFabric, half);
+  CHECK(same_culprit(border, other, {8, 4}));
+  CHECK_FALSE(same_culprit(border, other, {8, 8}));
+  CHECK_FALSE(same_culprit(truth_of(Class::kSlowHost, half), other, {8, 4}));
   Culprit link, back;
   link.links = {{1, 2}};
   back.links = {{2, 1}};
-  CHECK_FALSE(same_culprit(truth_of(Class::kSlowLink, link), back, 8));
-  CHECK(same_culprit(truth_of(Class::kSlowIntranode, link), back, 8));
-  CHECK(same_culprit(truth_of(Class::kStorageStall, {}), ranks({1}), 8));
+  CHECK_FALSE(same_culprit(truth_of(Class::kSlowLink, link), back, {8}));
+  CHECK(same_culprit(truth_of(Class::kSlowIntranode, link), back, {8}));
+  CHECK(same_culprit(truth_of(Class::kStorageStall, {}), ranks({1}), {8}));
 }
 
 TEST_CASE("a verdict counts if it is among the surest") {
@@ -90,17 +97,17 @@ TEST_CASE("a verdict counts if it is among the surest") {
       false);
   REQUIRE(all.size() == 2);
   const Outcome outcome = steps_of_a_second();
-  CHECK_FALSE(score(truth, all, 1, outcome, 8).found);
-  const Score two = score(truth, all, 2, outcome, 8);
+  CHECK_FALSE(score(truth, all, 1, outcome, {8}).found);
+  const Score two = score(truth, all, 2, outcome, {8});
   CHECK(two.found);
   CHECK(two.culprit);
   CHECK(two.latency_s == Approx(2.5));
   CHECK(two.latency_steps == 2);
   // The right rank for a wrong reason.
   const std::vector<Verdict> reason{verdict(Class::kHostPause, ranks({3}), 1)};
-  CHECK_FALSE(score(truth, reason, 1, outcome, 8).found);
-  CHECK(score(truth, reason, 1, outcome, 8).culprit);
-  CHECK_FALSE(score(truth, {}, 1, outcome, 8).culprit);
+  CHECK_FALSE(score(truth, reason, 1, outcome, {8}).found);
+  CHECK(score(truth, reason, 1, outcome, {8}).culprit);
+  CHECK_FALSE(score(truth, {}, 1, outcome, {8}).culprit);
 }
 
 TEST_CASE("baselines find what they are made for, and nothing more") {

@@ -114,6 +114,20 @@ TEST_CASE("one link that is far slower, beside one that is a little so, is no bo
   CHECK(found[0].rank == 7);
 }
 
+TEST_CASE("while all wait for a far slower link, all links are a little slower: it is that link") {
+  const float echo = GENERATE(1.2F, 1.8F);
+  const bool one_way = GENERATE(false, true);
+  std::vector<Measure> all = links([&](auto a, auto b) {
+    const bool echoes = !one_way || a < kRanks / 2;
+    return a == 3 && b == 9 ? 9 : a == 3 && b == 12 ? 1.2F * echo : echoes ? echo : 1;
+  });
+  for (Measure& m : all) m.error = 0.2F;
+  const auto found = places(all);
+  REQUIRE(!found.empty());
+  CHECK(found[0].cls == Class::kSlowLink);
+  CHECK((found[0].rank == 3 && found[0].peer == 9));
+}
+
 TEST_CASE("a rank's only link: by lost packets its sender, else the link") {
   const bool is_lossy = GENERATE(false, true);
   const std::vector<Measure> one{{.ranks = {1, 2},

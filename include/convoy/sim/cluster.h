@@ -112,6 +112,7 @@ struct Truth {
 struct Outcome {
   std::vector<Truth> truths;
   bool hung = false;
+  uint32_t hosts = 0;
   int64_t begin = 0, end = 0;                                     // on the root's clock
   std::vector<int64_t> step_ends;                                 // the same, of the last rank
   uint64_t batches = 0, operations = 0, spans = 0, counters = 0;  // told

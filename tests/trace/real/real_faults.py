@@ -35,7 +35,7 @@ READERS = ("loader", "frozen_loader")
 PARTS = {"healthy": [("healthy", "tp2pp2dp2"), ("warm_up", "dp8"), ("jitter", "hosts2"), ("saving", "dp8")],
          "stuck": [("stopped", "dp8"), ("killed", "tp2pp2dp2"), ("raises", "dp8"), ("frozen_disk", "tp2pp2dp2"), ("frozen_loader", "dp8"),
                    ("wrong_size", "hosts2"), ("skipped", "tp2pp2dp2"), ("swapped", "tp2pp2dp2")],
-         "slow": [("hog", "dp8"), ("slower", "tp2pp2dp2"), ("loader", "dp8"), ("slow_save", "dp8")]}
+         "slow": [("hog", "dp8"), ("slower", "tp2pp2dp2"), ("loader", "dp8"), ("paced", "hosts2"), ("slow_save", "dp8")]}
 
 
 def stretch() -> float:

@@ -50,6 +50,8 @@ class NetworkFaults {
   static void take_common(const std::vector<size_t>& members, Table& ratios);
   static void estimate(const float* row, size_t columns, float noise, Signal& signal);
   std::vector<Finding> localise(const View& view, std::vector<Signal>& signals) const;
+  static std::vector<Measure> measures_of(const View& view,
+                                          const std::vector<const Signal*>& signals);
   std::vector<Finding> between_hosts(const View& view,
                                      const std::vector<const Signal*>& signals) const;
   std::vector<Finding> within_hosts(const View& view, const std::vector<const Signal*>& hot,

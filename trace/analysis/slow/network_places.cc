@@ -80,10 +80,8 @@ std::vector<Finding> NetworkFaults::within_hosts(const View& view,
   return found;
 }
 
-// What the measurements of the network between hosts say of the place.
-std::vector<Finding> NetworkFaults::between_hosts(const View& view,
-                                                  const std::vector<const Signal*>& signals) const {
-  const bool one_host = view.clock.hosts().size() <= 1;
+std::vector<Measure> NetworkFaults::measures_of(const View& view,
+                                                const std::vector<const Signal*>& signals) {
   float least = std::numeric_limits<float>::max();  // traffic of the links that are slow
   std::vector<Measure> measures;
   for (const Signal* s : signals) {
@@ -103,27 +101,46 @@ std::vector<Finding> NetworkFaults::between_hosts(const View& view,
     const bool has_less = 2 * signals[i]->volume < least;
     measures[i].is_minor = signals[i]->is_minor && !measures[i].is_raised && has_less;
   }
+  return measures;
+}
+
+// What the measurements of the network between hosts say of the place.
+std::vector<Finding> NetworkFaults::between_hosts(const View& view,
+                                                  const std::vector<const Signal*>& signals) const {
+  const bool one_host = view.clock.hosts().size() <= 1;
+  const std::vector<Measure> measures = measures_of(view, signals);
   Places places(
       measures,
       [&](uint32_t a, uint32_t b) { return a != b && (one_host || !view.same_host(a, b)); },
       [&](uint32_t r) { return view.clock.host_of(r); });
-  std::vector<Finding> found;
-  float most = 0, expensive = 0;
-  for (const Place& place : places.find()) {
-    std::vector<const Signal*> explained;
+  struct Found {
+    Place place;
+    std::vector<const Signal*> slow;  // what it explains, most expensive first; not empty
+  };
+  const auto is_dearer = [](const Signal* a, const Signal* b) { return a->cost > b->cost; };
+  std::vector<Found> all;
+  for (Place& place : places.find()) {
+    std::vector<const Signal*> slow;
     for (const uint32_t m : place.explained) {
-      if (measures[m].is_raised) explained.push_back(signals[m]);
+      if (measures[m].is_raised) slow.push_back(signals[m]);
     }
-    std::sort(explained.begin(), explained.end(),
-              [](const Signal* a, const Signal* b) { return a->cost > b->cost; });
+    std::sort(slow.begin(), slow.end(), is_dearer);
+    all.push_back({std::move(place), std::move(slow)});
+  }
+  std::stable_sort(all.begin(), all.end(), [&](const Found& a, const Found& b) {
+    return is_dearer(a.slow.front(), b.slow.front());
+  });
+  std::vector<Finding> told;
+  float most = 0, expensive = 0;
+  for (const Found& one : all) {
     // What others are raised by in the wake of something far slower is not theirs.
-    const float level = explained.front()->level, cost = explained.front()->cost;
+    const float level = one.slow.front()->level, cost = one.slow.front()->cost;
     if (cost < kWakeCost * expensive || (level < kWake * most && cost < kWake * expensive))
       continue;
     most = std::max(most, level), expensive = std::max(expensive, cost);
-    found.push_back(of_place(view, place, explained));
+    told.push_back(of_place(view, one.place, one.slow));
   }
-  return found;
+  return told;
 }
 
 // `explained`: what is slow there, most expensive first; not empty.

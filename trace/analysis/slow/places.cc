@@ -1,5 +1,7 @@
 #include "trace/analysis/slow/places.h"
 
+#include "trace/analysis/slow/robust.h"
+
 #include <algorithm>
 #include <cmath>
 #include <set>
@@ -7,10 +9,13 @@
 namespace convoy::trace::slow {
 namespace {
 
-constexpr double kEnough = 30;     // χ² of one measure: beyond it, more says no more
-constexpr float kEcho = 0.05F;     // of the level: what the rest of the network may be raised by
-constexpr float kWeakest = 0.35F;  // of the highest: how much a place raises its other measures
-constexpr double kLost = 5;        // for each measure where packets are lost
+constexpr double kEnough = 30;       // χ² of one measure: beyond it, more says no more
+constexpr float kEcho = 0.35F;       // of the highest level: what most links may be raised by …
+constexpr float kEchoError = 0.05F;  // … and how much the one more than the other
+constexpr double kMostLinks = 0.75;
+constexpr size_t kLinksMin = 8;   // so many tell what all are raised by
+constexpr float kWeakest = 0.5F;  // of the highest: how much a place raises its other measures
+constexpr double kLost = 5;       // for each measure where packets are lost
 constexpr float kScoreMin = 3;
 constexpr float kSure = 1;        // scores that differ by less are equal
 constexpr size_t kPairsMax = 16;  // of groups whose operations use all links
@@ -61,14 +66,29 @@ const std::vector<uint32_t>& at(const Map& map, typename Map::key_type key) {
   return found == map.end() ? kNone : found->second;
 }
 
+// While all wait for something slow, windows shrink and caches cool: all links are a little slower
+// then, and that says nothing of the place. Where most are as slow as the slowest, it does.
+void take_echo(std::vector<Measure>& measures) {
+  std::vector<float> levels;
+  float most = 0;
+  for (const Measure& m : measures) {
+    if (m.is_link) levels.push_back(m.level);
+    if (m.is_raised) most = std::max(most, m.level);
+  }
+  const float common = quantile(levels, kMostLinks);
+  if (levels.size() < kLinksMin || common <= 0 || common > kEcho * most) return;
+  for (Measure& m : measures) m.level -= m.is_link ? common : 0;
+}
+
 }  // namespace
 
-Places::Places(std::span<const Measure> measures, std::function<bool(uint32_t, uint32_t)> crosses,
+Places::Places(std::vector<Measure> measures, std::function<bool(uint32_t, uint32_t)> crosses,
                std::function<uint32_t(uint32_t)> host_of)
-    : measures_(measures),
+    : measures_(std::move(measures)),
       crosses_(std::move(crosses)),
       host_of_(std::move(host_of)),
-      done_(measures.size(), false) {
+      done_(measures_.size(), false) {
+  take_echo(measures_);
   for (uint32_t m = 0; m < measures_.size(); ++m) add_edges(m);
   order_hosts();
 }
@@ -110,7 +130,8 @@ void Places::order_hosts() {
 
 // By how much likelier a measure is where the fault raises it, as a logarithm.
 double Places::gain(const Measure& m, float level) const {
-  const double variance = m.error * m.error + kEcho * kEcho * std::max(1.0F, level * level);
+  const double variance =
+      m.error * m.error + kEchoError * kEchoError * std::max(1.0F, level * level);
   const double x = std::max(0.0F, m.level);
   const double lacking = std::max(0.0, kWeakest * level - x);
   const double gain =
@@ -195,6 +216,7 @@ void Places::add_borders(std::vector<Place>& to) const {
     for (const auto& [block, ids] : crossing) {
       Place p{.cls = Class::kSlowFabric, .hosts = {}, .explained = {ids.begin(), ids.end()}};
       const size_t begin = block * size, end = std::min(hosts, begin + size);
+      if (begin > 0 && 2 * size >= hosts) continue;  // the first block's border
       // Of a row that is longer than half of all, the rest is the side.
       for (size_t i = 0; i < hosts; ++i) {
         if ((i >= begin && i < end) == (2 * (end - begin) <= hosts)) p.hosts.push_back(hosts_[i]);
@@ -236,7 +258,7 @@ void Places::add_two_sides(std::vector<Place>& to) const {
     const auto [r, f] = sides.find(i);
     if (r == root) (f == flip ? here : there).push_back(hosts_[i]);
   }
-  p.hosts = here.size() <= there.size() ? here : there;
+  p.hosts = std::pair(here.size(), here) <= std::pair(there.size(), there) ? here : there;
   if (p.hosts.size() < 2) return;
   const std::set<uint32_t> side(p.hosts.begin(), p.hosts.end());
   for (uint32_t m = 0; m < measures_.size(); ++m) {

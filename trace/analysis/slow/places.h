@@ -4,7 +4,6 @@
 
 #include <functional>
 #include <map>
-#include <span>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -42,7 +41,7 @@ struct Place {
 class Places {
  public:
   // `crosses`: whether a network is between two ranks. Hosts are numbered as by `host_of`.
-  Places(std::span<const Measure> measures, std::function<bool(uint32_t, uint32_t)> crosses,
+  Places(std::vector<Measure> measures, std::function<bool(uint32_t, uint32_t)> crosses,
          std::function<uint32_t(uint32_t)> host_of);
   // What explains the raised measures, best first; measures that nothing explains are left out.
   std::vector<Place> find();
@@ -60,7 +59,7 @@ class Places {
   double lost(const Place& place) const;
   double single_price(const Place& place) const;
 
-  std::span<const Measure> measures_;
+  std::vector<Measure> measures_;
   std::function<bool(uint32_t, uint32_t)> crosses_;
   std::function<uint32_t(uint32_t)> host_of_;
   std::vector<bool> done_;                          // measures that are explained
