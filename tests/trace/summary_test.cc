@@ -239,6 +239,29 @@ TEST_CASE("links: rates over the last seconds, and against the median of their l
   CHECK(columns["norm"][1].get<double>() == Approx(4));  // against 3 → 0, between hosts as well
 }
 
+TEST_CASE("links by messages: how fast one is, is told where it is known when they began") {
+  Job job;
+  const uint32_t all = job.registry.group({"all", {0, 1, 2, 3}});
+  const bool known = GENERATE(false, true);
+  Batch batch = job.batch(1);
+  for (uint32_t i = 0; i < 10; ++i) {
+    const int64_t at = (100'000 + 500 * i) * kMs;
+    batch.operations.push_back({.signature = job.signature(all, "recv", 1'000'000, 0),
+                                .sequence = i + 1,
+                                .issued = at - 100 * kMs,
+                                .started = known ? at : 0,
+                                .completed = at + 10 * kMs});
+  }
+  batch.counters = {CounterEvent{job.registry.name(names::kProcessor), -1, 100'000 * kMs, 1},
+                    CounterEvent{job.registry.name(names::kProcessor), -1, 105'000 * kMs, 2}};
+  job.summary.batch(batch);
+  const Json links = Json::parse(job.summary.links())["links"];
+  CHECK(links["from"] == Json{0});
+  CHECK(links["bytes_per_s"][0] == 2'000'000);
+  CHECK(links["busy_bytes_per_s"][0] == (known ? 100'000'000 : 0));
+  CHECK(links["norm"][0] == (known ? 1 : 0));
+}
+
 TEST_CASE("liveness and losses") {
   Job job;
   Batch here = job.batch(0), gone = job.batch(1), later = job.batch(0);

@@ -178,13 +178,15 @@ void Summary::Impl::add_collective(uint32_t rank, const Operation& operation,
 
 void Summary::Impl::add_message(RankSummary& r, const Operation& operation,
                                 const Signature& signature) {
-  if (signature.operation != "recv" || operation.completed <= operation.started) return;
+  if (signature.operation != "recv" || operation.completed == 0) return;
   Link* const link = link_of(r, signature.peer);
   if (link == nullptr) return;
   Rolled& bytes = (*link)[LinkFigure::kMessageBytes];
   Rolled& time = (*link)[LinkFigure::kMessageTime];
   bytes.known = time.known = true;  // counted here, from nothing on
   bytes.set(bytes.now + signature.bytes);
+  // When the transfer itself has begun is not told by all backends.
+  if (operation.started == 0 || operation.completed <= operation.started) return;
   time.set(time.now + static_cast<uint64_t>(operation.completed - operation.started));
 }
 

@@ -50,8 +50,9 @@ void add_link(std::map<std::pair<uint32_t, uint32_t>, Pair>& pairs, uint32_t her
     Pair& in = pairs[{there, here}];
     ++in.links;
     in.sent += a_second(link[LinkFigure::kMessageBytes], seconds);
-    in.busy_bytes += a_second(link[LinkFigure::kMessageBytes], seconds);
-    in.busy_s += a_second(link[LinkFigure::kMessageTime], seconds) * 1e-9;
+    const double time = a_second(link[LinkFigure::kMessageTime], seconds) * 1e-9;
+    if (time > 0) in.busy_bytes += a_second(link[LinkFigure::kMessageBytes], seconds);
+    in.busy_s += time;
   }
 }
 

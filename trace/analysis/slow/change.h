@@ -68,10 +68,10 @@ struct Change {
 };
 
 struct ChangeLimits {
-  float level = 0;   // at least
-  float noise = 0;   // of a value
-  float sigmas = 6;  // of 10,000 ranks over many steps, chance brings none so far
-  size_t steps = 3;  // at least
+  float level = 0;      // at least
+  float noise = 0;      // of a value
+  float sigmas = 6.5F;  // of 10,000 ranks over many steps, chance brings none so far
+  size_t steps = 3;     // at least
 };
 
 // Whether the newest values of `row` are raised, and since when.

@@ -13,6 +13,7 @@ namespace {
 constexpr float kReference = 0.35F;  // quantile of peers: holds while up to half of them are slow
 constexpr uint32_t kMemorySteps = 2048;
 constexpr float kStretchMin = 0.5e9F;  // ns: what throttles does so for longer
+constexpr float kAboveNoise = 4;
 
 }  // namespace
 
@@ -157,9 +158,11 @@ bool LocalFaults::is_periodic(const View& view, uint32_t rank, Finding& finding)
   const auto& history = memory_.at(rank).excess;
   std::vector<float> values;
   for (const auto& [step, e] : history) values.push_back(e);
+  const float noise = noise_of(values.data(), values.size());  // before they are reordered
   const float high = quantile(values, 0.95), low = quantile(values, 0.1);
   const float middle = (high + low) / 2;
-  if (high - low < 0.03F) return false;
+  // Of noise alone these two are three standard deviations apart.
+  if (high - low < std::max(0.03F, std::isnan(noise) ? 0 : kAboveNoise * noise)) return false;
   // Some short steps that look well by chance are no rest.
   const auto rest = static_cast<size_t>(std::max(2.0F, std::ceil(kStretchMin / view.step_ns)));
   std::vector<uint32_t> begins;

@@ -23,7 +23,7 @@ const linksView = {
     this.ramp = new Chart(10, (c, w, t) => { for (let x = 0; x < w; ++x) { c.fillStyle = rampColour(x / w); c.fillRect(x, 0, 1, t); } }, 'Colours from low to high');
     this.low = h('span'); this.high = h('span');
     this.note = h('p', { class: 'muted small', style: { marginTop: '8px' } });
-    const column = (key, name) => ({ name, numeric: true, value: (i) => this.links[key][i], show: (i) => LINK_METRICS.find((m) => m.key === key).format(this.links[key][i]) });
+    const column = (key, name) => ({ name, numeric: true, value: (i) => this.links[key][i], show: (i) => this.links[key][i] > 0 ? LINK_METRICS.find((m) => m.key === key).format(this.links[key][i]) : '–' });
     this.table = new Table([
       { name: 'From', value: (i) => this.links.from[i], show: (i) => this.end(this.links.from[i]) },
       { name: 'To', value: (i) => this.links.to[i], show: (i) => this.end(this.links.to[i]) },
