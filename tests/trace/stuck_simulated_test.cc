@@ -129,6 +129,36 @@ TEST_CASE("legitimate changes, lost and late events are no reason for a verdict"
   CHECK(found.empty());
 }
 
+TEST_CASE("steps of ten seconds: nobody is stuck who waits for a second, nor a GPU that works") {
+  sim::Cluster c = cluster("tp=4,cp=2,dp=8");
+  c.seed = 691764;
+  c.steps = 36;
+  c.ranks_per_host = 8;
+  c.model = {.layers = 64, .hidden = 8192, .sequence = 4096, .micro_batches = 16};
+  c.compute_jitter = 0.1;
+  const auto fault = sim::parse_fault("slow_link:from=25,factor=3");
+  REQUIRE(fault.ok());
+  c.faults = {*fault};
+  sim::Outcome outcome;
+  const std::vector<Verdict> found = run(c, outcome);
+  for (const Verdict& v : found) UNSCOPED_INFO(v.summary);
+  CHECK(found.empty());
+}
+
+TEST_CASE("batches that come every five seconds: nobody is called silent before that is known") {
+  sim::Cluster c = cluster("tp=4,dp=16");
+  c.seed = GENERATE(2, 7, 13);
+  CAPTURE(c.seed);
+  c.steps = 14;
+  c.ranks_per_host = 8;
+  c.model = {};
+  c.telemetry.period_s = 5;
+  sim::Outcome outcome;
+  const std::vector<Verdict> found = run(c, outcome);
+  for (const Verdict& v : found) UNSCOPED_INFO(v.summary);
+  CHECK(found.empty());
+}
+
 TEST_CASE("a verdict that gets better known is one verdict, and what it was called is withdrawn") {
   sim::Cluster c = cluster("dp=8");
   c.steps = 60;

@@ -51,7 +51,7 @@ std::vector<Death> deaths_of(const Ledger& ledger, const ClockModel& clocks,
   };
   const auto add_silent = [&](uint32_t r) {
     const RankTrack& t = ledger.rank(r);
-    deaths.push_back({r, t.last_seen, t.last_seen + t.interval, true});
+    deaths.push_back({r, t.last_seen, t.last_seen + ledger.interval(t), true});
   };
   for (uint32_t r = 0; r < ledger.ranks().size(); ++r) {
     const RankTrack& t = ledger.rank(r);
@@ -218,7 +218,7 @@ std::vector<Verdict> find_deaths(const Ledger& ledger, const ClockModel& clocks,
 bool goes_on_unheard(const Ledger& ledger, const ClockModel& clocks, uint32_t rank) {
   const RankTrack& silent = ledger.rank(rank);
   // What it has done since it was last heard, others may know of; but not for long, if it died.
-  const int64_t dead_by = silent.last_seen + std::max(2 * silent.interval, kUnheardMin);
+  const int64_t dead_by = silent.last_seen + std::max(2 * ledger.interval(silent), kUnheardMin);
   for (const Progress& p : silent.progress) {
     if (p.peer >= 0 || p.group >= ledger.registry().groups().size()) continue;
     for (const uint32_t m : ledger.registry().groups()[p.group].ranks) {
@@ -241,7 +241,7 @@ std::vector<Verdict> find_losses(const Ledger& ledger, const ClockModel& clocks)
     if (!t.is_seen || t.is_dead()) continue;
     // Batches may be some seconds late without being lost.
     const int64_t limit = std::max(
-        {2 * ledger.options().silent_after.count(), 3 * t.interval, 2 * ledger.lateness()});
+        {2 * ledger.options().silent_after.count(), 3 * ledger.interval(t), 2 * ledger.lateness()});
     if (ledger.horizon() - t.last_seen <= limit || !goes_on_unheard(ledger, clocks, r)) continue;
     const uint32_t host = clocks.host_of(r);
     lost[host == ClockModel::kNone ? -1 - int64_t{r} : host].push_back(r);

@@ -11,6 +11,7 @@ namespace {
 constexpr uint32_t kRanksMax = 1U << 20;
 // Without history, times are no guide: first operations compile, connect and tune.
 constexpr uint32_t kUsualMin = 16;
+constexpr int64_t kIntervalUnknown = 15'000'000'000;
 constexpr int64_t kUnusualFactor = 10;
 // How many times as long as usual a piece of computation may take.
 constexpr int64_t kIdleFactor = 3;
@@ -164,6 +165,7 @@ void Ledger::operations(RankTrack& rank, const std::vector<Operation>& operation
                                                       o.completed};
     ++rank.next_call;
     rank.last_activity = std::max({rank.last_activity, o.issued, o.completed});
+    rank.last_on_device = std::max({rank.last_on_device, o.started, o.completed});
     if (rank.last.sequence != 0) {
       if (o.issued > rank.last.issued) gaps_.add(o.issued - rank.last.issued);
       pair(rank.last, o);
@@ -188,10 +190,12 @@ void Ledger::spans(RankTrack& rank, const std::vector<SpanEvent>& spans) {
   if (spans.empty()) return;
   if (span_times_.size() < registry_.names().size()) span_times_.resize(registry_.names().size());
   const std::optional<uint32_t> step = registry_.find_name(names::kStep);
+  const std::optional<uint32_t> kernel = registry_.find_name(names::kKernel);
   for (const SpanEvent& s : spans) {
     if (s.name >= span_times_.size()) continue;
     if (s.end > s.begin) span_times_[s.name].add(s.end - s.begin);
     rank.last_activity = std::max({rank.last_activity, s.begin, s.end});
+    if (s.name == kernel) rank.last_on_device = std::max({rank.last_on_device, s.begin, s.end});
     if (s.name == step && s.end > rank.step_end) {
       rank.step_end = s.end;
       rank.step = static_cast<int64_t>(s.value);
@@ -239,7 +243,9 @@ void Ledger::state(RankTrack& rank, const Batch& batch, const ClockModel& clocks
   rank.last_seen = std::max(rank.last_seen, at);
   if (!is_newer) return;
   if (rank.state.time != 0) {
-    rank.interval = std::max(rank.interval, batch.state->time - rank.state.time);
+    const int64_t interval = batch.state->time - rank.state.time;
+    rank.interval = std::max(rank.interval, interval);
+    if (interval > 0) intervals_.add(interval);
   }
   rank.state = *batch.state;
   std::erase_if(rank.state.pending, [&](const Operation& o) {
@@ -256,9 +262,12 @@ void Ledger::state(RankTrack& rank, const Batch& batch, const ClockModel& clocks
   for (const Operation& o : rank.state.pending) {
     advance(rank, o, false);
     rank.last_activity = std::max({rank.last_activity, o.issued, o.started});
+    rank.last_on_device = std::max(rank.last_on_device, o.started);
   }
+  const std::optional<uint32_t> kernel = registry_.find_name(names::kKernel);
   for (const SpanEvent& s : rank.state.open) {
     rank.last_activity = std::max(rank.last_activity, s.begin);
+    if (s.name == kernel) rank.last_on_device = std::max(rank.last_on_device, s.begin);
   }
   if (rank.is_dead()) {
     if (rank.died == 0) rank.died = at;
@@ -321,6 +330,19 @@ int64_t Ledger::idle(const RankTrack& rank) const {
   return rank.state.time - rank.last_activity;
 }
 
+int64_t Ledger::running(const RankTrack& rank, const Operation& operation) const {
+  return rank.state.time - std::max(operation.issued, operation.started);
+}
+
+int64_t Ledger::device_idle(const RankTrack& rank) const {
+  return rank.state.time - rank.last_on_device;
+}
+
+int64_t Ledger::device_idle_limit(uint32_t signature) const {
+  const std::optional<uint32_t> kernel = registry_.find_name(names::kKernel);
+  return std::max(deadline(signature), kernel ? span_limit(names::kKernel, *kernel) : 0);
+}
+
 const std::string* Ledger::open_span(const RankTrack& rank) const {
   for (size_t i = rank.state.open.size(); i-- > 0;) {
     const uint32_t name = rank.state.open[i].name;
@@ -338,15 +360,21 @@ int64_t Ledger::step_of(const RankTrack& rank) const {
   return rank.step == 0 ? 0 : rank.step + 1;
 }
 
+// How often a rank tells is known once others have told twice.
+int64_t Ledger::interval(const RankTrack& rank) const {
+  const bool is_known = 2 * size_t{intervals_.total()} >= ranks_.size();
+  return std::max(rank.interval, is_known ? intervals_.quantile(0.5) : kIntervalUnknown);
+}
+
 bool Ledger::is_silent(const RankTrack& rank) const {
   const int64_t limit =
-      std::max({options_.silent_after.count(), 2 * rank.interval, lateness_ + lateness_ / 4});
+      std::max({options_.silent_after.count(), 2 * interval(rank), lateness_ + lateness_ / 4});
   return rank.is_seen && horizon_ - rank.last_seen > limit;
 }
 
 bool Ledger::is_surely_silent(const RankTrack& rank) const {
   return is_silent(rank) &&
-         horizon_ - rank.last_seen > 2 * options_.silent_after.count() + rank.interval;
+         horizon_ - rank.last_seen > 2 * options_.silent_after.count() + interval(rank);
 }
 
 std::optional<uint32_t> Ledger::signature_at(uint32_t number, const Signature& like,

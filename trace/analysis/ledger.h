@@ -52,13 +52,14 @@ struct LinkState {
 struct RankTrack {
   bool is_seen = false;
   bool tells_starts = false;
-  RankState state;            // the newest
-  int64_t last_seen = 0;      // root's clock: as far as is known of it
-  int64_t last_activity = 0;  // host's clock: something was called, began or ended
-  int64_t died = 0;           // root's clock: first seen dead
-  int64_t alive = 0;          // the same: last seen alive
-  int64_t interval = 0;       // between states, the longest
-  int64_t lateness = 0;       // of batches, the longest
+  RankState state;             // the newest
+  int64_t last_seen = 0;       // root's clock: as far as is known of it
+  int64_t last_activity = 0;   // host's clock: something was called, began or ended
+  int64_t last_on_device = 0;  // the same: an operation or a kernel began or ended
+  int64_t died = 0;            // root's clock: first seen dead
+  int64_t alive = 0;           // the same: last seen alive
+  int64_t interval = 0;        // between states, the longest
+  int64_t lateness = 0;        // of batches, the longest
   uint64_t newest_batch = 0, batches_before = 0;  // the 64 numbers before the newest, as bits
   int64_t step = 0, step_end = 0;                 // the newest one that has ended; host's clock
   std::vector<Progress> progress;
@@ -115,10 +116,17 @@ class Ledger {
   // How long `operation` was pending on `rank`, or nothing happened there, when it was last heard.
   int64_t age(const RankTrack& rank, const Operation& operation) const;
   int64_t idle(const RankTrack& rank) const;
+  // How long `operation` ran there, as far as starts are told.
+  int64_t running(const RankTrack& rank, const Operation& operation) const;
+  // How long nothing happened on the rank's GPU, and how long that may last.
+  int64_t device_idle(const RankTrack& rank) const;
+  int64_t device_idle_limit(uint32_t signature) const;
   // The innermost open span's name; null: none.
   const std::string* open_span(const RankTrack& rank) const;
   // The step that the rank is in; 0: not known.
   int64_t step_of(const RankTrack& rank) const;
+  // Between the rank's states, the longest to be expected.
+  int64_t interval(const RankTrack& rank) const;
   bool is_silent(const RankTrack& rank) const;
   // For so long that it is not just a batch that comes late.
   bool is_surely_silent(const RankTrack& rank) const;
@@ -151,6 +159,7 @@ class Ledger {
   std::deque<ShapeTrack> shapes_;
   Registry shape_numbers_;
   Sketch gaps_;                     // between calls of one rank
+  Sketch intervals_;                // between states of one rank
   std::vector<Sketch> span_times_;  // of each name
   std::vector<int8_t> counter_of_;  // LinkCounter of each name, -1: none
 };

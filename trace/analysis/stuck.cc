@@ -247,8 +247,11 @@ std::optional<Verdict> Stuck::of_gpu(const Cause& cause) const {
       waiting = &o;
     }
   }
-  if (waiting != nullptr && ledger_.age(rank, *waiting) <= ledger_.deadline(waiting->signature)) {
-    return std::nullopt;
+  if (waiting != nullptr) {
+    if (ledger_.age(rank, *waiting) <= ledger_.deadline(waiting->signature)) return std::nullopt;
+    // The host may be far ahead of a GPU that works.
+    const int64_t limit = ledger_.device_idle_limit(waiting->signature);
+    if (ledger_.device_idle(rank) <= limit) return std::nullopt;
   }
   Verdict v = make_verdict(Class::kGpuStuck, {cause.rank}, cause.since, 0.92);
   if (waiting != nullptr) v.onset = clocks_.root_time(cause.rank, waiting->issued);

@@ -206,7 +206,8 @@ void WaitGraph::expand_place(uint32_t node) {
     nodes_[node].edges.push_back({to, false});
   }
   if (not_started.empty()) {
-    bool is_overdue_here = false;
+    // Since the last one has come: who came before has waited for it, not for the network.
+    bool is_overdue_here = true, is_pending = false;
     bool has_died = false;  // or stopped
     for (const uint32_t m : members) {
       const RankTrack& rank = ledger_.rank(m);
@@ -217,15 +218,15 @@ void WaitGraph::expand_place(uint32_t node) {
         nodes_[node].edges.push_back({to, false});
       }
       for (const Operation& o : rank.state.pending) {
-        if (o.sequence == place.sequence && place_of(m, o) == place) {
-          const bool is_first = !place.is_message() && place.sequence == 1;
-          is_overdue_here |=
-              is_overdue(rank, o) && (!is_first || ledger_.age(rank, o) > ledger_.first_deadline());
-        }
+        if (o.sequence != place.sequence || place_of(m, o) != place) continue;
+        const bool is_first = !place.is_message() && place.sequence == 1;
+        const int64_t limit = is_first ? ledger_.first_deadline() : ledger_.deadline(o.signature);
+        is_overdue_here &= ledger_.running(rank, o) > limit;
+        is_pending = true;
       }
     }
     if (has_died) return;
-    const bool is_known = is_overdue_here && !members.empty();
+    const bool is_known = is_overdue_here && is_pending;
     nodes_[node].cause = add_cause(is_known ? Cause::kNetwork : Cause::kUnsure, 0, place);
   }
 }
