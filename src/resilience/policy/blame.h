@@ -1,0 +1,26 @@
+#pragma once
+
+#include <convoy/resilience/policy.h>
+
+#include <string>
+#include <vector>
+
+// Who is to blame for a fault, from what has happened before: the program, a node, or chance.
+namespace convoy::resilience {
+
+// The nodes on which a fault happened.
+std::vector<int> nodes_of(const Job& job, const Fault& fault);
+
+// Not empty: the program fails by itself, wherever it runs; recovering would only repeat that.
+std::string program_to_blame(const History& history, const Fault& fault);
+
+// Recoveries in a row, the coming one among them, that brought no step.
+int recoveries_without_a_step(const History& history);
+
+// Nodes that this fault makes unfit, until they have passed their checks.
+std::vector<int> unfit_nodes(const Job& job, const History& history, const Fault& fault);
+
+// How likely a node is to fail soon again, from what happened there within the last hour.
+double risk_of(const History& history, int node, Seconds now);
+
+}  // namespace convoy::resilience
