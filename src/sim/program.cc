@@ -113,7 +113,8 @@ void ProgramBuilder::add_collectives(Catalog& catalog, double busy) {
       catalog.add({kCp, "reduce_scatter", bf16, "sum", -1, activations * layers * cp / (2 * tp)});
   dispatch_ = catalog.add({kEp, "all_to_all", bf16, "", -1, activations * layers / tp, true});
   combine_ = catalog.add({kEp, "all_to_all", bf16, "", -1, activations * layers / tp + 256, true});
-  const auto more = static_cast<uint64_t>(static_cast<double>(activations * layers / tp) * busy);
+  const uint64_t even = activations * layers / tp;
+  const auto more = static_cast<uint64_t>(static_cast<double>(even) * busy);
   busy_combine_ = catalog.add({kEp, "all_to_all", bf16, "", -1, more + 256, true});
   bucket_ = m.sharded_optimizer ? catalog.add({kData, "reduce_scatter", bf16, "sum", -1, bucket})
                                 : catalog.add({kData, "all_reduce", bf16, "sum", -1, bucket});

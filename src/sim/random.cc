@@ -18,7 +18,7 @@ double normal_quantile(double p) {
 }
 
 const std::array<float, 4096>& quantiles() {
-  static const std::array<float, 4096> kQuantiles = [] {
+  static const std::array<float, 4096> all = [] {
     std::array<float, 4096> q{};
     for (size_t i = 0; i < q.size(); ++i) {
       q[i] = static_cast<float>(
@@ -26,7 +26,7 @@ const std::array<float, 4096>& quantiles() {
     }
     return q;
   }();
-  return kQuantiles;
+  return all;
 }
 
 }  // namespace

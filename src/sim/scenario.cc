@@ -22,7 +22,7 @@ struct Shape {
 };
 
 const std::vector<Shape>& shapes() {
-  static const std::vector<Shape> kShapes{
+  static const std::vector<Shape> all{
       {"dp", {1}, {1}, {1}, {1}},
       {"tp×dp", {4, 8}, {1}, {1}, {1}},
       {"pp×dp", {1}, {1}, {1}, {4, 8}},
@@ -32,7 +32,7 @@ const std::vector<Shape>& shapes() {
       {"tp×ep×pp×dp", {4}, {1}, {2, 4}, {2, 4}},
       {"tp×cp×pp×dp", {4, 8}, {2}, {1}, {2, 4}},
   };
-  return kShapes;
+  return all;
 }
 
 bool fits(const Shape& shape, Class cls) {
@@ -294,10 +294,10 @@ class Draw {
 
   // Another fault in the first half of a run, or beside the first.
   void second(Class first) {
-    static const std::vector<Class> kSeconds{Class::kSlowCompute, Class::kDataLoaderStall,
-                                             Class::kTelemetryLoss, Class::kClockStep,
-                                             Class::kSlowNic};
-    Class cls = pick(random_, kSeconds);
+    static const std::vector<Class> choices{Class::kSlowCompute, Class::kDataLoaderStall,
+                                            Class::kTelemetryLoss, Class::kClockStep,
+                                            Class::kSlowNic};
+    Class cls = pick(random_, choices);
     if (cls == first) cls = Class::kSlowHost;
     Fault f = severity(cls);
     if (hangs(first)) f.from = 3;

@@ -223,7 +223,7 @@ void Ledger::counters(RankTrack& rank, const std::vector<CounterEvent>& counters
       link->next = link->now;
       link->next_time = c.time;
     }
-    link->now[static_cast<size_t>(counter_of_[c.name])] = c.value;
+    link->now[static_cast<uint8_t>(counter_of_[c.name])] = c.value;
     link->time = std::max(link->time, c.time);
   }
 }

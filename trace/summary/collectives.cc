@@ -150,15 +150,15 @@ const Instance* Collectives::add(Group& group, uint32_t rank, const Operation& o
 }
 
 OperationFigures& Collectives::figures(uint8_t kind, const Signature& signature) {
-  static const std::string kOthers = "others";
+  static const std::string others = "others";
   const auto known = operations_.try_emplace(signature.operation, 0);
   const bool counted = operations_.size() <= kOperationsMax;
   if (!counted && known.second) operations_.erase(known.first);
   const auto size =
       static_cast<uint8_t>(signature.bytes <= 1 ? 0 : std::bit_width(signature.bytes - 1));
-  const Key key(kind, counted || !known.second ? signature.operation : kOthers, size);
+  const Key key(kind, counted || !known.second ? signature.operation : others, size);
   if (figures_.size() >= kFiguresMax && !figures_.contains(key)) {
-    return figures_[Key(kind, kOthers, 0)];
+    return figures_[Key(kind, others, 0)];
   }
   return figures_[key];
 }

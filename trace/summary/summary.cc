@@ -29,9 +29,9 @@ std::optional<Stretch> stretch_of(std::string_view name) {
 }
 
 bool synchronises(const std::string& operation) {
-  static const std::set<std::string> kAll = {"all_reduce", "all_gather", "reduce_scatter",
-                                             "all_to_all", "barrier"};
-  return kAll.contains(operation);
+  static const std::set<std::string> all = {"all_reduce", "all_gather", "reduce_scatter",
+                                            "all_to_all", "barrier"};
+  return all.contains(operation);
 }
 
 // Gradients are reduced beside the backward pass; what else ranks do together while they compute
@@ -83,8 +83,8 @@ Operation Summary::Impl::on_root(uint32_t rank, Operation operation) const {
 }
 
 const Summary::Impl::NameMeaning& Summary::Impl::name(uint32_t number) {
-  static const NameMeaning kNothing;
-  if (number >= registry.names().size() || number >= kNamesMax) return kNothing;
+  static const NameMeaning nothing;
+  if (number >= registry.names().size() || number >= kNamesMax) return nothing;
   if (number >= names.size()) names.resize(number + 1);
   NameMeaning& meaning = names[number];
   if (meaning.known) return meaning;

@@ -3,6 +3,7 @@
 #include <convoy/trace/summary.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 
 namespace convoy::trace {
@@ -89,7 +90,7 @@ std::vector<double> normalised(const std::vector<std::pair<const Pair*, bool>>& 
 }
 
 double rounded(double value, double digits) {
-  return static_cast<double>(static_cast<int64_t>(value * digits + 0.5)) / digits;
+  return std::round(value * digits) / digits;
 }
 
 Json link_json(const Link& link, double seconds) {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 
 namespace convoy::trace {
 
@@ -16,7 +17,7 @@ constexpr size_t kStepsShown = 400;
 constexpr int64_t kSilentNs = 3'000'000'000;
 
 int64_t whole(double value) {
-  return static_cast<int64_t>(value + 0.5);
+  return std::llround(value);
 }
 
 Json parts_json(const Parts& parts, size_t count) {

@@ -3,6 +3,7 @@
 #include "trace/analysis/slow/replay.h"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <tuple>
 
@@ -179,7 +180,7 @@ void reduction_calls(const View& view, const StepModel& model, std::vector<Hint>
   if (reduction == nullptr || model.reduction <= 0) return;
   const Signature& s = view.registry.signatures()[reduction->signature];
   const size_t size = view.registry.groups()[reduction->group].ranks.size();
-  const auto calls = static_cast<uint32_t>(usual.calls + 0.5F);
+  const auto calls = static_cast<uint32_t>(std::lround(usual.calls));
   Shape all = shape_of(s, size);
   all.bytes *= static_cast<float>(calls);
   const Reduction model_of{all, last};

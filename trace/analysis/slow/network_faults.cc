@@ -243,13 +243,14 @@ std::vector<Finding> NetworkFaults::flapping(const View& view,
     float most = 0, sum = 0;
     for (const Event& e : events) most = std::max(most, e.ratio), sum += e.cost;
     if (sum < kFlapsMin || (events.size() < 2 && most < 3)) continue;
-    const bool covered = std::any_of(lasting.begin(), lasting.end(), [&](const Finding& f) {
-      const auto& ranks = f.culprit.ranks;
-      return std::find(ranks.begin(), ranks.end(), link.first) != ranks.end() ||
-             std::find(ranks.begin(), ranks.end(), link.second) != ranks.end() ||
-             std::find(f.culprit.links.begin(), f.culprit.links.end(), link) !=
-                 f.culprit.links.end();
-    });
+    const bool covered =
+        std::any_of(lasting.begin(), lasting.end(), [&link = link](const Finding& f) {
+          const auto& ranks = f.culprit.ranks;
+          return std::find(ranks.begin(), ranks.end(), link.first) != ranks.end() ||
+                 std::find(ranks.begin(), ranks.end(), link.second) != ranks.end() ||
+                 std::find(f.culprit.links.begin(), f.culprit.links.end(), link) !=
+                     f.culprit.links.end();
+        });
     if (covered) continue;
     std::vector<float> gaps;
     for (size_t i = 1; i < events.size(); ++i) {

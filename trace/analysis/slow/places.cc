@@ -61,9 +61,9 @@ class Sides {
 
 template <typename Map>
 const std::vector<uint32_t>& at(const Map& map, typename Map::key_type key) {
-  static const std::vector<uint32_t> kNone;
+  static const std::vector<uint32_t> none;
   const auto found = map.find(key);
-  return found == map.end() ? kNone : found->second;
+  return found == map.end() ? none : found->second;
 }
 
 // While all wait for something slow, windows shrink and caches cool: all links are a little slower
