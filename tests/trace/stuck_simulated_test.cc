@@ -59,6 +59,13 @@ std::vector<Verdict> run(const sim::Cluster& c, sim::Outcome& outcome) {
   return found;
 }
 
+void check_nothing_told(const sim::Cluster& c) {
+  sim::Outcome outcome;
+  const std::vector<Verdict> found = run(c, outcome);
+  for (const Verdict& v : found) UNSCOPED_INFO(v.summary);
+  CHECK(found.empty());
+}
+
 Culprit sorted(Culprit c) {
   std::sort(c.ranks.begin(), c.ranks.end());
   std::sort(c.groups.begin(), c.groups.end());
@@ -123,10 +130,7 @@ TEST_CASE("legitimate changes, lost and late events are no reason for a verdict"
   if (which == 4) c.resize_at = 12, c.resize_mesh = "tp=4,dp=4";
   if (which == 5) c.telemetry.loss = 0.01;
   if (which == 6) c.telemetry.late_share = 0.05, c.compute_jitter = 0.15;
-  sim::Outcome outcome;
-  const std::vector<Verdict> found = run(c, outcome);
-  for (const Verdict& v : found) UNSCOPED_INFO(v.summary);
-  CHECK(found.empty());
+  check_nothing_told(c);
 }
 
 TEST_CASE("steps of ten seconds: nobody is stuck who waits for a second, nor a GPU that works") {
@@ -139,10 +143,7 @@ TEST_CASE("steps of ten seconds: nobody is stuck who waits for a second, nor a G
   const auto fault = sim::parse_fault("slow_link:from=25,factor=3");
   REQUIRE(fault.ok());
   c.faults = {*fault};
-  sim::Outcome outcome;
-  const std::vector<Verdict> found = run(c, outcome);
-  for (const Verdict& v : found) UNSCOPED_INFO(v.summary);
-  CHECK(found.empty());
+  check_nothing_told(c);
 }
 
 TEST_CASE("batches that come every five seconds: nobody is called silent before that is known") {
@@ -153,10 +154,7 @@ TEST_CASE("batches that come every five seconds: nobody is called silent before 
   c.ranks_per_host = 8;
   c.model = {};
   c.telemetry.period_s = 5;
-  sim::Outcome outcome;
-  const std::vector<Verdict> found = run(c, outcome);
-  for (const Verdict& v : found) UNSCOPED_INFO(v.summary);
-  CHECK(found.empty());
+  check_nothing_told(c);
 }
 
 TEST_CASE("a verdict that gets better known is one verdict, and what it was called is withdrawn") {

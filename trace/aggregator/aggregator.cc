@@ -228,8 +228,8 @@ void JobAggregator::run() {
     std::deque<Arrival> arrivals;
     std::vector<std::function<void()>> posted;
     {
-      std::unique_lock lock(mutex_);
       publish_stats();
+      std::unique_lock lock(mutex_);
       changed_.wait_until(lock, wake_at(turn_at), [&] {
         return ending_ || rung_ || !arrivals_.empty() || !posted_.empty();
       });
@@ -251,8 +251,8 @@ void JobAggregator::run() {
   clients_.clear();
 }
 
-// With mutex_ held.
 void JobAggregator::publish_stats() {
+  const std::lock_guard lock(mutex_);
   stats_ = intake_->stats();
   stats_.clients = static_cast<uint32_t>(clients_.size());
   stats_.refused = refused_;
@@ -319,10 +319,7 @@ void JobAggregator::take_message(Connected& connected, const Arrival& arrival, T
 
 // Whoever has the answer finds the message in the stats.
 void JobAggregator::answer(Connected& connected, const wire::Downward& down) {
-  {
-    const std::lock_guard lock(mutex_);
-    publish_stats();
-  }
+  publish_stats();
   connected.stream->send({down.SerializeAsString()});
 }
 

@@ -367,9 +367,10 @@ int64_t Ledger::interval(const RankTrack& rank) const {
 }
 
 bool Ledger::is_silent(const RankTrack& rank) const {
-  const int64_t limit =
-      std::max({options_.silent_after.count(), 2 * interval(rank), lateness_ + lateness_ / 4});
-  return rank.is_seen && horizon_ - rank.last_seen > limit;
+  const int64_t silence = horizon_ - rank.last_seen;
+  // Of nearly all ranks nothing more has to be known.
+  if (!rank.is_seen || silence <= options_.silent_after.count()) return false;
+  return silence > std::max(2 * interval(rank), lateness_ + lateness_ / 4);
 }
 
 bool Ledger::is_surely_silent(const RankTrack& rank) const {

@@ -220,7 +220,8 @@ void WaitGraph::expand_place(uint32_t node) {
       for (const Operation& o : rank.state.pending) {
         if (o.sequence != place.sequence || place_of(m, o) != place) continue;
         const bool is_first = !place.is_message() && place.sequence == 1;
-        const int64_t limit = is_first ? ledger_.first_deadline() : ledger_.deadline(o.signature);
+        const int64_t limit =
+            std::max(ledger_.deadline(o.signature), is_first ? ledger_.first_deadline() : 0);
         is_overdue_here &= ledger_.running(rank, o) > limit;
         is_pending = true;
       }

@@ -49,7 +49,7 @@ std::vector<int> nodes_of(const Job& job, const Fault& fault) {
 }
 
 std::string program_to_blame(const History& history, const Fault& fault) {
-  if (fault.kind == FaultKind::kMismatch) return "ranks called different collectives";
+  if (fault.kind == FaultKind::kMismatch) return name_of(fault.kind);
   const auto in_this_step = [&](auto&& is_alike) {
     return static_cast<int>(std::count_if(history.begin(), history.end(), [&](const Incident& i) {
       return i.fault.step == fault.step && is_alike(i.fault.kind);

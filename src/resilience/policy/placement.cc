@@ -11,6 +11,11 @@ const Node* node_of(const Job& job, int node) {
   return node == kNone ? nullptr : &job.nodes[static_cast<size_t>(node)];
 }
 
+bool lives(const Job& job, const std::set<int>& gone, size_t block) {
+  const Block& b = job.blocks[block];
+  return b.node != kNone && b.is_alive && !gone.contains(static_cast<int>(block));
+}
+
 struct Room {
   int free = 0, warm = 0;
 };
@@ -22,9 +27,8 @@ std::vector<Room> rooms(const Job& job, const std::set<int>& lost) {
     all.push_back(is_fit(n) ? Room{n.slots, n.warm} : Room{});
   }
   for (size_t b = 0; b < job.blocks.size(); ++b) {
-    const Block& block = job.blocks[b];
-    if (block.node == kNone || !block.is_alive || lost.contains(static_cast<int>(b))) continue;
-    --all[static_cast<size_t>(block.node)].free;
+    if (!lives(job, lost, b)) continue;
+    --all[static_cast<size_t>(job.blocks[b].node)].free;
   }
   for (Room& r : all) r.free = std::max(r.free, 0), r.warm = std::min(r.warm, r.free);
   return all;
@@ -34,6 +38,11 @@ std::vector<Room> rooms(const Job& job, const std::set<int>& lost) {
 
 bool is_fit(const Node& node) {
   return node.state == NodeState::kHealthy;
+}
+
+int placed(const Job& job) {
+  return static_cast<int>(std::count_if(job.blocks.begin(), job.blocks.end(),
+                                        [](const Block& b) { return b.node != kNone; }));
 }
 
 std::optional<std::vector<Move>> place(const Job& job, const std::vector<int>& lost,
@@ -65,12 +74,8 @@ std::optional<std::vector<int>> shrink(const Job& job, const std::vector<int>& l
   const std::set<int> gone(lost.begin(), lost.end());
   std::vector<std::vector<int>> living(static_cast<size_t>(job.parts));
   std::map<int, int> of_replica;  // that live
-  const auto lives = [&](size_t b) {
-    return job.blocks[b].node != kNone && job.blocks[b].is_alive &&
-           !gone.contains(static_cast<int>(b));
-  };
   for (size_t b = 0; b < job.blocks.size(); ++b) {
-    if (!lives(b)) continue;
+    if (!lives(job, gone, b)) continue;
     living[static_cast<size_t>(job.blocks[b].part)].push_back(static_cast<int>(b));
     ++of_replica[job.blocks[b].replica];
   }
@@ -93,14 +98,10 @@ std::optional<std::vector<int>> shrink(const Job& job, const std::vector<int>& l
 Resume resume_without(const Job& job, const std::vector<int>& lost) {
   if (lost.empty()) return {job.step, 0};
   const std::set<int> gone(lost.begin(), lost.end());
-  const auto lives = [&](size_t b) {
-    return job.blocks[b].node != kNone && job.blocks[b].is_alive &&
-           !gone.contains(static_cast<int>(b));
-  };
   if (job.is_replicated) {
     std::set<int> parts;
     for (size_t b = 0; b < job.blocks.size(); ++b) {
-      if (lives(b)) parts.insert(job.blocks[b].part);
+      if (lives(job, gone, b)) parts.insert(job.blocks[b].part);
     }
     if (parts.size() == static_cast<size_t>(job.parts)) return {job.step, job.costs.replica_load};
   }
@@ -115,10 +116,7 @@ Resume resume_without(const Job& job, const std::vector<int>& lost) {
     if (!is_new) at->second = std::min(at->second, c.load);
   }
   size_t needed = static_cast<size_t>(job.parts);
-  if (!job.is_replicated) {
-    needed = static_cast<size_t>(std::count_if(job.blocks.begin(), job.blocks.end(),
-                                               [](const Block& b) { return b.node != kNone; }));
-  }
+  if (!job.is_replicated) needed = static_cast<size_t>(placed(job));
   for (auto at = whole.rbegin(); at != whole.rend(); ++at) {
     if (at->second.size() < needed) continue;
     Seconds load = 0;

@@ -11,6 +11,9 @@ namespace convoy::resilience {
 // May run blocks now.
 bool is_fit(const Node& node);
 
+// Blocks that have a place.
+int placed(const Job& job);
+
 // Places for `lost` blocks, the cheapest first: warm spares, their own nodes, any other. Empty:
 // there are not enough. `risk`: of each node.
 std::optional<std::vector<Move>> place(const Job& job, const std::vector<int>& lost,

@@ -86,10 +86,11 @@ std::vector<double> risks(const Job& job, const History& history, Seconds now) {
   return all;
 }
 
-int placed_replicas(const Job& job) {
-  const auto placed = std::count_if(job.blocks.begin(), job.blocks.end(),
-                                    [](const Block& b) { return b.node != kNone; });
-  return static_cast<int>(placed) / std::max(1, job.parts);
+// At a border those who leave hand their state over.
+Resume resume_after(const Damage& d) {
+  std::vector<int> empty = d.heal;
+  if (!d.at_border) empty.insert(empty.end(), d.lost.begin(), d.lost.end());
+  return resume_without(d.job, empty);
 }
 
 Seconds redone(const Job& job, Step resume) {
@@ -107,10 +108,7 @@ std::optional<Plan> keep_mesh(const Damage& d, const std::vector<double>& risk) 
     if (p.action != Action::kReplace) p.action = is_home ? Action::kRespawn : Action::kReplace;
     start = std::max(start, m.is_warm ? d.job.costs.promote : d.job.costs.respawn);
   }
-  std::vector<int> empty = d.lost;
-  empty.insert(empty.end(), d.heal.begin(), d.heal.end());
-  // At a border those who leave hand their state over.
-  Resume resume = resume_without(d.job, d.at_border ? d.heal : empty);
+  Resume resume = resume_after(d);
   if (d.at_border) resume.load = std::max(resume.load, d.job.costs.replica_load), start = 0;
   p.resume = resume.step;
   p.down = d.job.costs.reconfigure + start + resume.load;
@@ -125,12 +123,10 @@ std::optional<Plan> fewer_replicas(const Damage& d, const std::vector<double>& r
   if (d.job.shrinking == Shrinking::kNever || d.lost.empty()) return std::nullopt;
   const auto dropped = shrink(d.job, d.lost);
   if (!dropped) return std::nullopt;
-  const int before = placed_replicas(d.job);
+  const int before = placed(d.job) / std::max(1, d.job.parts);
   const int after = before - static_cast<int>(dropped->size()) / std::max(1, d.job.parts);
   if (after < std::max(1, d.job.replicas_min)) return std::nullopt;
-  std::vector<int> empty = d.lost;
-  empty.insert(empty.end(), d.heal.begin(), d.heal.end());
-  const Resume resume = resume_without(d.job, d.at_border ? d.heal : empty);
+  const Resume resume = resume_after(d);
   Plan p{.action = Action::kShrink, .at_border = d.at_border, .dropped = *dropped, .heal = d.heal};
   p.resume = resume.step;
   p.down = d.job.costs.reconfigure + (d.job.is_replicated && d.heal.empty() ? 0 : resume.load);
