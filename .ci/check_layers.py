@@ -20,9 +20,9 @@ ALLOWED = {
     "rpc": {"base"},
     "trace": {"base", "rpc"},
     "sim": {"base", "mesh", "schedule", "trace"},
-    "resilience": set(),
+    "resilience": {"base", "mesh"},
     "rendezvous": {"base"},
-    "launch": {"base", "rendezvous", "trace"},
+    "launch": {"base", "rendezvous", "trace", "resilience"},
     "comm": {"base", "mesh", "rendezvous", "trace"},
     "trace_torch": {"base", "comm", "trace"},
     "tensor": {"base", "mesh", "comm"},
@@ -32,9 +32,9 @@ ALLOWED = {
     "model": {"base", "mesh", "comm", "tensor", "sequence", "data", "pipeline", "schedule"},
     "ckpt": {"base", "mesh", "rpc", "comm"},
     "runtime": {"base", "mesh", "dataset", "rendezvous", "launch", "comm", "schedule", "tensor", "sequence",
-                "data", "pipeline", "model", "ckpt", "trace", "trace_torch"},
+                "data", "pipeline", "model", "ckpt", "trace", "trace_torch", "resilience"},
     "standin": set(),  # libraries of their own: nothing of Convoy is inside
-    "cli": {"base", "mesh", "dataset", "rendezvous", "launch", "schedule", "ckpt", "trace", "rpc", "sim"},
+    "cli": {"base", "mesh", "dataset", "rendezvous", "launch", "schedule", "ckpt", "trace", "rpc", "sim", "resilience"},
     "python": {"base", "mesh", "dataset", "rendezvous", "launch", "comm", "schedule", "tensor", "sequence",
                "data", "pipeline", "model", "runtime", "ckpt", "trace", "trace_torch"},
 }

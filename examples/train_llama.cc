@@ -19,8 +19,9 @@ int main(int argc, char** argv) {
       std::fputs(help.c_str(), stdout);
       return ok_status();
     }
-    CONVOY_ASSIGN_OR_RETURN(const auto worker, runtime::Runtime::start({.mesh = options.mesh,
-                                                                        .device = options.device}));
+    CONVOY_ASSIGN_OR_RETURN(
+        const auto worker,
+        runtime::Runtime::start({.mesh = options.mesh, .device = options.device, .recover = true}));
     return runtime::train(*worker, options);
   });
 }

@@ -1,7 +1,7 @@
 // The agent's life: what it listens to, when it ends, and what it waits for then.
 #include "ckpt/service/agent_server.h"
-#include "ckpt/service/packet.h"
 #include <convoy/base/log.h>
+#include <convoy/base/packet.h>
 #include <convoy/base/units.h>
 
 #include <algorithm>

@@ -1,8 +1,8 @@
 // Starts `convoy agent --detach`, which returns when the agent listens. posix_spawn, since a
 // trainer has threads, and much memory that a fork would have to map.
 #include "ckpt/service/messages.pb.h"
-#include "ckpt/service/packet.h"
 #include <convoy/base/checksum.h>
+#include <convoy/base/packet.h>
 #include <convoy/ckpt/agent_process.h>
 
 #include <array>

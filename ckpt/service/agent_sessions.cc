@@ -2,10 +2,10 @@
 // ckpt.agent.{hello,acquire,staged,answer,wait}.kill: the process dies when it was asked that, and
 // once it has taken a snapshot over, before it says so.
 #include "ckpt/service/agent_server.h"
-#include "ckpt/service/packet.h"
 #include "ckpt/service/protocol.h"
 #include <convoy/base/fault.h>
 #include <convoy/base/log.h>
+#include <convoy/base/packet.h>
 
 #include <algorithm>
 #include <sys/epoll.h>

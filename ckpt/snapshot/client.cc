@@ -4,9 +4,9 @@
 // One question at a time to the agent. The layout is worked out anew at each save: it costs
 // microseconds a tensor, and a remembered one could be of tensors that have moved.
 #include "ckpt/service/messages.pb.h"
-#include "ckpt/service/packet.h"
 #include "ckpt/service/protocol.h"
 #include <convoy/base/fault.h>
+#include <convoy/base/packet.h>
 #include <convoy/ckpt/client.h>
 
 #include <algorithm>

@@ -24,6 +24,10 @@ struct Invocation {
 using AddCommand = void (*)(CLI::App& root, Invocation& invocation);
 void add_run(CLI::App& root, Invocation& invocation);
 void add_agent(CLI::App& root, Invocation& invocation);
+void add_supervisor(CLI::App& root, Invocation& invocation);
+void add_status(CLI::App& root, Invocation& invocation);
+void add_restart(CLI::App& root, Invocation& invocation);
+void add_why(CLI::App& root, Invocation& invocation);
 void add_env(CLI::App& root, Invocation& invocation);
 void add_data(CLI::App& root, Invocation& invocation);
 void add_schedule(CLI::App& root, Invocation& invocation);
@@ -31,8 +35,9 @@ void add_ckpt(CLI::App& root, Invocation& invocation);
 void add_trace(CLI::App& root, Invocation& invocation);
 
 // In the order of `convoy --help`.
-inline constexpr std::array kCommands{add_run,      add_agent, add_env,  add_data,
-                                      add_schedule, add_ckpt,  add_trace};
+inline constexpr std::array kCommands{add_run,      add_status,     add_restart, add_why,
+                                      add_agent,    add_supervisor, add_env,     add_data,
+                                      add_schedule, add_ckpt,       add_trace};
 
 // The exit code for bad options and bad input; every command uses it.
 inline constexpr int kExitUsage = 64;

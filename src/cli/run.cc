@@ -21,6 +21,7 @@ struct RunArguments {
   std::string grace = "10s";
   std::string drain_timeout = "2m";
   bool no_agent = false;
+  bool no_recover = false;
   std::vector<std::string> environment;
   int port = 0;
   bool no_prefix = false;
@@ -113,6 +114,7 @@ Status complete(const Invocation& invocation, RunArguments* arguments) {
   launch::LaunchOptions& options = arguments->options;
   options.program = invocation.program;
   options.prefix = !arguments->no_prefix;
+  options.recover = !arguments->no_recover;
   options.port = static_cast<uint16_t>(arguments->port);
   CONVOY_ASSIGN_OR_RETURN(options.grace, parse_duration("--grace", arguments->grace));
   CONVOY_ASSIGN_OR_RETURN(options.drain_timeout,
@@ -184,6 +186,12 @@ void add_run(CLI::App& root, Invocation& invocation) {
          "so long; default: 2m")
       ->type_name("TIME");
   app->add_flag("--no-agent", arguments->no_agent, "no agent: ranks that save are refused");
+  app->add_option("--spares", o.spares,
+                  "processes that wait, ready to take the place of a rank that fails")
+      ->check(CLI::Range(0, 64))
+      ->type_name("K");
+  app->add_flag("--no-recover", arguments->no_recover,
+                "a rank that dies ends the job, even if the program can go on without it");
   app->add_flag("--no-prefix", arguments->no_prefix, "show lines as they are, without \"[3] \"");
   app->add_flag("--json", o.json, "events as JSON lines on stdout, the ranks' output on stderr");
   CLI::Option* port = app->add_option("--port", arguments->port, "MASTER_PORT; default: a free one")

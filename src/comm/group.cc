@@ -80,23 +80,35 @@ void Pending::wait() {
   tensors_.clear();
 }
 
-Group::Group(c10::intrusive_ptr<c10d::ProcessGroup> process_group)
-    : process_group_(std::move(process_group)) {
-  if (!process_group_) return;
-  rank_ = process_group_->getRank();
-  size_ = process_group_->getSize();
+Group::Group(c10::intrusive_ptr<c10d::ProcessGroup> process_group) {
+  if (!process_group) return;
+  rank_ = process_group->getRank();
+  size_ = process_group->getSize();
+  members_ = std::make_shared<c10::intrusive_ptr<c10d::ProcessGroup>>(std::move(process_group));
+}
+
+const c10::intrusive_ptr<c10d::ProcessGroup>& Group::process_group() const {
+  static const c10::intrusive_ptr<c10d::ProcessGroup> none;
+  return members_ ? *members_ : none;
+}
+
+void Group::replace(c10::intrusive_ptr<c10d::ProcessGroup> process_group) const {
+  TORCH_CHECK_VALUE(
+      members_ && process_group->getRank() == rank_ && process_group->getSize() == size_,
+      "a group can only be replaced by one with the same ranks");
+  *members_ = std::move(process_group);
 }
 
 at::Device Group::device() const {
-  if (!process_group_) return at::kCPU;
-  const std::vector<c10::Device> devices = process_group_->getDeviceTypes();
+  if (!process_group()) return at::kCPU;
+  const std::vector<c10::Device> devices = process_group()->getDeviceTypes();
   const bool on_gpus = std::none_of(devices.begin(), devices.end(),
                                     [](const c10::Device& device) { return device.is_cpu(); });
   return on_gpus ? at::kCUDA : at::kCPU;
 }
 
 std::string Group::name() const {
-  return process_group_ ? process_group_->getGroupName() : "alone";
+  return process_group() ? process_group()->getGroupName() : "alone";
 }
 
 Pending Group::all_reduce_impl(const at::Tensor& tensor, c10d::ReduceOp::RedOpType op,
@@ -106,7 +118,7 @@ Pending Group::all_reduce_impl(const at::Tensor& tensor, c10d::ReduceOp::RedOpTy
   options.reduceOp = op;
   options.asyncOp = async;
   std::vector<at::Tensor> tensors = {tensor};
-  auto work = process_group_->allreduce(tensors, options);
+  auto work = process_group()->allreduce(tensors, options);
   return finish(std::move(work), std::move(tensors), async);
 }
 
@@ -121,15 +133,15 @@ Pending Group::all_gather_impl(const at::Tensor& full, const at::Tensor& shard,
   at::Tensor out = full;
   at::Tensor in = shard;
   if (sizes.empty() || even(sizes)) {
-    return finish(process_group_->all_gather_single(out, in, options), {out, in}, async);
+    return finish(process_group()->all_gather_single(out, in, options), {out, in}, async);
   }
   std::vector<std::vector<at::Tensor>> parts = {split_rows(full, sizes)};
-  if (wants_equal_shards(*process_group_, full)) {
+  if (wants_equal_shards(*process_group(), full)) {
     all_gather_padded(*this, parts[0], in);
     return {};
   }
   std::vector<at::Tensor> inputs = {shard};
-  return finish(process_group_->allgather(parts, inputs, options), {out, in}, async);
+  return finish(process_group()->allgather(parts, inputs, options), {out, in}, async);
 }
 
 Pending Group::reduce_scatter_impl(const at::Tensor& shard, const at::Tensor& full,
@@ -143,11 +155,11 @@ Pending Group::reduce_scatter_impl(const at::Tensor& shard, const at::Tensor& fu
   at::Tensor out = shard;
   at::Tensor in = full;
   if (sizes.empty() || even(sizes)) {
-    return finish(process_group_->reduce_scatter_single(out, in, options), {out, in}, async);
+    return finish(process_group()->reduce_scatter_single(out, in, options), {out, in}, async);
   }
   std::vector<std::vector<at::Tensor>> parts = {split_rows(full, sizes)};
   std::vector<at::Tensor> outputs = {shard};
-  return finish(process_group_->reduce_scatter(outputs, parts, options), {out, in}, async);
+  return finish(process_group()->reduce_scatter(outputs, parts, options), {out, in}, async);
 }
 
 void Group::all_reduce_(const at::Tensor& tensor, c10d::ReduceOp::RedOpType op) const {
@@ -160,17 +172,17 @@ void Group::broadcast_(const at::Tensor& tensor, int root) const {
   options.rootRank = root;
   options.asyncOp = false;
   std::vector<at::Tensor> tensors = {tensor};
-  process_group_->broadcast(tensors, options)->wait();
+  process_group()->broadcast(tensors, options)->wait();
 }
 
 void Group::barrier() const {
   if (alone()) return;
   c10d::BarrierOptions options;
   options.asyncOp = false;
-  options.device = process_group_->getBoundDeviceId();
+  options.device = process_group()->getBoundDeviceId();
   // NCCL's barrier waits for the calling thread's current device, whichever the group's is.
   const c10::OptionalDeviceGuard guard(options.device);
-  process_group_->barrier(options)->wait();
+  process_group()->barrier(options)->wait();
 }
 
 at::Tensor Group::all_gather(const at::Tensor& shard, const std::vector<int64_t>& sizes) const {
@@ -230,26 +242,26 @@ Pending Group::start_reduce_scatter(const at::Tensor& full, const std::vector<in
 Pending Group::start_send(const at::Tensor& tensor, int to, int tag) const {
   TORCH_CHECK(!alone(), "send in a group of one: there is no other rank");
   std::vector<at::Tensor> tensors = {tensor};
-  auto work = process_group_->send(tensors, to, tag);
+  auto work = process_group()->send(tensors, to, tag);
   return {std::move(work), std::move(tensors)};
 }
 
 Pending Group::start_recv(const at::Tensor& tensor, int from, int tag) const {
   TORCH_CHECK(!alone(), "recv in a group of one: there is no other rank");
   std::vector<at::Tensor> tensors = {tensor};
-  auto work = process_group_->recv(tensors, from, tag);
+  auto work = process_group()->recv(tensors, from, tag);
   return {std::move(work), std::move(tensors)};
 }
 
 std::vector<Pending> Group::start_exchange(std::span<const Message> messages) const {
   const bool as_one = device() == at::kCUDA && messages.size() > 1;
   std::vector<Pending> pending;
-  if (as_one) process_group_->startCoalescing(at::kCUDA);
+  if (as_one) process_group()->startCoalescing(at::kCUDA);
   for (const Message& m : messages) {
     pending.push_back(m.is_send ? start_send(m.tensor, m.peer) : start_recv(m.tensor, m.peer));
   }
   if (!as_one) return pending;
-  const auto work = process_group_->endCoalescing(at::kCUDA);
+  const auto work = process_group()->endCoalescing(at::kCUDA);
   for (size_t i = 0; i < pending.size(); ++i) pending[i] = {work, {messages[i].tensor}};
   return pending;
 }

@@ -185,6 +185,8 @@ Status read_settings(const Getenv& getenv, Environment* out) {
   out->address = text_of(getenv, "CONVOY_ADDRESS");
   out->host_id = text_of(getenv, "CONVOY_HOST_ID");
   out->agent = text_of(getenv, "CONVOY_AGENT");
+  out->control = text_of(getenv, "CONVOY_CONTROL");
+  out->standby = text_of(getenv, "CONVOY_STANDBY") == "1";
   out->program = text_of(getenv, "CONVOY_BIN");
   out->fault = text_of(getenv, "CONVOY_FAULT");
   CONVOY_RETURN_IF_ERROR(

@@ -7,6 +7,7 @@
 #include <convoy/base/socket.h>
 #include <convoy/base/units.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <csignal>
@@ -97,9 +98,13 @@ Status Job::start() {
   if (plan_.options.rehearsal) terminal_.say(rehearsal_banner(*plan_.options.rehearsal));
   CONVOY_RETURN_IF_ERROR(listen_for_agent());
   if (plan_.options.tracing) tracer_ = Tracer::start(plan_, *loop_, terminal_);
+  CONVOY_RETURN_IF_ERROR(lead_crew());
   for (int local = 0; local < plan_.options.ranks; ++local) {
-    CONVOY_RETURN_IF_ERROR(start_rank(local).with_context(
-        "rank " + number(plan_.options.node_rank * plan_.options.ranks + local)));
+    const int rank = plan_.options.node_rank * plan_.options.ranks + local;
+    CONVOY_RETURN_IF_ERROR(start_rank(rank, false).with_context("rank " + number(rank)));
+  }
+  for (int spare = 0; crew_ != nullptr && spare < plan_.options.spares; ++spare) {
+    CONVOY_RETURN_IF_ERROR(start_rank(kNoRank, true).with_context("a spare"));
   }
   if (!plan_.options.json) return ok_status();
   StartFacts facts{.job_id = plan_.job_id,
@@ -111,6 +116,7 @@ Status Job::start() {
                    .ranks = {},
                    .pids = {}};
   for (const auto& rank : ranks_) {
+    if (rank->rank == kNoRank) continue;
     facts.ranks.push_back(rank->rank);
     facts.pids.push_back(rank->child.pid);
   }
@@ -118,8 +124,64 @@ Status Job::start() {
   return ok_status();
 }
 
+// Recovery is for the ranks of one machine so far, and a rehearsal's summary for one set of ranks.
+Status Job::lead_crew() {
+  const LaunchOptions& o = plan_.options;
+  if (!o.recover || o.agent_program.empty() || o.nodes > 1 || o.rehearsal) return ok_status();
+  CONVOY_ASSIGN_OR_RETURN(
+      crew_, Crew::create({.program = o.agent_program,
+                           .environment = plan_.inherited,
+                           .job = plan_.job_id,
+                           .run_dir = plan_.run_dir,
+                           .mesh = o.mesh,
+                           .address = o.master_addr,
+                           .ranks = o.ranks,
+                           .spares = o.spares},
+                          {.spawn = [this](int rank, uint64_t g) { respawn(rank, g); },
+                           .kill = [this](uint64_t worker) { kill_worker(worker); },
+                           .place =
+                               [this](uint64_t worker, int rank) {
+                                 for (const auto& r : ranks_) {
+                                   if (r->worker == worker) r->rank = rank;
+                                 }
+                               },
+                           .end = [this](int code, int cause,
+                                         const std::string& why) { end_job(code, cause, why); }},
+                          *loop_, terminal_));
+  return ok_status();
+}
+
+void Job::respawn(int rank, uint64_t /*generation*/) {
+  if (ending_) return;
+  const Status started = start_rank(rank, true);
+  if (started.ok()) return;
+  terminal_.say("convoy: no process can be started: " + started.message());
+  if (rank != kNoRank) end_job(kExitInternal, rank, "no process can be started in its place");
+}
+
+void Job::kill_worker(uint64_t worker) {
+  for (const auto& rank : ranks_) {
+    if (rank->worker != worker || rank->exit) continue;
+    rank->is_replaced = true;
+    ::kill(-rank->child.pid, SIGKILL);
+  }
+}
+
+// What can't be survived: the supervisor knows the cause, and the exit code.
+void Job::end_job(int code, int cause, const std::string& why) {
+  if (ending_) return;
+  verdict_ = code;
+  terminal_.say("convoy: the job ends: " + why);
+  for (const auto& rank : ranks_) {
+    if (rank->rank == cause && rank->exit) cause_ = rank.get();
+  }
+  note_halted();
+  end_ranks(SIGTERM, kDeathGrace);
+  if (running_ == 0) loop_->stop();
+}
+
 // The caller's environment, what the contract says, and the user's own, in rising order.
-std::vector<std::string> Job::rank_environment(int local) const {
+std::vector<std::string> Job::rank_environment(int rank, uint64_t worker, bool standby) const {
   const Plan& plan = plan_;
   const LaunchOptions& o = plan.options;
   std::map<std::string, std::string> values;
@@ -129,7 +191,8 @@ std::vector<std::string> Job::rank_environment(int local) const {
     if (equals == std::string::npos || entry.starts_with("TORCHELASTIC_")) continue;
     values[entry.substr(0, equals)] = entry.substr(equals + 1);
   }
-  const int global = o.node_rank * o.ranks + local;
+  const int global = std::max(rank, 0);  // a spare learns its rank later
+  const int local = global - o.node_rank * o.ranks;
   values["RANK"] = number(global);
   values["WORLD_SIZE"] = number(o.nodes * o.ranks);
   values["LOCAL_RANK"] = number(local);
@@ -141,6 +204,10 @@ std::vector<std::string> Job::rank_environment(int local) const {
   values["CONVOY_RUN_DIR"] = plan.run_dir;
   values["CONVOY_MESH"] = o.mesh;
   values["CONVOY_AGENT"] = agent_ != nullptr ? agent_->name() : kNoAgent;
+  if (crew_ != nullptr) {
+    values["CONVOY_CONTROL"] = crew_->control(worker);
+    values["CONVOY_STANDBY"] = standby ? "1" : "0";
+  }
   values.emplace("CONVOY_GENERATION", "0");
   values.emplace("PYTHONUNBUFFERED", "1");  // else Python's last words are lost in a buffer
   // When rank 0 fails early, torch's store would warn with a page of addresses on all other ranks.
@@ -155,20 +222,24 @@ std::vector<std::string> Job::rank_environment(int local) const {
   return result;
 }
 
-Status Job::start_rank(int local) {
-  const int global = plan_.options.node_rank * plan_.options.ranks + local;
-  CONVOY_ASSIGN_OR_RETURN(RankLog log,
-                          RankLog::open(plan_.run_dir + "/logs/rank_" + number(global) + ".log"));
+Status Job::start_rank(int rank, bool standby) {
+  const std::string name = rank == kNoRank ? "spare" : "rank_" + number(rank);
+  CONVOY_ASSIGN_OR_RETURN(RankLog log, RankLog::open(plan_.run_dir + "/logs/" + name + ".log"));
   if (plan_.options.rehearsal) {
-    CONVOY_RETURN_IF_ERROR(make_report_folder(plan_.run_dir, global));
+    CONVOY_RETURN_IF_ERROR(make_report_folder(plan_.run_dir, rank));
   }
-  CONVOY_ASSIGN_OR_RETURN(Child child,
-                          spawn(plan_.path, plan_.options.program, rank_environment(local)));
+  const uint64_t worker = ranks_.size() + 1;
+  CONVOY_ASSIGN_OR_RETURN(Child child, spawn(plan_.path, plan_.options.program,
+                                             rank_environment(rank, worker, standby)));
+  if (crew_ != nullptr) crew_->started(worker, rank, child.pid);
   ranks_.push_back(std::make_unique<Rank>(
-      Rank{global, std::move(child), std::move(log), LineSplitter(), LineSplitter(), {}, false}));
+      Rank{worker, rank, std::move(child), std::move(log), LineSplitter(), LineSplitter(), {}}));
   ++running_;
   if (tracer_ != nullptr) tracer_->watch(ranks_.back()->child.pid);
-  Rank& rank = *ranks_.back();
+  return watch(*ranks_.back());
+}
+
+Status Job::watch(Rank& rank) {
   CONVOY_RETURN_IF_ERROR(
       loop_->watch(rank.child.pidfd.get(), EPOLLIN, [this, &rank](uint32_t) { on_exit(rank); }));
   CONVOY_RETURN_IF_ERROR(loop_->watch(rank.child.out.get(), EPOLLIN,
@@ -242,15 +313,58 @@ void Job::on_exit(Rank& rank) {
                        .was_halted = rank.halted,
                        .at = Clock::system().now() - started_at_,
                        .log = rank.log.path()};
-  const bool is_cause = !is_success(*rank.exit) && !ending_;
-  if (is_cause) cause_ = rank.rank - plan_.options.node_rank * plan_.options.ranks;
+  --running_;
+  const bool survived = is_survived(rank);
+  const bool is_cause = !is_success(*rank.exit) && !ending_ && !survived;
+  if (is_cause) cause_ = &rank;
   if (plan_.options.json) terminal_.event(exit_event(*rank.exit, is_cause));
-  if (--running_ == 0) {
-    loop_->stop();
+  if (crew_ != nullptr) crew_->ended(rank.worker, wait_status);
+  if (has_ended()) {
+    ending_ = true;
+    if (crew_ != nullptr) crew_->close();
+    signal_ranks(SIGTERM);  // spares
+    loop_->after(kLeftoverGrace, [this] { signal_ranks(SIGKILL); });
+    if (running_ == 0) loop_->stop();
   } else if (is_cause) {
     note_halted();
     end_ranks(SIGTERM, kDeathGrace);
+    if (running_ == 0) loop_->stop();
   }
+}
+
+// Whether the job goes on without this process: its supervisor sees to that, if it can. What dies
+// before all ranks have come is most likely a mistake that all of them make.
+bool Job::is_survived(const Rank& rank) {
+  if (rank.rank == kNoRank || rank.is_replaced) return true;
+  if (crew_ == nullptr || ending_ || !crew_->leads()) return false;
+  if (WIFSIGNALED(rank.exit->wait_status)) return true;
+  return std::all_of(ranks_.begin(), ranks_.end(), [&](const auto& other) {
+    return other->exit || other->rank == kNoRank || crew_->has_joined(other->worker);
+  });
+}
+
+// No rank is left that anything is to be expected of.
+bool Job::has_ended() const {
+  if (running_ == 0 && ending_) return true;
+  std::map<int, const Rank*> newest;
+  for (const auto& rank : ranks_) {
+    if (rank->rank != kNoRank) newest[rank->rank] = rank.get();
+  }
+  return std::all_of(newest.begin(), newest.end(), [&](const auto& entry) {
+    const Rank& rank = *entry.second;
+    return rank.exit && (is_success(*rank.exit) || ending_ || crew_ == nullptr);
+  });
+}
+
+// Of each rank's last process.
+std::vector<RankExit> Job::last_exits() const {
+  std::map<int, RankExit> exits;
+  for (const auto& rank : ranks_) {
+    if (rank->rank != kNoRank && rank->exit) exits[rank->rank] = *rank->exit;
+  }
+  std::vector<RankExit> all;
+  for (const auto& [rank, exit] : exits) all.push_back(exit);
+  return all;
 }
 
 void Job::on_signal(int signal) {
@@ -260,7 +374,8 @@ void Job::on_signal(int signal) {
         if (rank->child.pid == pid) return true;
       }
       return (agent_ != nullptr && agent_->pid() == pid) ||
-             (tracer_ != nullptr && tracer_->pid() == pid);
+             (tracer_ != nullptr && tracer_->pid() == pid) ||
+             (crew_ != nullptr && crew_->pid() == pid);
     });
     return;
   }
@@ -318,12 +433,12 @@ int Job::report() {
       kLeftoverGrace, {agent_line_.pid->load(), tracer_ != nullptr ? tracer_->pid() : 0});
   const Nanos elapsed = Clock::system().now() - started_at_;
   int code = kExitOk;
-  if (cause_) {
-    const Rank& cause = *ranks_[static_cast<size_t>(*cause_)];
-    std::vector<RankExit> all;
-    for (const auto& rank : ranks_) all.push_back(*rank->exit);
-    terminal_.say(failure_text(*cause.exit, cause.log.tail(), all));
-    code = code_of(*cause.exit);
+  if (crew_ != nullptr) crew_->close();
+  if (cause_ != nullptr) {
+    terminal_.say(failure_text(*cause_->exit, cause_->log.tail(), last_exits()));
+    code = code_of(*cause_->exit);
+  } else if (verdict_) {
+    code = *verdict_;
   } else if (stopped_by_) {
     code = kExitSignalBase + *stopped_by_;
     terminal_.say("convoy: ended by " + signal_name(*stopped_by_) + " after " +
@@ -338,8 +453,7 @@ int Job::report() {
   finish_trace();
   if (plan_.options.rehearsal) report_rehearsal(&code);
   if (plan_.options.json) {
-    const auto rank =
-        cause_ ? std::optional(ranks_[static_cast<size_t>(*cause_)]->rank) : std::nullopt;
+    const auto rank = cause_ != nullptr ? std::optional(cause_->rank) : std::nullopt;
     terminal_.event(end_event(code, rank, elapsed));
   }
   return code;
@@ -395,8 +509,7 @@ void Job::finish_trace() {
 }
 
 void Job::report_rehearsal(int* code) {
-  std::vector<RankExit> exits;
-  for (const auto& rank : ranks_) exits.push_back(*rank->exit);
+  const std::vector<RankExit> exits = last_exits();
   const Rehearsal& rehearsal = *plan_.options.rehearsal;
   const RehearsalSummary summary = summarize_rehearsal(plan_.run_dir, exits);
   terminal_.say(rehearsal_text(rehearsal, summary, plan_.run_dir));

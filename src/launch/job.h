@@ -1,6 +1,7 @@
 #pragma once
 
 #include "src/launch/agent.h"
+#include "src/launch/crew.h"
 #include "src/launch/output.h"
 #include "src/launch/plan.h"
 #include "src/launch/process.h"
@@ -26,24 +27,38 @@ class Job {
   Result<int> run(const UniqueFd& lifeline);
 
  private:
+  // A process that has, had or may get a rank.
   struct Rank {
-    int rank;
+    uint64_t worker;
+    int rank;  // kNoRank: a spare
     Child child;
     RankLog log;
     LineSplitter out;
     LineSplitter err;
     std::optional<RankExit> exit;
-    bool halted = false;  // see RankExit::was_halted
+    bool halted = false;       // see RankExit::was_halted
+    bool is_replaced = false;  // the job goes on without it
   };
 
   Status start();
   Status listen_for_agent();
-  std::vector<std::string> rank_environment(int local) const;
-  Status start_rank(int local);
+  Status lead_crew();
+  std::vector<std::string> rank_environment(int rank, uint64_t worker, bool standby) const;
+  // Starts a process for the rank (kNoRank: a spare); `standby`: a generation that goes on waits
+  // for it.
+  Status start_rank(int rank, bool standby);
+  Status watch(Rank& rank);
+  // What the supervisor orders.
+  void respawn(int rank, uint64_t generation);
+  void kill_worker(uint64_t worker);
+  void end_job(int code, int cause, const std::string& why);
   Status watch_signals();
   void on_output(Rank& rank, bool is_error);
   bool read_output(Rank& rank, bool is_error);
   void on_exit(Rank& rank);
+  bool is_survived(const Rank& rank);
+  bool has_ended() const;
+  std::vector<RankExit> last_exits() const;
   void on_signal(int signal);
   // Asks the ranks that still run to end, and kills them after `grace`.
   void end_ranks(int signal, Nanos grace);
@@ -65,11 +80,13 @@ class Job {
   std::unique_ptr<EventLoop> loop_;
   Terminal terminal_;
   UniqueFd signals_;
-  std::unique_ptr<Agent> agent_;    // null: none
-  std::unique_ptr<Tracer> tracer_;  // null: none
-  std::vector<std::unique_ptr<Rank>> ranks_;
+  std::unique_ptr<Agent> agent_;              // null: none
+  std::unique_ptr<Tracer> tracer_;            // null: none
+  std::unique_ptr<Crew> crew_;                // null: a death ends the job
+  std::vector<std::unique_ptr<Rank>> ranks_;  // all that were started
   size_t running_ = 0;
-  std::optional<int> cause_;       // index into ranks_ of the first that died on its own
+  const Rank* cause_ = nullptr;    // the first that died on its own, and that the job dies of
+  std::optional<int> verdict_;     // the supervisor's exit code
   std::optional<int> stopped_by_;  // the signal that the user sent
   bool ending_ = false;
   bool draining_ = false;

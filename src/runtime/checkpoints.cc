@@ -146,7 +146,7 @@ std::string place_text(const ckpt::NearestStep& from, const ckpt::LoadPlaces& pl
 
 }  // namespace
 
-Result<Checkpoints> Checkpoints::open(const TrainOptions& options, Runtime& runtime) {
+Result<Checkpoints> Checkpoints::open(const TrainOptions& options, Runtime& runtime, bool alone) {
   Checkpoints out;
   if (!options.checkpoint.any()) return out;
   out.rank_ = runtime.rank();
@@ -154,12 +154,15 @@ Result<Checkpoints> Checkpoints::open(const TrainOptions& options, Runtime& runt
   out.position_ = at::zeros({4}, at::kLong);
   out.exchange_ = std::make_unique<ckpt::GroupExchange>(runtime.groups().world());
   const launch::Environment& environment = runtime.environment();
-  CONVOY_RETURN_IF_ERROR(ckpt::agree(
-      *out.exchange_, out.rank_ == 0 ? check_places(options, environment) : ok_status()));
+  const auto agree = [&](const Status& mine) {
+    return alone ? mine : ckpt::agree(*out.exchange_, mine);
+  };
+  CONVOY_RETURN_IF_ERROR(
+      agree(out.rank_ == 0 && !alone ? check_places(options, environment) : ok_status()));
   Result<std::string> agent = ckpt::ensure_agent({.agent = environment.agent,
                                                   .job = launch::local_job(environment),
                                                   .program = environment.program});
-  CONVOY_RETURN_IF_ERROR(ckpt::agree(*out.exchange_, agent.status()));
+  CONVOY_RETURN_IF_ERROR(agree(agent.status()));
   out.places_ = {*agent, folder_of(options), options.checkpoint.remote.where};
   ckpt::ClientOptions client = client_options(options, runtime, *agent);
   if (client.local_size < client.world_size) {
@@ -169,7 +172,7 @@ Result<Checkpoints> Checkpoints::open(const TrainOptions& options, Runtime& runt
   }
   CONVOY_RETURN_IF_ERROR(check_nodes(options.checkpoint, client.nodes));
   auto checkpointer = ckpt::Checkpointer::create({std::move(client), options.checkpoint.spread});
-  CONVOY_RETURN_IF_ERROR(ckpt::agree(*out.exchange_, checkpointer.status()));
+  CONVOY_RETURN_IF_ERROR(agree(checkpointer.status()));
   out.checkpointer_ = std::move(checkpointer).value();
   return out;
 }
@@ -223,6 +226,7 @@ void Checkpoints::report(int64_t step, const Result<ckpt::SaveOutcome>& outcome)
 double Checkpoints::after_step(int64_t step, bool is_last, Trainer& trainer,
                                const Samples& samples) {
   if (checkpointer_ == nullptr || (step % every_ != 0 && !is_last)) return 0;
+  if (step == last_) return 0;  // done before another rank failed in it
   const TimePoint begin = Clock::system().now();
   if (std::exchange(copying_, false)) report(last_, checkpointer_->outcome());
   const dataset::SamplerState& now = samples.position();

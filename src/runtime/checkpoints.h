@@ -18,9 +18,9 @@ namespace convoy::runtime {
 // --checkpoint or --checkpoint-remote all of it does nothing.
 class Checkpoints {
  public:
-  // Collective. kFailedPrecondition if another job has the folder or the store; kUnavailable
-  // without an agent.
-  static Result<Checkpoints> open(const TrainOptions& options, Runtime& runtime);
+  // Collective, unless `alone`: into a run that has begun, whose other ranks have theirs.
+  // kFailedPrecondition if another job has the folder or the store; kUnavailable without an agent.
+  static Result<Checkpoints> open(const TrainOptions& options, Runtime& runtime, bool alone);
 
   // Goes on from the newest step that memory, folder or store have; the number of steps that are
   // done then, 0 if there are none. Collective. kMismatch: made from other data or with another

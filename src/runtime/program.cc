@@ -39,20 +39,6 @@ bool is_rank_zero() {
   return rank == nullptr || std::string(rank) == "0";
 }
 
-Status guarded(const std::function<Status()>& body) {
-  try {
-    return body();
-  } catch (const c10::DistError& error) {
-    const Status status = status_of_text(error.what_without_backtrace());
-    if (status.code() != Code::kInternal) return status;
-    return {Code::kUnavailable, status.message()};
-  } catch (const c10::Error& error) {
-    return status_of_text(error.what_without_backtrace());
-  } catch (const std::exception& error) {
-    return status_of_text(error.what());
-  }
-}
-
 }  // namespace
 
 int exit_code_of(const Status& status) {
@@ -82,8 +68,22 @@ int exit_code_of(const Status& status) {
   return kExitInternal;
 }
 
+Status attempt(const std::function<Status()>& body) {
+  try {
+    return body();
+  } catch (const c10::DistError& error) {
+    const Status status = status_of_text(error.what_without_backtrace());
+    if (status.code() != Code::kInternal) return status;
+    return {Code::kUnavailable, status.message()};
+  } catch (const c10::Error& error) {
+    return status_of_text(error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    return status_of_text(error.what());
+  }
+}
+
 int run_program(const std::function<Status()>& body) {
-  const Status status = guarded(body);
+  const Status status = attempt(body);
   if (status.ok()) return kExitOk;
   if (common_to_all_ranks(status) && !is_rank_zero()) std::this_thread::sleep_for(kSilence);
   std::fflush(stdout);

@@ -1,4 +1,6 @@
 // The order in which a worker comes up, and in which it goes down.
+#include "src/runtime/start.h"
+#include "src/runtime/store_server.h"
 #include <convoy/base/log.h>
 #include <convoy/comm/allocator.h>
 #include <convoy/comm/nccl.h>
@@ -36,6 +38,17 @@ bool ranks_share_gpus() {
   return text != nullptr && std::string(text) == "1";
 }
 
+// Of one group of the mesh.
+void trace_group(const std::string& name, const std::vector<int>& ranks,
+                 const c10::intrusive_ptr<c10d::ProcessGroup>& group) {
+  const Status attached = trace::attach(group, {name, {ranks.begin(), ranks.end()}});
+  if (!attached.ok()) {
+    CONVOY_LOG(Warn) << attached.message();
+  }
+}
+
+}  // namespace
+
 // A trace that can't be had costs nothing but itself.
 void start_trace(const launch::Environment& environment) {
   const trace::Level level = *trace::level_of(environment.trace);
@@ -50,16 +63,9 @@ void start_trace(const launch::Environment& environment) {
   }
 }
 
-// Of one group of the mesh.
-void trace_group(const std::string& name, const std::vector<int>& ranks,
-                 const c10::intrusive_ptr<c10d::ProcessGroup>& group) {
-  const Status attached = trace::attach(group, {name, {ranks.begin(), ranks.end()}});
-  if (!attached.ok()) {
-    CONVOY_LOG(Warn) << attached.message();
-  }
+std::string prefix_of(int generation) {
+  return "convoy/" + std::to_string(generation) + "/";
 }
-
-}  // namespace
 
 int threads_per_rank(const launch::Environment& environment) {
   if (const char* set = std::getenv("OMP_NUM_THREADS"); set != nullptr && std::atoi(set) > 0) {
@@ -69,8 +75,10 @@ int threads_per_rank(const launch::Environment& environment) {
   return std::max(1, cores / std::max(1, environment.local_world_size));
 }
 
-Runtime::Runtime(launch::Environment environment, Mesh mesh)
-    : environment_(std::move(environment)), mesh_(std::move(mesh)) {}
+Runtime::Runtime(launch::Environment environment, RuntimeOptions options)
+    : options_(std::move(options)),
+      environment_(std::move(environment)),
+      generation_(environment_.generation) {}
 
 Result<std::unique_ptr<Runtime>> Runtime::start(const RuntimeOptions& options) {
   CONVOY_RETURN_IF_ERROR(check_torch_version(TORCH_ABI_VERSION, aoti_torch_abi_version()));
@@ -84,17 +92,22 @@ Result<std::unique_ptr<Runtime>> Runtime::start(const RuntimeOptions& options) {
     }
   }
   CONVOY_LOG(Debug) << launch::describe(environment);
-  start_trace(environment);
-  CONVOY_ASSIGN_OR_RETURN(Mesh mesh, mesh_of(options, environment));
   at::set_num_threads(threads_per_rank(environment));
-
-  std::unique_ptr<Runtime> runtime(new Runtime(std::move(environment), std::move(mesh)));
-  CONVOY_RETURN_IF_ERROR(runtime->choose_device(options.device));
-  if (runtime->size() > 1 && options.shared_tensors && runtime->device().is_cpu()) {
+  std::unique_ptr<Runtime> runtime(new Runtime(std::move(environment), options));
+  CONVOY_RETURN_IF_ERROR(runtime->join_crew());
+  if (runtime->size() > 1 && options.shared_tensors && options.device == "cpu") {
     comm::enable_shared_tensors();
     runtime->shared_tensors_ = true;
   }
-  CONVOY_RETURN_IF_ERROR(runtime->connect());
+  if (runtime->environment_.standby) {
+    CONVOY_RETURN_IF_ERROR(runtime->await_place());
+  } else {
+    start_trace(runtime->environment_);
+    CONVOY_ASSIGN_OR_RETURN(runtime->mesh_, mesh_of(options, runtime->environment_));
+    CONVOY_RETURN_IF_ERROR(runtime->choose_device(options.device));
+    const Status connected = runtime->connect();
+    if (!connected.ok()) CONVOY_RETURN_IF_ERROR(runtime->rejoin(connected, 0));
+  }
   return runtime;
 }
 
@@ -129,8 +142,11 @@ Status Runtime::choose_device(const std::string& name) {
 
 Status Runtime::connect() {
   const auto timeout = std::chrono::duration_cast<std::chrono::milliseconds>(environment_.timeout);
-  const std::string generation = "convoy/" + std::to_string(environment_.generation) + "/";
-  if (size() > 1) {
+  const std::string generation = prefix_of(environment_.generation);
+  if (size() > 1 && meets_in_file(environment_)) {
+    store_ = c10::make_intrusive<c10d::PrefixStore>(
+        generation, file_store(environment_, environment_.generation));
+  } else if (size() > 1) {
     c10d::TCPStoreOptions options;
     options.port = environment_.master_port;
     options.isServer = rank() == 0 && !environment_.store_is_served;
@@ -139,7 +155,9 @@ Status Runtime::connect() {
     options.timeout = timeout;
     try {
       store_ = c10::make_intrusive<c10d::PrefixStore>(
-          generation, c10::make_intrusive<c10d::TCPStore>(environment_.master_addr, options));
+          generation, options.isServer
+                          ? serve_store(environment_.master_addr, options)
+                          : c10::make_intrusive<c10d::TCPStore>(environment_.master_addr, options));
     } catch (const c10::Error& error) {
       const std::string where =
           environment_.master_addr + ":" + std::to_string(environment_.master_port);
@@ -153,18 +171,31 @@ Status Runtime::connect() {
                                            text};
     }
   }
+  make_groups(generation);
+  return ok_status();
+}
+
+void Runtime::make_groups(const std::string& prefix) {
   comm::MeshGroupsOptions options;
-  options.timeout = timeout;
-  options.prefix = generation;
+  options.timeout = std::chrono::duration_cast<std::chrono::milliseconds>(environment_.timeout);
+  options.prefix = prefix;
   options.device = device_.type();
   options.device_index = device_.is_cpu() ? 0 : device_.index();
   if (environment_.trace != "off") options.on_group = trace_group;
   groups_ = std::make_unique<comm::MeshGroups>(mesh_, rank(), store_, options);
-  return ok_status();
+  if (member_ != nullptr) {
+    member_->on_summons([groups = groups_.get()] { groups->abort(); });
+    if (member_->summoned()) groups_->abort();
+  }
 }
 
 double Runtime::from_rank_zero(const std::string& key, const std::function<double()>& make) {
   if (rank() != 0) {
+    while (member_ != nullptr && !store_->check({key})) {
+      TORCH_CHECK_WITH(DistBackendError, !member_->summoned(),
+                       "aborted: another rank failed while rank 0 worked out ", key);
+      Clock::system().sleep_for(std::chrono::milliseconds(20));
+    }
     const std::vector<uint8_t> bytes = store_->get(key);
     return std::stod(std::string(bytes.begin(), bytes.end()));
   }
@@ -177,6 +208,7 @@ double Runtime::from_rank_zero(const std::string& key, const std::function<doubl
 }
 
 Runtime::~Runtime() {
+  member_.reset();
   groups_.reset();
   store_.reset();
   if (shared_tensors_) comm::disable_shared_tensors();

@@ -1,13 +1,16 @@
 // A training run from the options to the run folder, in the order in which it happens. Only rank 0
 // speaks; what decides how long the run goes on is rank 0's clock, which it tells the others.
+#include "src/runtime/catch_up.h"
 #include "src/runtime/checkpoints.h"
 #include "src/runtime/samples.h"
 #include <convoy/base/atomic_file.h>
 #include <convoy/base/clock.h>
 #include <convoy/base/log.h>
+#include <convoy/base/vitals.h>
 #include <convoy/dataset/tokenizer.h>
 #include <convoy/runtime/loss_curve.h>
 #include <convoy/runtime/metrics.h>
+#include <convoy/runtime/program.h>
 #include <convoy/runtime/progress.h>
 #include <convoy/runtime/train.h>
 #include <convoy/runtime/trainer.h>
@@ -21,6 +24,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <limits>
+#include <memory>
 #include <numbers>
 #include <optional>
 #include <thread>
@@ -152,12 +156,16 @@ class RunFolder {
     return metrics_->write({{"step", step}, {"checkpoint_stall_s", seconds}});
   }
   // Goes on after `step`: what the folder has up to there belongs to the curve.
-  Status resume(int64_t step) {
+  Status resume(int64_t step, const std::string& mark = "resumed") {
     if (path_.empty()) return ok_status();
     CONVOY_ASSIGN_OR_RETURN(training_, points("loss", step));
     CONVOY_ASSIGN_OR_RETURN(validation_, points("validation_loss", step));
-    marks_.emplace_back(step, "resumed");
+    marks_.emplace_back(step, mark);
     return ok_status();
+  }
+  bool has_step(int64_t step) const { return !training_.empty() && training_.back().first >= step; }
+  bool has_validation(int64_t step) const {
+    return !validation_.empty() && validation_.back().first >= step;
   }
   // `reference`: metrics of another run to draw beside it; empty: none.
   Status finish(const std::string& title, const std::string& reference) {
@@ -193,13 +201,12 @@ class RunFolder {
 class Run {
  public:
   Run(Runtime& runtime, const TrainOptions& options, const ModelPreset& preset, Samples samples,
-      RunFolder folder, Checkpoints checkpoints, const TrainerOptions& trainer)
+      RunFolder folder, const TrainerOptions& trainer)
       : runtime_(runtime),
         options_(options),
         preset_(preset),
         samples_(std::move(samples)),
         folder_(std::move(folder)),
-        checkpoints_(std::move(checkpoints)),
         trainer_options_(trainer),
         dp_rank_(runtime.mesh().coordinate(runtime.rank(), "dp")),
         dp_size_(runtime.mesh().size("dp")) {}
@@ -209,15 +216,26 @@ class Run {
  private:
   void measure_one_process();
   double one_process_rate(int threads);
-  Status resume(Trainer& trainer);
-  Status train_steps(Trainer& trainer);
-  Status one_step(Trainer& trainer);
-  Status save(Trainer& trainer, int64_t step, bool is_last);
-  double validation_loss(Trainer& trainer, int64_t batches);
-  Status validate(Trainer& trainer, int64_t step);
-  void report(Trainer& trainer, double validation_loss);
-  std::string sample(Trainer& trainer);
+  void make_trainer();
+  Status begin();
+  Status resume();
+  Status rejoin(const Status& why);
+  Status come_together();
+  Status join_run(const Standing& run, const char* mark);
+  Status go_back(const Standing& run);
+  Status work();
+  Status train_steps();
+  Status one_step();
+  Status after_step();
+  Status record(double rate);
+  void show(Progress* progress, double took);
+  Status save(int64_t step, bool is_last);
+  double validation_loss(int64_t batches);
+  Status validate(int64_t step);
+  void report(double validation_loss);
+  std::string sample();
   int64_t agreed_steps(int64_t done, double seconds);
+  Standing standing() const;
   bool speaks() const { return runtime_.rank() == 0; }
 
   Runtime& runtime_;
@@ -225,13 +243,23 @@ class Run {
   const ModelPreset& preset_;
   Samples samples_;
   RunFolder folder_;
-  Checkpoints checkpoints_;
+  std::optional<Checkpoints> checkpoints_;  // none before the run has begun
   TrainerOptions trainer_options_;
   int dp_rank_, dp_size_;
+  std::unique_ptr<Trainer> trainer_;
+  std::optional<Progress> progress_;
   double one_process_ = 0;  // tokens/s
   double rate_ = 0;         // tokens/s of all steps, validation not counted
+  double recent_ = 0;       // of the last ones
+  double training_ = 0;     // seconds of all steps, validation not counted
+  TimePoint begin_{};       // of training
+  bool has_begun_ = false;  // and so knows something that newcomers don't
   int64_t first_ = 0;       // steps that were done before this run
   int64_t steps_ = 0;
+  int64_t after_ = 0;  // the newest whose validation and save are done, too
+  int64_t total_ = 0;
+  dataset::SamplerState position_;        // behind the last step
+  dataset::SamplerState first_position_;  // of the whole run
   StepResult last_;
 };
 
@@ -285,111 +313,124 @@ int64_t Run::agreed_steps(int64_t done, double seconds) {
 }
 
 // The loss over the first batches of the validation samples; not a number if there are too few.
-double Run::validation_loss(Trainer& trainer, int64_t batches) {
-  const int64_t rows = trainer.rows_per_rank();
+double Run::validation_loss(int64_t batches) {
+  const int64_t rows = trainer_->rows_per_rank();
   const at::Tensor samples =
       samples_.validation(batches * rows, rows / trainer_options_.microbatches, dp_rank_, dp_size_);
   if (samples.size(0) == 0) return std::numeric_limits<double>::quiet_NaN();
-  return trainer.evaluate(samples);
+  return trainer_->evaluate(samples);
 }
 
 // A point of the validation curve.
-Status Run::validate(Trainer& trainer, int64_t step) {
-  const double loss = validation_loss(trainer, kValidationBatches);
-  return speaks() ? folder_.validation(step, loss) : ok_status();
+Status Run::validate(int64_t step) {
+  const double loss = validation_loss(kValidationBatches);
+  if (!speaks() || folder_.has_validation(step)) return ok_status();
+  return folder_.validation(step, loss);
 }
 
-Status Run::resume(Trainer& trainer) {
-  CONVOY_ASSIGN_OR_RETURN(first_, checkpoints_.resume(trainer, samples_));
+Status Run::resume() {
+  CONVOY_ASSIGN_OR_RETURN(first_, checkpoints_->resume(*trainer_, samples_));
+  steps_ = after_ = first_;
   if (first_ == 0 || !speaks()) return ok_status();
-  CONVOY_LOG(Info) << checkpoints_.story();
+  CONVOY_LOG(Info) << checkpoints_->story();
   if (first_ >= preset_.steps) {
     CONVOY_LOG(Info) << "nothing is left to train: --steps is " << preset_.steps;
   }
   return folder_.resume(first_);
 }
 
-Status Run::one_step(Trainer& trainer) {
+Status Run::one_step() {
   const trace::Span step(trace::intern(trace::names::kStep), static_cast<uint64_t>(steps_ + 1));
   std::optional<trace::Span> data(std::in_place, trace::intern(trace::names::kData));
+  CONVOY_RETURN_IF_ERROR(samples_.go_to(position_));  // where a step that failed had begun
   CONVOY_ASSIGN_OR_RETURN(const at::Tensor batch, samples_.next(preset_.batch, dp_rank_, dp_size_));
   data.reset();
-  last_ = trainer.forward_backward(batch);
-  const double stalled = checkpoints_.before_update();
+  last_ = trainer_->forward_backward(batch);
+  const double stalled = checkpoints_->before_update();
   if (speaks() && stalled > 0) {
-    CONVOY_RETURN_IF_ERROR(folder_.stalled(trainer.steps_done(), stalled));
+    CONVOY_RETURN_IF_ERROR(folder_.stalled(trainer_->steps_done(), stalled));
   }
-  trainer.update(last_);
+  trainer_->update(last_);
+  position_ = samples_.position();
+  ++steps_;
   return ok_status();
 }
 
-Status Run::save(Trainer& trainer, int64_t step, bool is_last) {
+Status Run::save(int64_t step, bool is_last) {
   const trace::Span span(trace::intern(trace::names::kCheckpoint), static_cast<uint64_t>(step));
-  const double stalled = checkpoints_.after_step(step, is_last, trainer, samples_);
+  const double stalled = checkpoints_->after_step(step, is_last, *trainer_, samples_);
   return speaks() && stalled > 0 ? folder_.stalled(step, stalled) : ok_status();
 }
 
-Status Run::train_steps(Trainer& trainer) {
-  const int64_t step_tokens = preset_.batch * preset_.sequence;
-  const bool live =
-      ::isatty(STDOUT_FILENO) == 1 || runtime_.environment().launcher == launch::Launcher::kConvoy;
-  std::optional<Progress> progress;
-  if (speaks() && !options_.json) progress.emplace(preset_.steps, live);
-  steps_ = first_;
-  const TimePoint begin = Clock::system().now();
-  double recent = 0;
-  double training = 0;  // seconds without validation
-  int64_t total = preset_.steps;
-  for (int64_t step = first_ + 1; step <= total; ++step) {
-    const TimePoint step_begin = Clock::system().now();
-    CONVOY_RETURN_IF_ERROR(one_step(trainer));
-    const double took = seconds_since(step_begin), passed = seconds_since(begin);
-    const double rate = static_cast<double>(step_tokens) / took;
-    recent = recent == 0 ? rate : 0.9 * recent + 0.1 * rate;
-    if (speaks()) {
-      CONVOY_RETURN_IF_ERROR(folder_.step(step, last_, step * step_tokens, rate, passed));
-    }
-    if (!std::isfinite(last_.loss)) {
-      return {Code::kInvalidArgument, "the loss is not a number any more after step " +
-                                          std::to_string(step) + "; take a smaller --lr"};
-    }
-    if (const int64_t agreed = agreed_steps(step, passed);
-        options_.seconds > 0 && step % kClockSteps == 0) {
-      total = agreed;
-      trainer.set_total_steps(total);
-    }
-    if (progress) {
-      progress->set_total_steps(total);
-      StepReport report;
-      report.step = step;
-      report.loss = last_.loss;
-      report.tokens_per_s = recent;
-      if (one_process_ > 0) report.one_process_share = recent / one_process_;
-      progress->update(report);
-    }
-    if (step == total || step % std::max<int64_t>(1, total / kValidations) == 0) {
-      CONVOY_RETURN_IF_ERROR(validate(trainer, step));
-    }
-    CONVOY_RETURN_IF_ERROR(save(trainer, step, step == total));
-    steps_ = step;
-    training += took;
-    rate_ = static_cast<double>((step - first_) * step_tokens) / training;
+// Writes the last step down, unless that was done.
+Status Run::record(double rate) {
+  if (!speaks() || steps_ == 0 || folder_.has_step(steps_)) return ok_status();
+  return folder_.step(steps_, last_, steps_ * preset_.batch * preset_.sequence, rate,
+                      seconds_since(begin_));
+}
+
+void Run::show(Progress* progress, double took) {
+  const double rate = static_cast<double>(preset_.batch * preset_.sequence) / took;
+  recent_ = recent_ == 0 ? rate : 0.9 * recent_ + 0.1 * rate;
+  if (progress == nullptr) return;
+  progress->set_total_steps(total_);
+  StepReport report;
+  report.step = steps_;
+  report.loss = last_.loss;
+  report.tokens_per_s = recent_;
+  if (one_process_ > 0) report.one_process_share = recent_ / one_process_;
+  progress->update(report);
+}
+
+// What follows a step; done again by all if some rank has failed in it.
+Status Run::after_step() {
+  if (steps_ == total_ || steps_ % std::max<int64_t>(1, total_ / kValidations) == 0) {
+    CONVOY_RETURN_IF_ERROR(validate(steps_));
   }
+  CONVOY_RETURN_IF_ERROR(save(steps_, steps_ == total_));
+  after_ = steps_;
   return ok_status();
 }
 
-std::string Run::sample(Trainer& trainer) {
+Status Run::train_steps() {
+  if (after_ < steps_) CONVOY_RETURN_IF_ERROR(after_step());
+  const double step_tokens = static_cast<double>(preset_.batch * preset_.sequence);
+  while (steps_ < total_) {
+    const TimePoint step_begin = Clock::system().now();
+    CONVOY_RETURN_IF_ERROR(one_step());
+    const double took = seconds_since(step_begin);
+    runtime_.stepped(steps_);
+    vitals().training = 1;
+    CONVOY_RETURN_IF_ERROR(record(step_tokens / took));
+    if (!std::isfinite(last_.loss)) {
+      return {Code::kInvalidArgument, "the loss is not a number any more after step " +
+                                          std::to_string(steps_) + "; take a smaller --lr"};
+    }
+    if (options_.seconds > 0 && steps_ % kClockSteps == 0) {
+      total_ = agreed_steps(steps_, seconds_since(begin_));
+      trainer_->set_total_steps(total_);
+    }
+    training_ += took;
+    rate_ = static_cast<double>(steps_ - first_) * step_tokens / training_;
+    show(progress_ ? &*progress_ : nullptr, took);
+    CONVOY_RETURN_IF_ERROR(after_step());
+  }
+  vitals().training = 0;
+  return ok_status();
+}
+
+std::string Run::sample() {
   auto tokenizer = dataset::make_tokenizer(samples_.info().tokenizer);
   if (!tokenizer.ok() || options_.sample == 0) return {};
   std::vector<uint32_t> prompt;
   (*tokenizer)->encode(options_.prompt.empty() ? "\n" : options_.prompt, prompt);
-  const std::vector<int64_t> tokens = trainer.generate(
+  const std::vector<int64_t> tokens = trainer_->generate(
       {prompt.begin(), prompt.end()}, options_.sample, options_.temperature, options_.seed);
   return (*tokenizer)->decode(std::vector<uint32_t>(tokens.begin(), tokens.end()));
 }
 
-void Run::report(Trainer& trainer, double validation_loss) {
-  const std::string text = sample(trainer);
+void Run::report(double validation_loss) {
+  const std::string text = sample();
   if (!speaks()) return;
   const double bits = validation_loss / std::numbers::ln2;
   const double share = one_process_ > 0 ? rate_ / one_process_ : 1;
@@ -416,21 +457,142 @@ void Run::report(Trainer& trainer, double validation_loss) {
   std::fflush(stdout);
 }
 
-Status Run::run() {
-  // The others wait, so that rank 0 has the machine to itself.
-  measure_one_process();
-  Trainer trainer(trainer_options_, runtime_.groups());
-  CONVOY_RETURN_IF_ERROR(resume(trainer));
-  CONVOY_RETURN_IF_ERROR(train_steps(trainer));
-  const double result = validation_loss(trainer, kFinalValidationBatches);
+void Run::make_trainer() {
+  trainer_.reset();  // its memory first
+  trainer_ = std::make_unique<Trainer>(trainer_options_, runtime_.groups());
+}
+
+// All ranks together, none of which has trained yet.
+Status Run::begin() {
+  CONVOY_ASSIGN_OR_RETURN(checkpoints_, Checkpoints::open(options_, runtime_, /*alone=*/false));
+  make_trainer();
+  total_ = preset_.steps;
+  CONVOY_RETURN_IF_ERROR(samples_.go_to(first_position_));
+  CONVOY_RETURN_IF_ERROR(resume());
+  position_ = samples_.position();
+  begin_ = Clock::system().now();
+  has_begun_ = true;
+  runtime_.caught_up(steps_, steps_ > 0 ? checkpoints_->story() : "the beginning");
+  return ok_status();
+}
+
+Standing Run::standing() const {
+  Standing s;
+  s.is_valid = has_begun_;
+  s.steps = steps_;
+  s.after = after_;
+  s.total = total_;
+  s.elapsed = seconds_since(begin_);
+  s.last = last_;
+  s.position = position_;
+  return s;
+}
+
+// Among the ranks of a new generation: the newest step that any of them has done.
+Status Run::come_together() {
+  if (trainer_ == nullptr) make_trainer();
+  const CaughtUp caught = catch_up(runtime_, *trainer_, standing(), [this] {
+    if (checkpoints_) checkpoints_->before_update();
+  });
+  if (!caught.now.is_valid) return begin();
+  if (!checkpoints_) {
+    CONVOY_ASSIGN_OR_RETURN(checkpoints_, Checkpoints::open(options_, runtime_, /*alone=*/true));
+  }
+  if (!caught.is_whole) return go_back(caught.now);
+  steps_ = caught.now.steps;
+  after_ = caught.now.after;
+  last_ = caught.now.last;
+  position_ = caught.now.position;
+  CONVOY_RETURN_IF_ERROR(join_run(caught.now, "recovered"));
+  CONVOY_RETURN_IF_ERROR(record(0));
+  runtime_.caught_up(steps_, caught.source);
+  return ok_status();
+}
+
+// What a newcomer has to know of a run that is under way.
+Status Run::join_run(const Standing& run, const char* mark) {
+  total_ = run.total;
+  trainer_->set_total_steps(total_);
+  if (std::exchange(has_begun_, true)) return ok_status();
+  first_ = steps_;
+  begin_ = Clock::system().now() -
+           std::chrono::duration_cast<Nanos>(std::chrono::duration<double>(run.elapsed));
+  return speaks() ? folder_.resume(steps_, mark) : ok_status();
+}
+
+// No rank has all of the state any more: all go on from what was saved, or from the beginning.
+Status Run::go_back(const Standing& run) {
+  checkpoints_->before_update();
+  make_trainer();
+  last_ = {};
+  CONVOY_RETURN_IF_ERROR(samples_.go_to(first_position_));
+  CONVOY_ASSIGN_OR_RETURN(steps_, checkpoints_->resume(*trainer_, samples_));
+  after_ = steps_;
+  position_ = samples_.position();
+  const bool is_new = !has_begun_;
+  CONVOY_RETURN_IF_ERROR(join_run(run, "went back"));
+  if (speaks() && !is_new) CONVOY_RETURN_IF_ERROR(folder_.resume(steps_, "went back"));
+  runtime_.caught_up(steps_, steps_ > 0 ? checkpoints_->story() : "the beginning");
+  return ok_status();
+}
+
+// Whatever has failed: in the next generation, once all ranks are there.
+Status Run::rejoin(const Status& why) {
+  CONVOY_RETURN_IF_ERROR(runtime_.rejoin(why, steps_));
+  return attempt([this] { return come_together(); });
+}
+
+// What is left to do, from wherever this rank stands.
+Status Run::work() {
+  CONVOY_RETURN_IF_ERROR(train_steps());
+  const double result = validation_loss(kFinalValidationBatches);
   if (speaks()) CONVOY_RETURN_IF_ERROR(folder_.result(steps_, result));
-  report(trainer, result);
+  report(result);
   if (speaks()) {
     CONVOY_RETURN_IF_ERROR(folder_.finish(
         "Loss of model " + options_.config + " on mesh " + runtime_.mesh().to_string(),
         options_.reference));
   }
-  return checkpoints_.finish();
+  CONVOY_RETURN_IF_ERROR(checkpoints_->finish());
+  // Nobody leaves before all are through: who fails until then is replaced.
+  if (runtime_.can_recover()) runtime_.groups().world().barrier();
+  return ok_status();
+}
+
+// Whether other ranks may have caused it.
+bool may_be_others_fault(const Status& status) {
+  switch (status.code()) {
+    case Code::kAborted:
+    case Code::kUnavailable:
+    case Code::kDeadlineExceeded:
+    case Code::kMismatch:
+    case Code::kFailedPrecondition:  // a group that was aborted before it was used
+      return true;
+    default:
+      return false;
+  }
+}
+
+Status Run::run() {
+  first_position_ = samples_.position();
+  const bool live =
+      ::isatty(STDOUT_FILENO) == 1 || runtime_.environment().launcher == launch::Launcher::kConvoy;
+  if (speaks() && !options_.json) progress_.emplace(preset_.steps, live);
+  Status status = attempt([this] {
+    if (runtime_.is_newcomer()) return come_together();
+    measure_one_process();  // the others wait, so that rank 0 has the machine to itself
+    return begin();
+  });
+  while (true) {
+    if (status.ok()) status = attempt([this] { return work(); });
+    if (status.ok() || !runtime_.can_recover() || !may_be_others_fault(status)) break;
+    const Status why = status;
+    status = rejoin(why);
+    if (!status.ok() && status.message() == why.message()) break;  // nobody leads us on
+  }
+  vitals().training = 0;
+  if (!status.ok()) runtime_.give_up(status, steps_);
+  return status;
 }
 
 }  // namespace
@@ -448,10 +610,8 @@ Status train(Runtime& runtime, const TrainOptions& options) {
                           RunFolder::open(runtime.rank() == 0 ? path : "",
                                           describe_json(options, preset, runtime.mesh().to_string(),
                                                         trainer.model.parameter_count())));
-  CONVOY_ASSIGN_OR_RETURN(Checkpoints checkpoints, Checkpoints::open(options, runtime));
-  const Status status = Run(runtime, options, preset, std::move(samples), std::move(folder),
-                            std::move(checkpoints), trainer)
-                            .run();
+  const Status status =
+      Run(runtime, options, preset, std::move(samples), std::move(folder), trainer).run();
   if (status.ok()) runtime.groups().shutdown();
   if (status.ok() && runtime.rank() == 0 && !path.empty() && !options.json) {
     std::printf("run folder: %s (config.json, metrics.jsonl, loss.svg)\n", path.c_str());

@@ -158,11 +158,13 @@ StepResult Trainer::forward_backward(const at::Tensor& samples) {
               rows_per_rank(), " sequences on each data-parallel rank, not ", samples.sizes());
   const int64_t seq = samples.size(1) - 1;
   load(Purpose::kTrain, samples, static_cast<double>(options_.batch * seq));
+  has_gradients_ = false;
   buckets_->begin_step();
   const std::vector<at::Tensor> losses =
       executor_->run(schedule_, hidden_state(), [this](int chunk) { buckets_->arm(chunk); });
   const trace::Span span(trace::intern(trace::names::kReduceGradients));
   buckets_->finish();
+  has_gradients_ = !is_sharded();
   std::vector<double> sums = {local_loss(losses)};
   StepResult result;
   result.grad_norm = buckets_->grad_norm(&sums);
@@ -178,6 +180,7 @@ StepResult Trainer::gradients(const at::Tensor& samples) {
 
 void Trainer::update(StepResult& result) {
   const trace::Span span(trace::intern(trace::names::kOptimizer));
+  has_gradients_ = false;
   result.lr = options_.lr.at(optimizer_->steps_done());
   optimizer_->step(result.lr, data::clip_scale(result.grad_norm, options_.clip));
 }

@@ -121,6 +121,14 @@ ckpt::TensorState Trainer::state_to_load() {
   return state;
 }
 
+std::vector<at::Tensor> Trainer::replica_state() {
+  std::vector<at::Tensor> all;
+  for (const data::AdamW::BucketState& state : optimizer_->state()) {
+    all.insert(all.end(), {state.weights, state.m, state.v});
+  }
+  return all;
+}
+
 void Trainer::restored() {
   optimizer_->restored(steps_tensor_.item<int64_t>());
 }

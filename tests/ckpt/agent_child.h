@@ -1,8 +1,8 @@
 #pragma once
 
-#include "ckpt/service/packet.h"
 #include "tests/exit_rank.h"
 #include <convoy/base/fault.h>
+#include <convoy/base/packet.h>
 #include <convoy/base/socket.h>
 #include <convoy/ckpt/agent.h>
 

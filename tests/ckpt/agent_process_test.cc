@@ -1,8 +1,8 @@
 // How workers that nobody gave an agent come to one: real processes that race, die and come again,
 // and programs that are no agent. Who serves a name is asked of the kernel (the listener's pid).
 // Not checked here: what an agent does (service_test.cc), `convoy run`'s agent.
-#include "ckpt/service/packet.h"
 #include "tests/exit_rank.h"
+#include <convoy/base/packet.h>
 #include <convoy/base/socket.h>
 #include <convoy/ckpt/agent_process.h>
 

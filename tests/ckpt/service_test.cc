@@ -3,12 +3,12 @@
 // follows from (step, rank), so that whatever is read back can be compared bit for bit. The table
 // of slots is pure and tested alone. Not checked here: loading into other layouts
 // (restore_test.cc), the folder's own rules (catalog_test.cc), speed.
-#include "ckpt/service/packet.h"
 #include "ckpt/service/snapshot_table.h"
 #include "tests/ckpt/agent_child.h"
 #include "tests/exit_rank.h"
 #include "tests/temp_folder.h"
 #include <convoy/base/fault.h>
+#include <convoy/base/packet.h>
 #include <convoy/base/socket.h>
 #include <convoy/ckpt/agent.h>
 #include <convoy/ckpt/catalog.h>

@@ -3,6 +3,7 @@
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <torch/csrc/distributed/c10d/Store.hpp>
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -64,6 +65,8 @@ class Backend final : public c10d::Backend {
     }
     // After this long in one operation a warning names the ranks that are missing.
     std::chrono::milliseconds patience{5000};
+    // Once true, waiting for others to join ends; null: only at the timeout.
+    std::shared_ptr<const std::atomic<bool>> stops = {};
   };
 
   // Joins the group through `store`, or only prepares to when options->enable_reconfigure is set.

@@ -5,6 +5,7 @@
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -52,7 +53,10 @@ class Group {
   int size() const { return size_; }
   bool alone() const { return size_ == 1; }
   std::string name() const;
-  const c10::intrusive_ptr<c10d::ProcessGroup>& process_group() const { return process_group_; }
+  const c10::intrusive_ptr<c10d::ProcessGroup>& process_group() const;
+  // All copies of this value use another ProcessGroup with the same ranks from now on: so layers go
+  // on after a failure. Nothing may be under way.
+  void replace(c10::intrusive_ptr<c10d::ProcessGroup> process_group) const;
 
   // Where the group's tensors live; the current GPU of a group on GPUs. CPU for a group of one.
   at::Device device() const;
@@ -103,7 +107,7 @@ class Group {
   Pending reduce_scatter_impl(const at::Tensor& shard, const at::Tensor& full,
                               const std::vector<int64_t>& sizes, bool async) const;
 
-  c10::intrusive_ptr<c10d::ProcessGroup> process_group_;
+  std::shared_ptr<c10::intrusive_ptr<c10d::ProcessGroup>> members_;  // null: alone
   int rank_ = 0;
   int size_ = 1;
 };

@@ -5,10 +5,12 @@
 
 #include <torch/csrc/distributed/c10d/Store.hpp>
 
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <initializer_list>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <span>
 #include <string>
@@ -69,12 +71,25 @@ class MeshGroups {
   // peers are through. Collective over each group. Groups on the CPU need none.
   void shutdown();
 
+  // Fails what runs in any group, on all its ranks, and what is being made: when a rank has gone,
+  // so that nobody waits for it. Any thread. Nothing works until reform().
+  void abort();
+  // Forms all groups anew, among processes of which some may have taken the place of others,
+  // through a store that knows nothing of the old ones. Copies of a comm::Group that were handed
+  // out go on with the new one. `sets`: as sets() of one of the ranks, the same on all; groups
+  // along other dimensions are forgotten. Collective over the mesh. `prefix` as in the options.
+  void reform(c10::intrusive_ptr<c10d::Store> store, const std::string& prefix,
+              const std::vector<std::string>& sets);
+  // The dimensions of each group that was made, such as "dp" and "dp,tp".
+  std::vector<std::string> sets() const;
+
   const Mesh& mesh() const { return mesh_; }
   int rank() const { return rank_; }
 
  private:
   int place_in(const std::vector<int>& ranks) const;
   Group make(const std::string& name, const std::vector<int>& ranks);
+  Group formed(std::span<const std::string_view> names);
   void announce(std::span<const std::string_view> names, const std::vector<int>& ranks,
                 const Group& group) const;
 
@@ -82,8 +97,14 @@ class MeshGroups {
   int rank_;
   c10::intrusive_ptr<c10d::Store> store_;
   MeshGroupsOptions options_;
-  std::mutex mutex_;
-  std::map<std::string, Group> groups_;
+  std::mutex making_;         // while a group is made, which blocks
+  mutable std::mutex mutex_;  // of groups_
+  struct Made {
+    std::vector<std::string> names;  // dimensions
+    Group group;
+  };
+  std::map<std::string, Made> groups_;  // by their name without the prefix
+  std::shared_ptr<std::atomic<bool>> stops_ = std::make_shared<std::atomic<bool>>(false);
 };
 
 }  // namespace convoy::comm

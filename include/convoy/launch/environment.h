@@ -46,10 +46,12 @@ struct Environment {
   Nanos timeout = std::chrono::seconds(300);  // CONVOY_TIMEOUT: of joining and of every collective
   std::string interface;                      // CONVOY_INTERFACE: network interface; "": automatic
   std::string address;                        // CONVOY_ADDRESS: address to listen on; "": automatic
-  std::string host_id;          // CONVOY_HOST_ID: ranks with equal ids share memory; "": found out
-  std::string agent;            // CONVOY_AGENT: abstract socket name of this node's agent; "": none
-  std::string program;          // CONVOY_BIN: the convoy program, to start an agent; "": looked for
-  std::string trace = "spans";  // CONVOY_TRACE: off|collectives|spans|details
+  std::string host_id;   // CONVOY_HOST_ID: ranks with equal ids share memory; "": found out
+  std::string agent;     // CONVOY_AGENT: abstract socket name of this node's agent; "": none
+  std::string control;   // CONVOY_CONTROL: where this worker is led from one generation to the next
+  bool standby = false;  // CONVOY_STANDBY: has no rank until it is summoned to a generation
+  std::string program;   // CONVOY_BIN: the convoy program, to start an agent; "": looked for
+  std::string trace = "spans";        // CONVOY_TRACE: off|collectives|spans|details
   std::string trace_budget = "0.1%";  // CONVOY_TRACE_BUDGET: a percentage, or off
   std::string log_level = "info";     // CONVOY_LOG: debug|info|warn|error|off
   std::string fault;                  // CONVOY_FAULT: fault points to arm, for tests

@@ -64,6 +64,10 @@ struct LaunchOptions {
   std::string agent_program;
   // The job's end waits for checkpoints to be written, unless nothing is written for so long.
   Nanos drain_timeout = std::chrono::minutes(2);
+  // Ranks that can are led on without one that has failed: docs/recovery.md. False: a death ends
+  // the job, as it does where ranks don't ask to be led.
+  bool recover = true;
+  int spares = 0;  // started beside the ranks, to take the place of one that fails
 };
 
 // Runs the job and blocks until every process that it started is gone; returns the exit code.

@@ -72,11 +72,12 @@ struct Job {
   Shrinking shrinking = Shrinking::kIfNeeded;
   Step step = 0;  // the newest that all have completed
   std::vector<Copy> copies{};
-  Costs costs;
+  Costs costs{};
 };
 
 enum class FaultKind : uint8_t {
-  kExit,         // a process has ended, for whatever reason
+  kExit,         // a process has ended by itself: an error, a crash
+  kKilled,       // from outside, which is nobody's fault in the program
   kOutOfMemory,  // by the kernel, or of a device
   kHang,         // found by the tracer; the process lives
   kNodeLost,

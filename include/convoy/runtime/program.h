@@ -23,6 +23,10 @@ inline constexpr int kExitSetup = 78;      // the installation is wrong: torch o
 
 int exit_code_of(const Status& status);
 
+// What the body returns, or the Status of the exception that it throws: a failed group's is that of
+// its text (comm::Backend), kUnavailable if that says nothing.
+Status attempt(const std::function<Status()>& body);
+
 // Runs a program's body, and turns what it returns or throws into one paragraph on stderr and an
 // exit code for main() to return. The only place in a program where exceptions become Status.
 //

@@ -1,10 +1,12 @@
 #pragma once
 
+#include <convoy/base/clock.h>
 #include <convoy/base/status.h>
 #include <convoy/comm/group.h>
 #include <convoy/comm/mesh_groups.h>
 #include <convoy/launch/environment.h>
 #include <convoy/mesh/mesh.h>
+#include <convoy/resilience/member.h>
 
 #include <c10/core/Device.h>
 #include <c10/util/intrusive_ptr.h>
@@ -25,6 +27,9 @@ struct RuntimeOptions {
   // Let CPU tensors live in memory that the machine's ranks share, so that collectives move them
   // without staging. Switched on only when there are other ranks and the device is the CPU.
   bool shared_tensors = true;
+  // The program can go on when other ranks fail: it calls rejoin() then, and again() where it
+  // begins. Without a launcher that leads it (`convoy run` does) this does nothing.
+  bool recover = false;
 };
 
 // One worker of a job, from its environment to its groups: what every program needs before it can
@@ -48,6 +53,9 @@ class Runtime {
 
   int rank() const { return environment_.rank; }
   int size() const { return environment_.world_size; }
+  // Of the membership that this process is in; environment().generation is the one that it was
+  // launched in.
+  int generation() const { return generation_; }
   const launch::Environment& environment() const { return environment_; }
   const Mesh& mesh() const { return mesh_; }
   at::Device device() const { return device_; }  // this rank's
@@ -59,17 +67,52 @@ class Runtime {
   // rank 0 calls `make`, every rank returns its result. Once a key.
   double from_rank_zero(const std::string& key, const std::function<double()>& make);
 
+  // --- going on when ranks fail ---
+
+  // Whether rejoin() can succeed.
+  bool can_recover() const { return member_ != nullptr; }
+  // Whether this process has come into a job that was under way, to take a failed rank's place: its
+  // state is to be had from the others.
+  bool is_newcomer() const { return is_newcomer_; }
+  // After `why` has failed a group: leaves all groups and takes this process's place in the job's
+  // next generation. `step`: of the training, done. Blocks until the groups are formed anew (those
+  // that were handed out go on with the new ranks) or it is known that they never will: then `why`.
+  // A failure on the way leads into the generation after that one by itself.
+  Status rejoin(const Status& why, int64_t step);
+  // A step is done, which shows that this process lives; the first one of a generation is told,
+  // with where the state that it began from came from.
+  void stepped(int64_t step);
+  // The state that a generation begins with is there.
+  void caught_up(int64_t resumed, const std::string& source);
+  // The program ends because of this, which no other process is the cause of.
+  void give_up(const Status& why, int64_t step);
+
  private:
-  Runtime(launch::Environment environment, Mesh mesh);
+  Runtime(launch::Environment environment, RuntimeOptions options);
   Status choose_device(const std::string& name);
   Status connect();
+  void make_groups(const std::string& prefix);
+  Status join_crew();
+  Status await_place();
+  Status enter(const resilience::Summons& summons);
+  // The generation's groups, through the store that one of its ranks serves.
+  Status form_groups(const resilience::Summons& summons, const resilience::Go& go,
+                     c10::intrusive_ptr<c10d::Store> server);
 
+  RuntimeOptions options_;
   launch::Environment environment_;
   Mesh mesh_;
   at::Device device_ = at::kCPU;
   bool shared_tensors_ = false;
   c10::intrusive_ptr<c10d::Store> store_;
   std::unique_ptr<comm::MeshGroups> groups_;
+  int generation_ = 0;
+  bool is_newcomer_ = false;
+  bool first_step_is_told_ = true;  // of this generation
+  resilience::FirstStep first_step_;
+  TimePoint gone_at_{};  // when this generation began
+  std::unique_ptr<resilience::Member>
+      member_;  // null: nobody leads; after groups_, which it aborts
 };
 
 // The number of threads a rank computes with: OMP_NUM_THREADS if it is set, else the machine's

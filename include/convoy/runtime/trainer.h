@@ -64,6 +64,14 @@ class Trainer {
   // update from them.
   StepResult forward_backward(const at::Tensor& samples);
   void update(StepResult& result);
+  // Whether forward_backward() has come so far that the gradients are the whole batch's, and no
+  // update followed: update() with the loss and norm that another rank knows completes the step
+  // then. False for a sharded optimizer, whose updates need all ranks.
+  bool has_gradients() const { return has_gradients_; }
+  // What a replica of this rank holds, too, bit for bit: flat memory to copy into another trainer's
+  // with the same options and place in the model. Then restored(steps). Not if sharded.
+  std::vector<at::Tensor> replica_state();
+  bool is_sharded() const { return buckets_->sharded(); }
   // forward_backward(), and the gradients are whole in the parameters afterwards (else a sharded
   // optimizer's are in parts).
   StepResult gradients(const at::Tensor& samples);
@@ -84,6 +92,7 @@ class Trainer {
   // rest follow. A checkpoint of any mesh will do.
   ckpt::TensorState state_to_load();
   void restored();
+  void restored(int64_t steps) { optimizer_->restored(steps); }
 
   // The learning rate's schedule ends at this step from now on.
   void set_total_steps(int64_t steps) { options_.lr.total_steps = steps; }
@@ -127,6 +136,7 @@ class Trainer {
   std::unique_ptr<data::AdamW> optimizer_;
   std::unique_ptr<pipeline::Executor> executor_;
   Work work_;
+  bool has_gradients_ = false;
 };
 
 }  // namespace convoy::runtime

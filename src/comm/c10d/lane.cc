@@ -2,6 +2,8 @@
 // worker.
 #include "src/comm/c10d/lane.h"
 
+#include <convoy/base/vitals.h>
+
 #include <utility>
 
 namespace convoy::comm {
@@ -19,7 +21,10 @@ void Lane::perform_front(std::unique_lock<std::mutex>& lock) {
   queue_.pop_front();
   busy_ = true;
   lock.unlock();
-  step->perform();
+  {
+    const WaitingForOthers waiting;
+    step->perform();
+  }
   lock.lock();
   busy_ = false;
   step->done_ = true;

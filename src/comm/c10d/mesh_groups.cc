@@ -1,4 +1,5 @@
 // Which c10d group stands for which dimensions of the mesh, and on which backend.
+#include <convoy/base/config.h>
 #include <convoy/comm/backend.h>
 #include <convoy/comm/mesh_groups.h>
 #include <convoy/comm/nccl.h>
@@ -6,9 +7,19 @@
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 namespace convoy::comm {
+namespace {
+
+std::string text_of(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "" : ",") + name;
+  return text;
+}
+
+}  // namespace
 
 MeshGroups::MeshGroups(Mesh mesh, int rank, c10::intrusive_ptr<c10d::Store> store,
                        MeshGroupsOptions options)
@@ -29,10 +40,11 @@ void MeshGroups::adopt(std::span<const std::string_view> names,
                     group->getRank(), " of ", group->getSize(), ", but in the mesh ",
                     mesh_.to_string(), " rank ", rank_, " is rank ", place, " of ", size);
   const std::lock_guard lock(mutex_);
-  const auto [at, added] = groups_.emplace(name, Group(std::move(group)));
+  const auto [at, added] = groups_.emplace(
+      mesh_.group_name(names, rank_), Made{{names.begin(), names.end()}, Group(std::move(group))});
   TORCH_CHECK_VALUE(added, "there is a group ", name,
                     " already: hand groups over before use, once");
-  announce(names, ranks, at->second);
+  announce(names, ranks, at->second.group);
 }
 
 void MeshGroups::announce(std::span<const std::string_view> names, const std::vector<int>& ranks,
@@ -43,13 +55,22 @@ void MeshGroups::announce(std::span<const std::string_view> names, const std::ve
 }
 
 Group MeshGroups::group(std::span<const std::string_view> names) {
-  const std::vector<int> ranks = mesh_.group_of(rank_, names);
-  if (ranks.size() == 1) return Group();
-  const std::string name = options_.prefix + mesh_.group_name(names, rank_);
+  if (mesh_.group_of(rank_, names).size() == 1) return Group();
+  const std::lock_guard making(making_);
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = groups_.find(mesh_.group_name(names, rank_));
+    if (found != groups_.end()) return found->second.group;
+  }
+  const Group made = formed(names);
   const std::lock_guard lock(mutex_);
-  const auto found = groups_.find(name);
-  if (found != groups_.end()) return found->second;
-  const Group& made = groups_.emplace(name, make(name, ranks)).first->second;
+  groups_.emplace(mesh_.group_name(names, rank_), Made{{names.begin(), names.end()}, made});
+  return made;
+}
+
+Group MeshGroups::formed(std::span<const std::string_view> names) {
+  const std::vector<int> ranks = mesh_.group_of(rank_, names);
+  const Group made = make(options_.prefix + mesh_.group_name(names, rank_), ranks);
   announce(names, ranks, made);
   return made;
 }
@@ -64,8 +85,50 @@ void MeshGroups::shutdown() {
   if (options_.device == c10::DeviceType::CPU) return;
   const std::lock_guard lock(mutex_);
   // In the order of their names: all ranks come to the groups of a dimension at the same time.
-  for (const auto& [name, group] : groups_) group.process_group()->shutdown();
+  for (const auto& [name, made] : groups_) made.group.process_group()->shutdown();
   groups_.clear();
+}
+
+void MeshGroups::abort() {
+  stops_->store(true);
+  std::vector<c10::intrusive_ptr<c10d::ProcessGroup>> groups;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [name, made] : groups_) groups.push_back(made.group.process_group());
+  }
+  // All are told before any is let go: on GPUs one group's kernel may hold up another's end.
+  for (const auto& group : groups) group->abort();
+}
+
+std::vector<std::string> MeshGroups::sets() const {
+  std::set<std::string> sets;
+  const std::lock_guard lock(mutex_);
+  for (const auto& [name, made] : groups_) sets.insert(text_of(made.names));
+  return {sets.begin(), sets.end()};
+}
+
+void MeshGroups::reform(c10::intrusive_ptr<c10d::Store> store, const std::string& prefix,
+                        const std::vector<std::string>& sets) {
+  const std::lock_guard making(making_);
+  stops_->store(false);
+  store_ = std::move(store);
+  options_.prefix = prefix;
+  {
+    const std::lock_guard lock(mutex_);
+    std::erase_if(groups_, [&](const auto& made) {
+      return std::find(sets.begin(), sets.end(), text_of(made.second.names)) == sets.end();
+    });
+  }
+  // In one order on all ranks, so that none waits for one that waits for it elsewhere.
+  for (const std::string& set : sets) {
+    const std::vector<std::string> names = split(set, ',');
+    const std::vector<std::string_view> views(names.begin(), names.end());
+    const Group fresh = formed(views);
+    const std::lock_guard lock(mutex_);
+    const auto [at, added] =
+        groups_.try_emplace(mesh_.group_name(views, rank_), Made{names, fresh});
+    if (!added) at->second.group.replace(fresh.process_group());
+  }
 }
 
 int MeshGroups::place_in(const std::vector<int>& ranks) const {
@@ -86,6 +149,7 @@ Group MeshGroups::make(const std::string& name, const std::vector<int>& ranks) {
     options->group_name = name;
     options->global_ranks_in_group = global_ranks;
     options->timeout = options_.timeout;
+    options->stops = stops_;
     backend = c10::make_intrusive<Backend>(store, rank, size, std::move(options));
   } else {
     NcclOptions options;

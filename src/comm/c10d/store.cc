@@ -16,6 +16,10 @@ using std::chrono::milliseconds;
 // for "never".
 constexpr milliseconds kWaitMax = std::chrono::hours(24);
 
+// Between two looks for a key.
+constexpr Nanos kLookFirst = std::chrono::microseconds(200);
+constexpr Nanos kLookLast = std::chrono::milliseconds(10);
+
 // c10d reads 0 as "no timeout", so at least 1 ms.
 milliseconds timeout_of(Deadline deadline) {
   const Nanos left = std::min<Nanos>(deadline.left(), kWaitMax);
@@ -24,7 +28,9 @@ milliseconds timeout_of(Deadline deadline) {
 
 }  // namespace
 
-C10dStore::C10dStore(const c10::intrusive_ptr<c10d::Store>& store) : store_(store->clone()) {}
+C10dStore::C10dStore(const c10::intrusive_ptr<c10d::Store>& store,
+                     std::shared_ptr<const std::atomic<bool>> stops)
+    : store_(store->clone()), stops_(std::move(stops)) {}
 
 Status C10dStore::set(const std::string& key, const std::string& value) {
   try {
@@ -35,8 +41,23 @@ Status C10dStore::set(const std::string& key, const std::string& value) {
   }
 }
 
+// Asks again and again, since a wait of c10d's can't be ended from outside: the later, the less
+// often.
+Status C10dStore::look_for(const std::string& key, Deadline deadline) {
+  const TimePoint begin = Clock::system().now();
+  Nanos pause = kLookFirst;
+  while (!store_->check({key}) && !deadline.passed()) {
+    if (*stops_) return {Code::kAborted, "it is not waited for any more"};
+    Clock::system().sleep_for(pause);
+    const Nanos most = std::max(kLookLast, (Clock::system().now() - begin) / 20);
+    pause = std::min(2 * pause, most);
+  }
+  return ok_status();
+}
+
 Result<std::string> C10dStore::get(const std::string& key, Deadline deadline) {
   try {
+    if (stops_) CONVOY_RETURN_IF_ERROR(look_for(key, deadline));
     store_->wait({key}, timeout_of(deadline));
     const std::vector<uint8_t> value = store_->get(key);
     return std::string(value.begin(), value.end());

@@ -5,6 +5,8 @@
 #include <c10/util/intrusive_ptr.h>
 #include <torch/csrc/distributed/c10d/Store.hpp>
 
+#include <atomic>
+#include <memory>
 #include <string>
 
 namespace convoy::comm {
@@ -14,12 +16,17 @@ namespace convoy::comm {
 // Thread-safe as far as the store below is.
 class C10dStore final : public Store {
  public:
-  explicit C10dStore(const c10::intrusive_ptr<c10d::Store>& store);
+  // Once `stops` is true, get() ends with kAborted. Null: never.
+  explicit C10dStore(const c10::intrusive_ptr<c10d::Store>& store,
+                     std::shared_ptr<const std::atomic<bool>> stops = {});
   Status set(const std::string& key, const std::string& value) override;
   Result<std::string> get(const std::string& key, Deadline deadline) override;
 
  private:
+  Status look_for(const std::string& key, Deadline deadline);
+
   c10::intrusive_ptr<c10d::Store> store_;
+  std::shared_ptr<const std::atomic<bool>> stops_;
 };
 
 }  // namespace convoy::comm

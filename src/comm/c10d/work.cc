@@ -3,6 +3,7 @@
 #include "src/comm/c10d/work.h"
 
 #include "src/comm/c10d/errors.h"
+#include <convoy/base/vitals.h>
 
 #include <ATen/core/ivalue.h>
 
@@ -154,6 +155,7 @@ bool TransferWork::wait(milliseconds timeout) {
       const bool limited = timeout != kNoTimeout;
       const Deadline deadline = limited ? Deadline::after(timeout) : deadline_;
       Status status;
+      const WaitingForOthers waiting;
       for (const Message& m : messages_) {
         const Status s = m.transfer->wait(deadline);
         if (limited && s.code() == Code::kDeadlineExceeded && !deadline_.passed()) throw_status(s);

@@ -19,6 +19,7 @@ bool ends_processes(FaultKind kind) {
 bool speaks_against_node(FaultKind kind) {
   switch (kind) {
     case FaultKind::kExit:
+    case FaultKind::kKilled:
     case FaultKind::kHang:
     case FaultKind::kNodeLost:
     case FaultKind::kNetwork:

@@ -59,6 +59,7 @@ Damage damage_of(const Job& job, const Fault& fault, const std::vector<int>& unf
       d.heal = fault.blocks;
       break;
     case FaultKind::kExit:
+    case FaultKind::kKilled:
     case FaultKind::kOutOfMemory:
     case FaultKind::kHang:
       d.lost = fault.blocks;
@@ -281,6 +282,8 @@ const char* name_of(FaultKind kind) {
   switch (kind) {
     case FaultKind::kExit:
       return "a process has ended";
+    case FaultKind::kKilled:
+      return "a process was killed";
     case FaultKind::kOutOfMemory:
       return "a process ran out of memory";
     case FaultKind::kHang:

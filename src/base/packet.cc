@@ -1,6 +1,5 @@
 // SOCK_SEQPACKET: a message is a packet, whole or not at all, so nothing is framed here.
-#include "ckpt/service/packet.h"
-
+#include <convoy/base/packet.h>
 #include <convoy/base/socket.h>
 
 #include <cerrno>
@@ -8,7 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-namespace convoy::ckpt {
+namespace convoy {
 namespace {
 
 constexpr int kBacklog = 4096;
@@ -45,7 +44,7 @@ Result<UniqueFd> connect_packets(const std::string& name) {
   sockaddr_un address{};
   const socklen_t size = abstract_address(name, &address);
   if (::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), size) != 0) {
-    return Status(Code::kUnavailable, "no agent answers at @" + name + ": " + std::strerror(errno));
+    return Status(Code::kUnavailable, "nobody answers at @" + name + ": " + std::strerror(errno));
   }
   if (!is_own_peer(fd.get())) {
     return Status(Code::kFailedPrecondition, "@" + name + " belongs to another user");
@@ -116,4 +115,4 @@ Result<Packet> receive_packet(int socket) {
   return packet;
 }
 
-}  // namespace convoy::ckpt
+}  // namespace convoy

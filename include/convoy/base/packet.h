@@ -7,7 +7,7 @@
 #include <string>
 
 // Packets over a unix socket of this machine, each with at most one descriptor.
-namespace convoy::ckpt {
+namespace convoy {
 
 inline constexpr size_t kPacketBytesMax = size_t{64} << 10;
 
@@ -29,4 +29,4 @@ struct Packet {
 Status send_packet(int socket, const std::string& bytes, int fd = -1);
 Result<Packet> receive_packet(int socket);
 
-}  // namespace convoy::ckpt
+}  // namespace convoy

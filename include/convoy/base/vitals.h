@@ -1,0 +1,41 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+namespace convoy {
+
+// What a process shows of its work to whoever watches it from outside, through a page of shared
+// memory: plain stores, which cost nanoseconds and go on being readable when the process is halted.
+struct Vitals {
+  std::atomic<int64_t> step{0};      // training steps that are done
+  std::atomic<uint32_t> waiting{0};  // operations with other ranks that are going on
+  // 1: steps follow each other, so a silence far beyond the usual time of a step is a hang.
+  std::atomic<uint32_t> training{0};
+};
+
+inline Vitals private_vitals;
+inline std::atomic<Vitals*> shown_vitals{&private_vitals};
+
+// This process's; until somebody watches, a page that nobody sees.
+inline Vitals& vitals() {
+  return *shown_vitals.load(std::memory_order_relaxed);
+}
+// Shows them on this page from now on; it must outlive the process's work.
+inline void show_vitals(Vitals* page) {
+  shown_vitals.store(page, std::memory_order_release);
+}
+
+// While it lives, this process waits for others.
+class WaitingForOthers {
+ public:
+  WaitingForOthers() : on_(vitals()) { on_.waiting.fetch_add(1, std::memory_order_relaxed); }
+  ~WaitingForOthers() { on_.waiting.fetch_sub(1, std::memory_order_relaxed); }
+  WaitingForOthers(const WaitingForOthers&) = delete;
+  WaitingForOthers& operator=(const WaitingForOthers&) = delete;
+
+ private:
+  Vitals& on_;
+};
+
+}  // namespace convoy

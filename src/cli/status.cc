@@ -1,0 +1,129 @@
+// `convoy status`: how a running job is doing, as its supervisor sees it.
+#include "src/cli/commands.h"
+#include <convoy/resilience/ask.h>
+
+#include <nlohmann/json.hpp>
+
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <thread>
+#include <unistd.h>
+
+namespace convoy::cli {
+namespace {
+
+constexpr const char* kFooter = R"(Examples:
+  convoy status                 the newest run under runs/, once
+  convoy status runs/demo -w    again each second, until Ctrl-C
+  convoy status runs/demo --json | jq '.ranks[] | {rank, pid, step}'
+
+Exit codes: 0 told; 66 no such run folder; 69 no job runs there, or its program can't be led.)";
+
+struct StatusArguments {
+  std::string run_dir;
+  bool json = false;
+  bool watch = false;
+};
+
+std::string text_of(const nlohmann::json& s) {
+  char line[256];
+  std::snprintf(line, sizeof line, "job %s, mesh %s, generation %d: %s, step %d (%.3f s each)\n",
+                s.value("job", "").c_str(), s.value("mesh", "").c_str(), s.value("generation", 0),
+                s.value("phase", "").c_str(), s.value("step", 0), s.value("step_s", 0.0));
+  std::string text = line;
+  if (s.contains("incident")) {
+    text += "  recovering for " + std::to_string(s["incident"].value("since_s", 0.0)) +
+            " s from: " + s["incident"].value("what", "") + "\n  " +
+            s["incident"].value("doing", "") + "\n";
+  }
+  for (const auto& r : s.at("ranks")) {
+    const char* does = r.value("halted", false)    ? "halted"
+                       : r.value("waiting", false) ? "waits for others"
+                                                   : "computes";
+    std::snprintf(line, sizeof line, "  rank %-4d pid %-8d %-20s step %-8d %s%s\n",
+                  r.value("rank", 0), r.value("pid", 0), r.value("node", "").c_str(),
+                  r.value("step", 0), does, r.value("new", false) ? ", new" : "");
+    text += line;
+  }
+  std::snprintf(line, sizeof line,
+                "  %d spares; %d incidents, %.2f s lost to them, %.2f %% of %.0f s trained\n",
+                s.value("spares", 0), s.value("incidents", 0), s.value("lost_s", 0.0),
+                100 * s.value("goodput", 0.0), s.value("elapsed_s", 0.0));
+  return text + line;
+}
+
+std::string newest_job() {
+  std::string newest;
+  std::filesystem::file_time_type at{};
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator("runs", error)) {
+    const auto time = std::filesystem::last_write_time(entry.path() / "control/socket", error);
+    if (error || (!newest.empty() && time <= at)) continue;
+    newest = entry.path().string();
+    at = time;
+  }
+  return newest;
+}
+
+int show(const StatusArguments& a) {
+  const auto answer = resilience::ask(a.run_dir, "status");
+  if (!answer.ok()) return fail(answer.status());
+  if (a.json) {
+    std::printf("%s\n", answer->c_str());
+    return 0;
+  }
+  const auto json = nlohmann::json::parse(*answer, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) return fail({Code::kDataLoss, "the supervisor's answer is no JSON"});
+  if (a.watch && ::isatty(STDOUT_FILENO) == 1) std::printf("\033[H\033[2J");
+  std::printf("%s", text_of(json).c_str());
+  std::fflush(stdout);
+  return 0;
+}
+
+int status(StatusArguments a) {
+  if (a.run_dir.empty()) a.run_dir = newest_job();
+  if (a.run_dir.empty()) {
+    return fail({Code::kNotFound, "there is no run under runs/; say which RUN_DIR."});
+  }
+  int code = show(a);
+  while (code == 0 && a.watch) {
+    std::this_thread::sleep_for(std::chrono::seconds(1));
+    code = show(a);
+  }
+  return code;
+}
+
+}  // namespace
+
+void add_status(CLI::App& root, Invocation& invocation) {
+  CLI::App* app = root.add_subcommand("status", "Show how a running job is doing");
+  const auto arguments = std::make_shared<StatusArguments>();
+  app->add_option("RUN_DIR", arguments->run_dir, "default: the newest under runs/");
+  app->add_flag("--json", arguments->json, "as one JSON object");
+  app->add_flag("-w,--watch", arguments->watch, "again each second");
+  app->footer(kFooter);
+  app->callback([&invocation, arguments] { invocation.exit_code = status(*arguments); });
+}
+
+void add_restart(CLI::App& root, Invocation& invocation) {
+  CLI::App* app = root.add_subcommand(
+      "restart", "Replace all processes of a running job, which goes on from what it has saved");
+  const auto run_dir = std::make_shared<std::string>();
+  app->add_option("RUN_DIR", *run_dir, "of the job")->required();
+  app->footer(
+      "Exit codes: 0 it is being done; 66 no such run folder; 69 no job runs there, or it\n"
+      "is recovering from something just now.");
+  app->callback([&invocation, run_dir] {
+    const auto answer = resilience::ask(*run_dir, "restart");
+    const Status status = !answer.ok() ? answer.status()
+                          : answer->find("\"error\"") != std::string::npos
+                              ? Status(Code::kUnavailable, *answer)
+                              : ok_status();
+    if (status.ok()) std::printf("all processes are being replaced; `convoy why` will tell\n");
+    invocation.exit_code = status.ok() ? 0 : fail(status);
+  });
+}
+
+}  // namespace convoy::cli

@@ -1,0 +1,373 @@
+// Packets between workers and the supervisor, and what only this machine can see: vitals.
+#include "src/launch/crew.h"
+
+#include "src/resilience/protocol/protocol.h"
+#include <convoy/base/log.h>
+#include <convoy/base/packet.h>
+#include <convoy/base/socket.h>
+#include <convoy/launch/launcher.h>
+
+#include <cerrno>
+#include <csignal>
+#include <fcntl.h>
+#include <filesystem>
+#include <fstream>
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+namespace convoy::launch {
+namespace {
+
+namespace proto = resilience::proto;
+
+constexpr Nanos kVitalsPeriod = std::chrono::milliseconds(250);
+// A supervisor that dies so soon is not started for ever.
+constexpr Nanos kEarly = std::chrono::seconds(1);
+constexpr int kEarlyDeathsMax = 5;
+// One that says nothing for so long hangs, and is replaced.
+constexpr int kEndMs = 500;  // it ends by itself when its line has
+constexpr Nanos kSilence = std::chrono::milliseconds(2500);
+
+void do_not_block(int fd) {
+  ::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) | O_NONBLOCK);
+}
+
+const Vitals* map_vitals(int page) {
+  struct stat about {};
+  if (::fstat(page, &about) != 0 || about.st_size < static_cast<off_t>(sizeof(Vitals))) {
+    return nullptr;
+  }
+  void* at = ::mmap(nullptr, sizeof(Vitals), PROT_READ, MAP_SHARED, page, 0);
+  return at == MAP_FAILED ? nullptr : static_cast<const Vitals*>(at);
+}
+
+void unmap_vitals(const Vitals* page) {
+  if (page != nullptr) ::munmap(const_cast<Vitals*>(page), sizeof(Vitals));
+}
+
+// By SIGSTOP or a debugger.
+bool is_halted(pid_t pid) {
+  std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
+  std::string text;
+  std::getline(file, text);
+  const size_t name_end = text.rfind(')');
+  if (name_end == std::string::npos || name_end + 2 >= text.size()) return false;
+  const char state = text[name_end + 2];
+  return state == 'T' || state == 't';
+}
+
+}  // namespace
+
+Crew::Crew(Options options, Orders orders, EventLoop& loop, Terminal& terminal)
+    : options_(std::move(options)),
+      orders_(std::move(orders)),
+      loop_(loop),
+      terminal_(terminal),
+      name_("convoy-crew-" + random_hex()) {}
+
+Result<std::unique_ptr<Crew>> Crew::create(Options options, Orders orders, EventLoop& loop,
+                                           Terminal& terminal) {
+  std::unique_ptr<Crew> crew(new Crew(std::move(options), std::move(orders), loop, terminal));
+  CONVOY_RETURN_IF_ERROR(crew->listen());
+  return crew;
+}
+
+Crew::~Crew() {
+  close();
+  if (listener_) loop_.unwatch(listener_.get());
+  while (!peers_.empty()) drop(peers_.begin()->first);
+  for (const auto& [id, worker] : workers_) unmap_vitals(worker.vitals);
+}
+
+Status Crew::listen() {
+  CONVOY_ASSIGN_OR_RETURN(listener_, listen_packets(name_));
+  do_not_block(listener_.get());
+  std::error_code error;
+  const std::filesystem::path folder = options_.run_dir + "/control";
+  std::filesystem::remove_all(folder, error);  // of an earlier run
+  std::filesystem::create_directories(folder, error);
+  if (error) return errno_status("making " + folder.string(), error.value());
+  std::ofstream(folder / "socket") << name_ << "\n";  // for `convoy status` and others
+  return loop_.watch(listener_.get(), EPOLLIN, [this](uint32_t) { on_connect(); });
+}
+
+// --- workers ---
+
+void Crew::on_connect() {
+  UniqueFd socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  if (!socket || !is_own_peer(socket.get())) return;
+  const int fd = socket.get();
+  peers_[fd].socket = std::move(socket);
+  const Status watched = loop_.watch(fd, EPOLLIN, [this, fd](uint32_t) { on_packet(fd); });
+  if (!watched.ok()) peers_.erase(fd);
+}
+
+void Crew::drop(int socket) {
+  loop_.unwatch(socket);
+  const Peer& peer = peers_[socket];
+  if (const auto at = workers_.find(peer.worker); at != workers_.end()) at->second.socket = -1;
+  requests_.erase(peer.request);
+  peers_.erase(socket);
+}
+
+void Crew::on_packet(int socket) {
+  const auto packet = receive_packet(socket);
+  if (packet.ok() && packet->nothing) return;
+  if (!packet.ok() || packet->ended) return drop(socket);
+  Peer& peer = peers_[socket];
+  proto::FromWorker message;
+  if (!message.ParseFromString(packet->bytes) ||
+      message.what_case() == proto::FromWorker::WHAT_NOT_SET) {
+    CONVOY_LOG(Warn) << "who speaks nonsense at the control socket was dropped";
+    return drop(socket);
+  }
+  proto::FromNode out;
+  if (message.has_request()) {
+    peer.request = next_request_++;
+    requests_[peer.request] = socket;
+    *out.mutable_request() = message.request();
+    out.mutable_request()->set_id(peer.request);
+    if (!line_) return drop(socket);  // nobody is led
+    return to_supervisor(out);
+  }
+  if (message.has_hello()) return hello(peer, message.hello(), packet->fd);
+  if (peer.worker == 0) return drop(socket);
+  out.mutable_said()->set_worker(peer.worker);
+  *out.mutable_said()->mutable_what() = std::move(message);
+  to_supervisor(out);
+}
+
+void Crew::hello(Peer& peer, const proto::Hello& hello, const UniqueFd& page) {
+  const auto at = workers_.find(hello.worker());
+  if (at == workers_.end() || hello.version() != resilience::kProtocolVersion) {
+    CONVOY_LOG(Warn) << "worker " << hello.worker() << " is not of this job, or of another Convoy";
+    return drop(peer.socket.get());
+  }
+  peer.worker = hello.worker();
+  Worker& worker = at->second;
+  worker.socket = peer.socket.get();
+  worker.has_joined = true;
+  unmap_vitals(worker.vitals);
+  worker.vitals = map_vitals(page.get());
+  if (!line_) {
+    const Status started = start_supervisor();  // which is told of all workers
+    if (!started.ok()) {
+      terminal_.say("convoy: the supervisor can't be started, so no fault is survived: " +
+                    started.message());
+    }
+    return;
+  }
+  proto::FromNode out;
+  out.mutable_said()->set_worker(peer.worker);
+  *out.mutable_said()->mutable_what()->mutable_hello() = hello;
+  to_supervisor(out);
+}
+
+bool Crew::has_joined(uint64_t worker) const {
+  const auto at = workers_.find(worker);
+  return at != workers_.end() && at->second.has_joined;
+}
+
+void Crew::started(uint64_t worker, int rank, pid_t pid) {
+  workers_[worker] = {.rank = rank, .pid = pid};
+  if (!line_) return;
+  proto::FromNode out;
+  proto::Worker& w = *out.mutable_started()->mutable_worker();
+  w.set_worker(worker);
+  w.set_rank(rank);
+  w.set_pid(pid);
+  to_supervisor(out);
+}
+
+void Crew::ended(uint64_t worker, int wait_status) {
+  const auto at = workers_.find(worker);
+  if (at == workers_.end()) return;
+  unmap_vitals(at->second.vitals);
+  workers_.erase(at);
+  proto::FromNode out;
+  out.mutable_ended()->set_worker(worker);
+  out.mutable_ended()->set_wait_status(wait_status);
+  to_supervisor(out);
+}
+
+void Crew::on_timer() {
+  timer_ = loop_.after(kVitalsPeriod, [this] { on_timer(); });
+  tell_vitals();
+  if (line_ && Clock::system().now() - heard_at_ > kSilence) end_supervisor("says nothing");
+}
+
+void Crew::tell_vitals() {
+  proto::FromNode out;
+  for (const auto& [id, worker] : workers_) {
+    if (worker.vitals == nullptr) continue;
+    proto::Vital& v = *out.mutable_vitals()->add_of();
+    v.set_worker(id);
+    v.set_step(worker.vitals->step.load(std::memory_order_relaxed));
+    v.set_waiting(worker.vitals->waiting.load(std::memory_order_relaxed) > 0);
+    v.set_training(worker.vitals->training.load(std::memory_order_relaxed) != 0);
+    v.set_halted(is_halted(worker.pid));
+  }
+  if (out.has_vitals()) to_supervisor(out);
+}
+
+// --- the supervisor ---
+
+Status Crew::start_supervisor() {
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) {
+    return errno_status("making the supervisor's line", errno);
+  }
+  UniqueFd ours(ends[0]), theirs(ends[1]);
+  do_not_block(ours.get());
+  const Options& o = options_;
+  std::vector<std::string> words{o.program,   "supervisor",
+                                 "--line",    std::to_string(theirs.get()),
+                                 "--job",     o.job,
+                                 "--run-dir", o.run_dir,
+                                 "--ranks",   std::to_string(o.ranks),
+                                 "--spares",  std::to_string(o.spares)};
+  if (!o.mesh.empty()) words.insert(words.end(), {"--mesh", o.mesh});
+  SpawnOptions how;
+  how.kept = {theirs.get()};
+  CONVOY_ASSIGN_OR_RETURN(child_, spawn(o.program, words, o.environment, how));
+  was_started_ = true;
+  started_at_ = Clock::system().now();
+  line_ = std::move(ours);
+  heard_at_ = started_at_;
+  CONVOY_RETURN_IF_ERROR(loop_.watch(line_.get(), EPOLLIN, [this](uint32_t) { on_order(); }));
+  CONVOY_RETURN_IF_ERROR(
+      loop_.watch(child_->pidfd.get(), EPOLLIN, [this](uint32_t) { on_supervisor_exit(); }));
+  lines_.emplace(loop_, *child_, [this](std::string_view line, bool) {
+    terminal_.add(kNoRank, line, true);
+    terminal_.flush();
+  });
+  CONVOY_RETURN_IF_ERROR(lines_->watch());
+  proto::FromNode out;
+  proto::NodeHello& hello = *out.mutable_hello();
+  hello.set_version(resilience::kProtocolVersion);
+  hello.set_name(host_name());
+  hello.set_address(o.address);
+  hello.set_generation(generation_);
+  for (const auto& [id, worker] : workers_) {
+    proto::Worker& w = *hello.add_workers();
+    w.set_worker(id);
+    w.set_rank(worker.rank);
+    w.set_has_joined(worker.has_joined);
+    w.set_pid(worker.pid);
+  }
+  to_supervisor(out);
+  if (!timer_) on_timer();
+  return ok_status();
+}
+
+void Crew::on_supervisor_exit() {
+  int wait_status = 0;
+  if (::waitpid(child_->pid, &wait_status, WNOHANG) != child_->pid) return;
+  loop_.unwatch(child_->pidfd.get());
+  if (line_) loop_.unwatch(line_.get());
+  line_.reset();
+  lines_->finish();
+  lines_.reset();
+  child_.reset();
+  if (closing_) return;
+  early_deaths_ = Clock::system().now() - started_at_ < kEarly ? early_deaths_ + 1 : 0;
+  if (early_deaths_ >= kEarlyDeathsMax) {
+    return orders_.end(kExitInternal, -1, "the supervisor dies whenever it is started");
+  }
+  terminal_.say("convoy: the supervisor died and is started again; training goes on.");
+  const Status started = start_supervisor();
+  if (!started.ok()) terminal_.say("convoy: it can't be started: " + started.message());
+}
+
+void Crew::close() {
+  closing_ = true;
+  if (timer_) loop_.cancel(*timer_);
+  timer_.reset();
+  if (line_) loop_.unwatch(line_.get());
+  line_.reset();
+  if (!child_) return;
+  loop_.unwatch(child_->pidfd.get());
+  pollfd ended{child_->pidfd.get(), POLLIN, 0};
+  if (::poll(&ended, 1, kEndMs) != 1) ::kill(child_->pid, SIGKILL);
+  ::waitpid(child_->pid, nullptr, 0);
+  lines_->finish();
+  lines_.reset();
+  child_.reset();
+}
+
+void Crew::to_supervisor(const proto::FromNode& message) {
+  if (!line_) return;  // the next one is told who is there
+  const Status sent = send_packet(line_.get(), message.SerializeAsString());
+  if (!sent.ok()) end_supervisor("takes no messages");
+}
+
+// The next one is told all that it needs to know.
+void Crew::end_supervisor(const char* why) {
+  CONVOY_LOG(Warn) << "the supervisor " << why << "; it is replaced";
+  loop_.unwatch(line_.get());
+  line_.reset();
+  if (child_) ::kill(child_->pid, SIGKILL);
+}
+
+void Crew::on_order() {
+  while (line_) {
+    const auto packet = receive_packet(line_.get());
+    if (!packet.ok() || packet->nothing || packet->ended) return;
+    heard_at_ = Clock::system().now();
+    proto::ToNode order;
+    if (order.ParseFromString(packet->bytes)) carry_out(order);
+  }
+}
+
+void Crew::carry_out(const proto::ToNode& order) {
+  switch (order.what_case()) {
+    case proto::ToNode::kSpawn:
+      generation_ = std::max(generation_, order.spawn().generation());
+      return orders_.spawn(order.spawn().rank(), order.spawn().generation());
+    case proto::ToNode::kKill:
+      return orders_.kill(order.kill().worker());
+    case proto::ToNode::kTell: {
+      const auto worker = workers_.find(order.tell().worker());
+      if (worker == workers_.end() || worker->second.socket < 0) return;
+      if (order.tell().what().has_summons()) {
+        generation_ = std::max(generation_, order.tell().what().summons().generation());
+      }
+      const Status told =
+          send_packet(worker->second.socket, order.tell().what().SerializeAsString());
+      if (!told.ok()) {
+        CONVOY_LOG(Warn) << "worker " << worker->first << " can't be told: " << told.message();
+      }
+      return;
+    }
+    case proto::ToNode::kPlaces:
+      for (const proto::Worker& w : order.places().workers()) {
+        if (const auto at = workers_.find(w.worker()); at != workers_.end()) {
+          at->second.rank = w.rank();
+          orders_.place(w.worker(), w.rank());
+        }
+      }
+      return;
+    case proto::ToNode::kEnd:
+      return orders_.end(order.end().code(), order.end().cause(), order.end().text());
+    case proto::ToNode::kSay:
+      return terminal_.say("convoy: " + order.say().text());
+    case proto::ToNode::kAnswer: {
+      const auto asks = requests_.find(order.answer().id());
+      if (asks == requests_.end()) return;
+      const Status told = send_packet(asks->second, order.answer().text());
+      if (!told.ok()) {
+        CONVOY_LOG(Debug) << told.message();
+      }
+      return;
+    }
+    default:
+      return;
+  }
+}
+
+}  // namespace convoy::launch

@@ -1,0 +1,109 @@
+#pragma once
+
+#include "src/launch/child_lines.h"
+#include "src/launch/output.h"
+#include "src/launch/process.h"
+#include "src/resilience/protocol/messages.pb.h"
+#include <convoy/base/event_loop.h>
+#include <convoy/base/fd.h>
+#include <convoy/base/status.h>
+#include <convoy/base/vitals.h>
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace convoy::launch {
+
+// This machine's workers as the job's supervisor sees them: listens to workers that want to be led
+// from one generation into the next (resilience::Member), starts the supervisor when the first one
+// comes, again if it dies, and hands on what they say to each other. Called by the loop's thread.
+class Crew {
+ public:
+  struct Options {
+    std::string program;  // `convoy`
+    std::vector<std::string> environment;
+    std::string job;
+    std::string run_dir;
+    std::string mesh;
+    std::string address;  // where other workers reach a store that one of this machine serves
+    int ranks = 1;
+    int spares = 0;
+  };
+  // What the supervisor wants of the launcher.
+  struct Orders {
+    std::function<void(int rank, uint64_t generation)> spawn;  // rank -1: a spare
+    std::function<void(uint64_t worker)> kill;
+    std::function<void(uint64_t worker, int rank)> place;
+    std::function<void(int code, int cause, const std::string& why)> end;
+  };
+  static Result<std::unique_ptr<Crew>> create(Options options, Orders orders, EventLoop& loop,
+                                              Terminal& terminal);
+  ~Crew();
+
+  // "SOCKET#WORKER", for CONVOY_CONTROL.
+  std::string control(uint64_t worker) const { return name_ + "#" + std::to_string(worker); }
+  pid_t pid() const { return child_ ? child_->pid : 0; }
+  // Whether workers have come, so that the supervisor decides what becomes of the job.
+  bool leads() const { return line_ || was_started_; }
+  bool has_joined(uint64_t worker) const;
+  void started(uint64_t worker, int rank, pid_t pid);
+  void ended(uint64_t worker, int wait_status);
+  // The supervisor is not needed any more. Blocks until it has ended, which takes milliseconds.
+  void close();
+
+ private:
+  // A worker's process, or an operator's program.
+  struct Peer {
+    UniqueFd socket;
+    uint64_t worker = 0;  // 0: has not said hello
+    uint64_t request = 0;
+  };
+  struct Worker {
+    int rank = -1;
+    pid_t pid = 0;
+    bool has_joined = false;
+    int socket = -1;                 // of its Peer
+    const Vitals* vitals = nullptr;  // mapped
+  };
+
+  Crew(Options options, Orders orders, EventLoop& loop, Terminal& terminal);
+  Status listen();
+  void on_connect();
+  void on_packet(int socket);
+  void drop(int socket);
+  void hello(Peer& peer, const resilience::proto::Hello& hello, const UniqueFd& page);
+  Status start_supervisor();
+  void on_supervisor_exit();
+  void on_order();
+  void carry_out(const resilience::proto::ToNode& order);
+  void on_timer();
+  void tell_vitals();
+  void end_supervisor(const char* why);
+  void to_supervisor(const resilience::proto::FromNode& message);
+
+  const Options options_;
+  const Orders orders_;
+  EventLoop& loop_;
+  Terminal& terminal_;
+  const std::string name_;
+  UniqueFd listener_;
+  std::map<int, Peer> peers_;  // by socket
+  std::map<uint64_t, Worker> workers_;
+  std::map<uint64_t, int> requests_;  // operators' sockets
+  uint64_t next_request_ = 1;
+  uint64_t generation_ = 0;
+  UniqueFd line_;  // to the supervisor
+  std::optional<Child> child_;
+  std::optional<ChildLines> lines_;
+  std::optional<EventLoop::TimerId> timer_;
+  bool was_started_ = false, closing_ = false;
+  TimePoint started_at_{};
+  TimePoint heard_at_{};  // of the supervisor
+  int early_deaths_ = 0;
+};
+
+}  // namespace convoy::launch

@@ -1,0 +1,10 @@
+#pragma once
+
+#include <cstdint>
+
+namespace convoy::resilience {
+
+// Of messages.proto.
+inline constexpr uint32_t kProtocolVersion = 1;
+
+}  // namespace convoy::resilience

@@ -1,0 +1,85 @@
+#include "src/resilience/supervisor/control_store.h"
+
+#include <convoy/base/atomic_file.h>
+
+#include <nlohmann/json.hpp>
+
+#include <filesystem>
+#include <fstream>
+
+namespace convoy::resilience {
+namespace {
+
+using nlohmann::ordered_json;
+
+ordered_json json_of(const Incident& i) {
+  return {{"kind", static_cast<int>(i.fault.kind)},
+          {"blocks", i.fault.blocks},
+          {"fault_nodes", i.fault.nodes},
+          {"step", i.fault.step},
+          {"at", i.fault.at},
+          {"nodes", i.nodes},
+          {"is_over", i.is_over}};
+}
+
+Incident incident_of(const nlohmann::json& json) {
+  Incident i;
+  i.fault.kind = static_cast<FaultKind>(json.at("kind").get<int>());
+  json.at("blocks").get_to(i.fault.blocks);
+  json.at("fault_nodes").get_to(i.fault.nodes);
+  json.at("step").get_to(i.fault.step);
+  json.at("at").get_to(i.fault.at);
+  json.at("nodes").get_to(i.nodes);
+  json.at("is_over").get_to(i.is_over);
+  return i;
+}
+
+}  // namespace
+
+Result<ControlState> ControlStore::load() const {
+  ControlState state;
+  std::error_code error;
+  if (!std::filesystem::exists(path_, error)) return state;
+  std::ifstream file(path_);
+  const auto json = nlohmann::json::parse(file, nullptr, /*allow_exceptions=*/false);
+  try {
+    json.at("began").get_to(state.began);
+    json.at("generation").get_to(state.generation);
+    json.at("incidents").get_to(state.incidents);
+    json.at("is_recovering").get_to(state.is_recovering);
+    json.at("lost_s").get_to(state.lost_s);
+    const auto& costs = json.at("costs");
+    costs.at("step").get_to(state.costs.step);
+    costs.at("reconfigure").get_to(state.costs.reconfigure);
+    costs.at("promote").get_to(state.costs.promote);
+    costs.at("respawn").get_to(state.costs.respawn);
+    costs.at("replica_load").get_to(state.costs.replica_load);
+    for (const auto& i : json.at("history")) state.history.push_back(incident_of(i));
+  } catch (const nlohmann::json::exception& why) {
+    return Status(Code::kDataLoss, path_ + " is no control state: " + why.what());
+  }
+  return state;
+}
+
+Status ControlStore::save(const ControlState& s) const {
+  ordered_json history = ordered_json::array();
+  for (const Incident& i : s.history) history.push_back(json_of(i));
+  const ordered_json json = {{"began", s.began},
+                             {"generation", s.generation},
+                             {"incidents", s.incidents},
+                             {"is_recovering", s.is_recovering},
+                             {"lost_s", s.lost_s},
+                             {"costs",
+                              {{"step", s.costs.step},
+                               {"reconfigure", s.costs.reconfigure},
+                               {"promote", s.costs.promote},
+                               {"respawn", s.costs.respawn},
+                               {"replica_load", s.costs.replica_load}}},
+                             {"history", std::move(history)}};
+  const std::string text = json.dump(1) + "\n";
+  CONVOY_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(path_));
+  CONVOY_RETURN_IF_ERROR(file.append(std::as_bytes(std::span(text))));
+  return file.commit();
+}
+
+}  // namespace convoy::resilience

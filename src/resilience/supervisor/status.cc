@@ -1,0 +1,87 @@
+// What the supervisor answers to operators, as JSON; and what they may ask it to do.
+#include "src/resilience/supervisor/supervisor.h"
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+
+namespace convoy::resilience {
+namespace {
+
+double to_seconds(Nanos time) {
+  return std::chrono::duration<double>(time).count();
+}
+
+}  // namespace
+
+void Supervisor::request(int node, const proto::Request& request) {
+  proto::ToNode answer;
+  answer.mutable_answer()->set_id(request.id());
+  const std::string& what = request.what();
+  nlohmann::ordered_json text;
+  if (what == "status") {
+    answer.mutable_answer()->set_text(status());
+    return send_(node, answer);
+  }
+  if (what == "restart" && phase_ == Phase::kSteady) {
+    text["done"] = true;
+    open_incident("a request", {}, "an operator asked for new processes");
+    incident_->decided = 0;
+    incident_->action = name_of(Action::kRestart);
+    restart_all();
+  } else if (what == "restart") {
+    text["error"] = "the job is recovering already";
+  } else {
+    text["error"] = "there is no request '" + what + "': status, restart";
+  }
+  answer.mutable_answer()->set_text(text.dump());
+  send_(node, answer);
+}
+
+std::string Supervisor::status() const {
+  const char* const phases[] = {"training", "gathering", "starting", "over"};
+  nlohmann::ordered_json json;
+  json["job"] = options_.job;
+  json["run_dir"] = options_.run_dir;
+  json["mesh"] = mesh_.to_string();
+  json["generation"] = state_.generation;
+  json["phase"] = phases[static_cast<size_t>(phase_)];
+  json["step"] = newest_step();
+  json["step_s"] = to_seconds(watch_.median_step());
+  const auto limit = watch_.limit();
+  json["hang_limit_s"] = nullptr;
+  if (limit) json["hang_limit_s"] = to_seconds(*limit);
+  json["incidents"] = state_.incidents;
+  const double elapsed = elapsed_s(), lost = state_.lost_s + (incident_ ? since(seen_at_) : 0);
+  json["elapsed_s"] = elapsed;
+  json["lost_s"] = lost;
+  json["goodput"] = elapsed > 0 ? 1 - std::min(lost, elapsed) / elapsed : 0;
+  nlohmann::ordered_json ranks = nlohmann::ordered_json::array();
+  int spares = 0;
+  for (const auto& [id, w] : workers_) {
+    if (w.rank == kNone) {
+      spares += w.has_joined && !w.is_condemned ? 1 : 0;
+      continue;
+    }
+    const auto node = nodes_.find(w.node);
+    ranks.push_back({{"rank", w.rank},
+                     {"pid", w.pid},
+                     {"node", node == nodes_.end() ? "" : node->second.name()},
+                     {"step", w.vitals.step},
+                     {"waiting", w.vitals.waiting},
+                     {"halted", w.vitals.halted},
+                     {"new", w.is_new}});
+  }
+  std::sort(ranks.begin(), ranks.end(),
+            [](const auto& a, const auto& b) { return a["rank"] < b["rank"]; });
+  json["ranks"] = std::move(ranks);
+  json["spares"] = spares;
+  if (incident_) {
+    json["incident"] = {{"what", incident_->what},
+                        {"since_s", since(seen_at_)},
+                        {"doing", incident_->events.back().text}};
+  }
+  return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+}  // namespace convoy::resilience

@@ -1,0 +1,134 @@
+#pragma once
+
+#include "src/resilience/incident/incident.h"
+#include "src/resilience/protocol/messages.pb.h"
+#include "src/resilience/supervisor/control_store.h"
+#include "src/resilience/supervisor/watch.h"
+#include <convoy/base/clock.h>
+#include <convoy/base/status.h>
+#include <convoy/mesh/mesh.h>
+#include <convoy/resilience/policy.h>
+
+#include <functional>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+namespace convoy::resilience {
+
+// One a job: hears of faults, lets the policy decide, and leads the job's workers into the next
+// generation. Events in, orders out; one thread; waits for nothing.
+//
+// A generation begins in two rounds. Its members are summoned, with their ranks; each leaves its
+// groups and says that it is ready. When all have, they may go: groups are made, state is brought,
+// a step is done. A fault on the way there begins the next generation.
+class Supervisor {
+ public:
+  struct Options {
+    std::string job;
+    std::string run_dir;
+    std::string mesh;  // may be empty: all ranks dp
+    int ranks = 1;     // of the job
+    int nodes = 1;
+    int spares = 0;  // on each node
+  };
+  // Gives an order to a node.
+  using Send = std::function<void(int node, const proto::ToNode& order)>;
+
+  // kInvalidArgument: the mesh; kDataLoss: the control state of a supervisor before.
+  static Result<Supervisor> create(Options options, const Clock& clock, Send send);
+
+  void take(int node, const proto::FromNode& message);
+  // Some times a second: deadlines.
+  void tick();
+
+ private:
+  enum class Phase : uint8_t {
+    kSteady,
+    kGathering,  // members are summoned
+    kStarting,   // they may go; a first step is to come
+    kOver,
+  };
+  struct Worker {
+    uint64_t id = 0;
+    int node = 0;
+    int rank = kNone;  // a spare
+    int64_t pid = 0;
+    bool has_joined = false;                    // and listens
+    bool is_new = false;                        // of this generation: has not trained yet
+    bool is_ready = false, is_running = false;  // of this generation
+    bool is_condemned = false;                  // it is ended by us
+    RankVitals vitals{};
+    std::string last_words{};
+  };
+
+  Supervisor(Options options, const Clock& clock, Send send, Mesh mesh, ControlState state);
+
+  // Events.
+  void node_said(int node, const proto::NodeHello& hello);
+  void started(int node, const proto::Worker& started);
+  void ended(const proto::Ended& ended);
+  void worker_said(Worker& worker, const proto::FromWorker& message);
+  void ready(Worker& worker, const proto::Ready& ready);
+  void running(Worker& worker, const proto::Running& running);
+  void trouble(Worker& worker, const proto::Trouble& trouble);
+  void vitals(const proto::Vitals& vitals);
+  void request(int node, const proto::Request& request);
+  void spare_ended(const Worker& worker);
+
+  // see → decide → act.
+  void open_incident(const char* kind, const std::vector<int>& ranks, const std::string& what);
+  void fault(FaultKind kind, const std::vector<int>& ranks, const std::string& what);
+  Job job() const;
+  void carry_out(const Plan& plan, const std::vector<int>& lost);
+  void begin_generation(const std::vector<int>& lost);
+  void restart_all();
+  void give_rank(int rank, int node);
+  void summon(const Worker& worker);
+  void go();
+  void survived();
+  void stop(int code, int cause, const std::string& why);
+  void look_for_hang();
+  void look_for_late();
+  void condemn(Worker& worker);
+
+  // Books.
+  Worker* find(uint64_t id);
+  Worker* of_rank(int rank);
+  std::vector<Worker*> members();
+  std::vector<int> missing(bool Worker::*flag);
+  int block_of(int rank) const { return block_of_rank_[static_cast<size_t>(rank)]; }
+  int64_t newest_step() const;
+  void event(const std::string& text);
+  void say(const std::string& text);
+  void save();
+  std::string status() const;
+  double since(TimePoint begin) const;
+  double elapsed_s() const;
+
+  Options options_;
+  const Clock* clock_;
+  Send send_;
+  Mesh mesh_;
+  std::vector<int> block_of_rank_;
+  std::vector<Block> blocks_;  // without places
+  ControlStore store_;
+  ControlState state_;
+  std::map<int, proto::NodeHello> nodes_;  // by node
+  std::map<uint64_t, Worker> workers_;     // by id
+  Phase phase_ = Phase::kSteady;
+  HangWatch watch_;
+  std::optional<IncidentRecord> incident_;
+  TimePoint seen_at_{};  // the incident's first fault
+  TimePoint summoned_at_{}, gone_at_{};
+  bool all_new_ = false;  // nobody of the generation before is left
+  uint16_t store_port_ = 0;
+  std::string store_host_;
+  int server_ = kNone;      // the rank that serves the store
+  std::set<int> starting_;  // ranks for which a process was ordered that is not there yet
+  int spare_deaths_ = 0;
+};
+
+}  // namespace convoy::resilience

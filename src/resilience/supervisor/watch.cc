@@ -1,0 +1,84 @@
+#include "src/resilience/supervisor/watch.h"
+
+#include <algorithm>
+
+namespace convoy::resilience {
+namespace {
+
+constexpr size_t kStepsKept = 64;
+constexpr size_t kStepsNeeded = 3;
+constexpr int kTimesLongest = 4;
+constexpr Nanos kMore = std::chrono::seconds(2);
+// Vitals that are older say nothing: whoever reads them is held up, too.
+constexpr Nanos kFresh = std::chrono::seconds(2);
+
+}  // namespace
+
+void HangWatch::begin() {
+  ranks_.clear();
+  step_ = -1;
+  is_first_ = true;
+  told_ = false;
+}
+
+void HangWatch::take(TimePoint now, const std::map<int, RankVitals>& ranks) {
+  // Who reads them was halted, or the machine was: nobody has hung in that time.
+  if (seen_ != TimePoint{} && now - seen_ > kFresh) at_ = now;
+  seen_ = now;
+  ranks_ = ranks;
+  int64_t newest = -1;
+  for (const auto& [rank, v] : ranks_) newest = std::max(newest, v.step);
+  if (newest == step_) return;
+  if (step_ >= 0 && newest > step_ && !is_first_) {
+    steps_.push_back((now - at_) / (newest - step_));
+    if (steps_.size() > kStepsKept) steps_.pop_front();
+  }
+  is_first_ = step_ < 0;
+  step_ = newest;
+  at_ = now;
+}
+
+Nanos HangWatch::longest_step() const {
+  return steps_.empty() ? Nanos(0) : *std::max_element(steps_.begin(), steps_.end());
+}
+
+Nanos HangWatch::median_step() const {
+  if (steps_.empty()) return Nanos(0);
+  std::vector<Nanos> sorted(steps_.begin(), steps_.end());
+  const auto middle = sorted.begin() + static_cast<std::ptrdiff_t>(sorted.size() / 2);
+  std::nth_element(sorted.begin(), middle, sorted.end());
+  return *middle;
+}
+
+std::optional<Nanos> HangWatch::limit() const {
+  if (steps_.size() < kStepsNeeded) return std::nullopt;
+  return kTimesLongest * longest_step() + kMore;
+}
+
+// Who is halted; else who is a step behind, or computes while the others wait.
+std::vector<int> HangWatch::culprits() const {
+  std::vector<int> halted, behind;
+  int64_t least = INT64_MAX;
+  for (const auto& [rank, v] : ranks_) least = std::min(least, v.step);
+  for (const auto& [rank, v] : ranks_) {
+    if (v.halted) halted.push_back(rank);
+    if (v.step == least && !v.waiting) behind.push_back(rank);
+  }
+  return halted.empty() ? behind : halted;
+}
+
+std::optional<HangWatch::Hang> HangWatch::look(TimePoint now) {
+  const std::optional<Nanos> limit = this->limit();
+  if (!limit || told_ || ranks_.empty() || now - seen_ > kFresh) return std::nullopt;
+  const bool training =
+      std::all_of(ranks_.begin(), ranks_.end(), [](const auto& r) { return r.second.training; });
+  if (!training) {
+    at_ = now;
+    return std::nullopt;
+  }
+  if (now - at_ < *limit) return std::nullopt;
+  told_ = true;
+  return Hang{culprits(), now - at_, *limit};
+}
+
+}  // namespace convoy::resilience

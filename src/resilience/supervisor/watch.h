@@ -1,0 +1,52 @@
+#pragma once
+
+#include <convoy/base/clock.h>
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <optional>
+#include <vector>
+
+namespace convoy::resilience {
+
+// What a rank last showed of its work.
+struct RankVitals {
+  int64_t step = 0;
+  bool waiting = false;   // for other ranks
+  bool training = false;  // steps follow each other
+  bool halted = false;    // SIGSTOP, a debugger
+};
+
+// Finds hangs: no rank has done a step for far longer than steps of this job take. Pure.
+class HangWatch {
+ public:
+  struct Hang {
+    std::vector<int> culprits;  // ranks that all others wait for; empty: all wait for each other
+    Nanos silent{};             // since the last step
+    Nanos limit{};
+  };
+
+  // Forgets where ranks are, not how long steps take: a generation begins.
+  void begin();
+  void take(TimePoint now, const std::map<int, RankVitals>& ranks);
+  // At most one a generation.
+  std::optional<Hang> look(TimePoint now);
+  // 4 × the longest of the last 64 steps, and 2 s. No limit before the third step.
+  std::optional<Nanos> limit() const;
+  Nanos longest_step() const;
+  Nanos median_step() const;
+
+ private:
+  std::vector<int> culprits() const;
+
+  std::map<int, RankVitals> ranks_;
+  std::deque<Nanos> steps_;  // what the last ones took, the oldest first
+  int64_t step_ = -1;        // the newest of any rank
+  TimePoint at_{};           // when it was seen first
+  TimePoint seen_{};         // the last take()
+  bool is_first_ = true;     // of a generation: it is longer, and no measure
+  bool told_ = false;
+};
+
+}  // namespace convoy::resilience

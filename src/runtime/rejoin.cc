@@ -1,0 +1,186 @@
+// How a worker goes from one generation of its job into the next: what it leaves, whom it meets,
+// and in which order.
+#include "src/runtime/start.h"
+#include "src/runtime/store_server.h"
+#include <convoy/base/config.h>
+#include <convoy/base/log.h>
+#include <convoy/base/vitals.h>
+#include <convoy/runtime/program.h>
+#include <convoy/runtime/runtime.h>
+
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+
+#include <chrono>
+#include <utility>
+
+namespace convoy::runtime {
+namespace {
+
+// Who fails because another rank died hears of that within milliseconds. Who hears nothing tells
+// what it saw: its group may have failed with all ranks alive.
+constexpr Nanos kNews = std::chrono::seconds(1);
+constexpr const char* kSetsKey = "sets";
+// A spare waits for as long as the job takes.
+constexpr Nanos kSpareWait = std::chrono::hours(24 * 365);
+
+double seconds_since(TimePoint begin) {
+  return std::chrono::duration<double>(Clock::system().now() - begin).count();
+}
+
+std::vector<uint8_t> bytes_of(const std::string& text) {
+  return {text.begin(), text.end()};
+}
+
+std::string joined(const std::vector<std::string>& words) {
+  std::string text;
+  for (const std::string& word : words) text += word + ";";
+  return text;
+}
+
+std::vector<std::string> parted(const std::string& text) {
+  std::vector<std::string> words = split(text, ';');
+  std::erase(words, "");
+  return words;
+}
+
+}  // namespace
+
+Status Runtime::join_crew() {
+  if (!options_.recover || environment_.control.empty()) {
+    if (!environment_.standby) return ok_status();
+    return {Code::kFailedPrecondition,
+            "this process was started to take a failed rank's place, but the program can't go on "
+            "without that rank; start it with `convoy run --no-recover`, without --spares"};
+  }
+  CONVOY_ASSIGN_OR_RETURN(member_,
+                          resilience::Member::join(environment_.control, environment_.standby));
+  return ok_status();
+}
+
+// A process that was started to take a rank's place: all that needs no rank is done by now.
+Status Runtime::await_place() {
+  CONVOY_RETURN_IF_ERROR(choose_device(options_.device));
+  while (true) {
+    CONVOY_ASSIGN_OR_RETURN(const resilience::Summons summons, member_->await_summons(kSpareWait));
+    const Status entered = enter(summons);
+    if (entered.ok() || entered.code() == Code::kUnavailable) return entered;
+    CONVOY_LOG(Warn) << "generation " << summons.generation
+                     << " does not come about: " << entered.message();
+    if (groups_ != nullptr) groups_->abort();
+  }
+}
+
+Status Runtime::rejoin(const Status& why, int64_t step) {
+  if (member_ == nullptr) return why;
+  vitals().training = 0;
+  CONVOY_LOG(Debug) << "leaves generation " << generation_ << ": " << why.message();
+  if (groups_ != nullptr) groups_->abort();
+  Status cause = why;
+  while (true) {
+    auto summons = member_->await_summons(kNews);
+    if (summons.status().code() == Code::kDeadlineExceeded) {
+      const auto generation = static_cast<uint64_t>(generation_);
+      member_->trouble(generation, {.status = cause, .step = step});
+      summons = member_->await_summons(environment_.timeout);
+    }
+    if (!summons.ok()) return why;
+    const Status entered = enter(*summons);
+    if (entered.ok()) return ok_status();
+    if (entered.code() == Code::kUnavailable) return why;
+    CONVOY_LOG(Debug) << "generation " << summons->generation
+                      << " does not come about: " << entered.message();
+    cause = entered;
+    if (groups_ != nullptr) groups_->abort();
+  }
+}
+
+Status Runtime::enter(const resilience::Summons& summons) {
+  generation_ = static_cast<int>(summons.generation);
+  environment_.rank = summons.rank;
+  environment_.world_size = summons.world_size;
+  environment_.local_rank = summons.local_rank;
+  environment_.local_world_size = summons.local_world_size;
+  set_log_identity("rank " + std::to_string(rank()) + "/" + std::to_string(size()) + " gen " +
+                   std::to_string(generation_));
+  return attempt([&]() -> Status {
+    c10::intrusive_ptr<c10d::TCPStore> server;
+    if (summons.serves_store && !meets_in_file(environment_)) {
+      c10d::TCPStoreOptions options;
+      options.port = 0;  // any free one
+      options.waitWorkers = false;
+      server = serve_store(environment_.master_addr, options);
+    }
+    const uint16_t port = server ? server->getPort() : 0;
+    CONVOY_ASSIGN_OR_RETURN(const resilience::Go go,
+                            member_->ready(summons, port, environment_.timeout));
+    gone_at_ = Clock::system().now();
+    return form_groups(summons, go, std::move(server));
+  });
+}
+
+Status Runtime::form_groups(const resilience::Summons& summons, const resilience::Go& go,
+                            c10::intrusive_ptr<c10d::Store> server) {
+  const std::string prefix = prefix_of(generation_);
+  c10::intrusive_ptr<c10d::Store> store = std::move(server);
+  if (!store && meets_in_file(environment_)) store = file_store(environment_, generation_);
+  if (!store) {
+    c10d::TCPStoreOptions options;
+    options.port = go.port;
+    options.timeout = std::chrono::duration_cast<std::chrono::milliseconds>(environment_.timeout);
+    store = c10::make_intrusive<c10d::TCPStore>(go.host, options);
+  }
+  store = c10::make_intrusive<c10d::PrefixStore>(prefix, store);
+  const bool is_new = groups_ == nullptr;
+  if (is_new) {
+    CONVOY_ASSIGN_OR_RETURN(
+        mesh_, Mesh::parse(summons.mesh.empty() ? "dp=*" : summons.mesh, summons.world_size));
+  }
+  store_ = store;
+  if (is_new) {
+    start_trace(environment_);
+    make_groups(prefix);
+  }
+  std::vector<std::string> sets;
+  if (go.has_survivors) {
+    if (summons.serves_store) {
+      sets = groups_->sets();
+      store->set(kSetsKey, bytes_of(joined(sets)));
+    } else {
+      const std::vector<uint8_t> bytes = store->get(kSetsKey);
+      sets = parted({bytes.begin(), bytes.end()});
+    }
+  }
+  groups_->reform(store, prefix, sets);
+  if (member_->summoned()) return {Code::kAborted, "there is a later generation"};
+  is_newcomer_ = is_new && go.has_survivors;
+  first_step_ = {};
+  first_step_.joined = seconds_since(gone_at_);
+  first_step_is_told_ = false;
+  return ok_status();
+}
+
+void Runtime::caught_up(int64_t resumed, const std::string& source) {
+  is_newcomer_ = false;
+  first_step_.resumed = resumed;
+  first_step_.source = source;
+  first_step_.loaded = seconds_since(gone_at_);
+}
+
+void Runtime::stepped(int64_t step) {
+  vitals().step.store(step, std::memory_order_relaxed);
+  if (first_step_is_told_) return;
+  first_step_is_told_ = true;
+  if (member_ == nullptr) return;
+  first_step_.step = step;
+  first_step_.stepped = seconds_since(gone_at_);
+  member_->running(static_cast<uint64_t>(generation_), first_step_);
+}
+
+void Runtime::give_up(const Status& why, int64_t step) {
+  if (member_ == nullptr) return;
+  member_->trouble(static_cast<uint64_t>(generation_),
+                   {.status = why, .step = step, .is_final = true});
+}
+
+}  // namespace convoy::runtime

@@ -1,0 +1,36 @@
+#include "src/runtime/store_server.h"
+
+#include <convoy/base/socket.h>
+
+#include <arpa/inet.h>
+
+namespace convoy::runtime {
+
+bool meets_in_file(const launch::Environment& e) {
+  return !e.control.empty() && !e.run_dir.empty() && e.local_world_size == e.world_size;
+}
+
+c10::intrusive_ptr<c10d::Store> file_store(const launch::Environment& environment, int generation) {
+  auto store = c10::make_intrusive<c10d::FileStore>(
+      environment.run_dir + "/control/store." + std::to_string(generation), -1);
+  store->setTimeout(std::chrono::duration_cast<std::chrono::milliseconds>(environment.timeout));
+  return store;
+}
+
+c10::intrusive_ptr<c10d::TCPStore> serve_store(const std::string& host,
+                                               c10d::TCPStoreOptions options) {
+  options.isServer = true;
+  in_addr unused{};
+  if (::inet_pton(AF_INET, host.c_str(), &unused) == 1) {
+    // Where that fails c10d tries its own way, and says what is wrong.
+    auto socket = listen_tcp(options.port);
+    const auto port = socket.ok() ? bound_port(socket->get()) : Result<uint16_t>(socket.status());
+    if (port.ok()) {
+      options.port = *port;
+      options.masterListenFd = socket->release();
+    }
+  }
+  return c10::make_intrusive<c10d::TCPStore>(host, options);
+}
+
+}  // namespace convoy::runtime

@@ -1,0 +1,26 @@
+#pragma once
+
+#include <convoy/launch/environment.h>
+
+#include <c10/util/intrusive_ptr.h>
+#include <torch/csrc/distributed/c10d/FileStore.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+
+#include <string>
+
+namespace convoy::runtime {
+
+// Where the ranks of one generation meet. On one machine under `convoy run` that is a file, which
+// outlives all of them and needs no port, else a TCPStore that one of the ranks serves.
+bool meets_in_file(const launch::Environment& environment);
+// CONVOY_RUN_DIR/control/store.GENERATION, which the launcher keeps free of earlier runs' files.
+c10::intrusive_ptr<c10d::Store> file_store(const launch::Environment& environment, int generation);
+
+// Serves a TCPStore at options.port (0: any free one) and connects to it as `host`. Listens on IPv4
+// alone where `host` is such an address: c10d's server asks for the name of each peer that
+// connects, and an IPv4 address in IPv6's form stands in no hosts file, so that every connection
+// could wait for a name server. Throws c10::Error.
+c10::intrusive_ptr<c10d::TCPStore> serve_store(const std::string& host,
+                                               c10d::TCPStoreOptions options);
+
+}  // namespace convoy::runtime
