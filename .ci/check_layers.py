@@ -20,7 +20,7 @@ ALLOWED = {
     "rpc": {"base"},
     "trace": {"base", "rpc"},
     "sim": {"base", "mesh", "schedule", "trace"},
-    "resilience": set(),
+    "resilience": {"base"},
     "rendezvous": {"base"},
     "launch": {"base", "rendezvous", "trace"},
     "comm": {"base", "mesh", "rendezvous", "trace"},
@@ -34,7 +34,7 @@ ALLOWED = {
     "runtime": {"base", "mesh", "dataset", "rendezvous", "launch", "comm", "schedule", "tensor", "sequence",
                 "data", "pipeline", "model", "ckpt", "trace", "trace_torch"},
     "standin": set(),  # libraries of their own: nothing of Convoy is inside
-    "cli": {"base", "mesh", "dataset", "rendezvous", "launch", "schedule", "ckpt", "trace", "rpc", "sim"},
+    "cli": {"base", "mesh", "dataset", "rendezvous", "launch", "schedule", "ckpt", "trace", "rpc", "sim", "resilience"},
     "python": {"base", "mesh", "dataset", "rendezvous", "launch", "comm", "schedule", "tensor", "sequence",
                "data", "pipeline", "model", "runtime", "ckpt", "trace", "trace_torch"},
 }
