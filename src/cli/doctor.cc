@@ -14,6 +14,8 @@
 #include <cstdio>
 #include <fstream>
 #include <memory>
+#include <optional>
+#include <span>
 #include <sys/signalfd.h>
 
 namespace convoy::cli {
@@ -99,17 +101,19 @@ void print(const DoctorReport& report) {
               report.results.size(), report.seconds, count(Verdict::kFail), count(Verdict::kWarn));
 }
 
-Status write_file(const std::string& path, const std::string& text) {
-  CONVOY_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(path));
-  CONVOY_RETURN_IF_ERROR(file.append(std::as_bytes(std::span(text))));
-  return file.commit();
-}
-
 Result<int> examine(DoctorArguments& arguments) {
   CONVOY_RETURN_IF_ERROR(complete(&arguments));
+  std::optional<AtomicFile> file;  // first: a run whose report can't be written is of no use
+  if (!arguments.save.empty()) {
+    CONVOY_ASSIGN_OR_RETURN(AtomicFile created, AtomicFile::create(arguments.save));
+    file.emplace(std::move(created));
+  }
   CONVOY_ASSIGN_OR_RETURN(const DoctorReport report, resilience::run_doctor(arguments.options));
   const std::string text = resilience::to_json(report) + "\n";
-  if (!arguments.save.empty()) CONVOY_RETURN_IF_ERROR(write_file(arguments.save, text));
+  if (file) {
+    CONVOY_RETURN_IF_ERROR(file->append(std::as_bytes(std::span(text))));
+    CONVOY_RETURN_IF_ERROR(file->commit());
+  }
   if (arguments.json) {
     std::fputs(text.c_str(), stdout);
   } else {
@@ -163,13 +167,13 @@ std::string to_json(const resilience::Comparison& comparison) {
 
 void print(const resilience::Comparison& comparison) {
   for (const resilience::Outlier& o : comparison.outliers) {
-    const std::string spread =
-        comparison.nodes > 2 ? " (MAD " + resilience::format_value(o.mad, o.unit) + ")" : "";
-    std::printf("%s stands out: %s is %s, %.1f times worse than %s's %s%s\n",
-                printable(o.node).c_str(), printable(o.name).c_str(),
-                resilience::format_value(o.value, o.unit).c_str(), o.times_worse,
-                comparison.nodes > 2 ? "its siblings' median" : "the other",
-                resilience::format_value(o.median, o.unit).c_str(), spread.c_str());
+    const auto text = [&o](double value) { return resilience::format_value(value, o.unit); };
+    const bool has_spread = comparison.nodes > 2;
+    const std::string spread = has_spread ? " (median; MAD " + text(o.mad) + ")" : "";
+    std::printf("%s stands out: %s is %s, %.1f times worse than the %s %s%s\n",
+                printable(o.node).c_str(), printable(o.name).c_str(), text(o.value).c_str(),
+                o.times_worse, has_spread ? "others'" : "other's", text(o.median).c_str(),
+                spread.c_str());
   }
   if (comparison.outliers.empty()) {
     std::printf("%zu nodes, %zu metrics: none stands out\n", comparison.nodes, comparison.metrics);
