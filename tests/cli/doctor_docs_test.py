@@ -15,6 +15,7 @@ import tempfile
 
 convoy, page = os.path.abspath(sys.argv[1]), pathlib.Path(sys.argv[2])
 BLOCK = re.compile(r"(?<=^```console\n)(.*?)(?=^```$)", re.M | re.S)
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else "."  # disks may be busy with other tests
 NEEDS_GPU = {"gpu.device", "gpu.memory_errors", "gpu.throttling", "gpu.memory_used"}
 NODES = {"node1": (100e9, 0.009), "node2": (99e9, 0.0016), "node3": (45e9, 0.0014), "node4": (101e9, 0.0015)}
 
@@ -39,7 +40,7 @@ def run(session, folder):
 def names_that_come_out(folder):
     with subprocess.Popen([convoy, "doctor", "--listen", "0"], stdout=subprocess.PIPE, text=True) as listening:
         port = listening.stdout.readline().split()[-1]
-        done = subprocess.run([convoy, "doctor", "--quick", "--json", "--peer", f"127.0.0.1:{port}"], cwd=folder, text=True,
+        done = subprocess.run([convoy, "doctor", "--json", "--disk", MEMORY, "--peer", f"127.0.0.1:{port}"], cwd=folder, text=True,
                               stdout=subprocess.PIPE, timeout=60)
         listening.terminate()
     return {check["name"] for check in json.loads(done.stdout)["checks"]}

@@ -41,6 +41,7 @@ class Machine {
 };
 
 constexpr uint64_t kGiB = 1ULL << 30;
+constexpr uint64_t kHalf = kGiB / 2;
 
 }  // namespace
 
@@ -56,9 +57,9 @@ TEST_CASE("free memory is what the narrowest control group leaves") {
     machine.write("sys/fs/cgroup/job/memory.max", std::to_string(4 * kGiB) + "\n");
     machine.write("sys/fs/cgroup/job/memory.current", std::to_string(4 * kGiB) + "\n");
     machine.write("sys/fs/cgroup/job/memory.stat",
-                  "anon 5\ninactive_file " + std::to_string(kGiB / 2) + "\n");
+                  "anon 5\ninactive_file " + std::to_string(kHalf) + "\n");
     const CheckResult result = check_available_memory(machine.options())[0];
-    CHECK(result.value == kGiB / 2);
+    CHECK(result.value == kHalf);
     CHECK(result.verdict == Verdict::kFail);  // of the 1 GiB that is needed
     CHECK(result.advice.find("control group") != std::string::npos);
   }

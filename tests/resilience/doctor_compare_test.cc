@@ -69,6 +69,33 @@ TEST_CASE("of two the ratio decides") {
   CHECK(compare({report_of("a", 10, 1), report_of("b", 8.5, 1.9)}).outliers.empty());
 }
 
+TEST_CASE("two siblings that differ widely hide nothing that is far worse than both") {
+  const Comparison comparison =
+      compare({report_of("a", 1e9, 1), report_of("b", 3e9, 1), report_of("c", 1e6, 1)});
+  REQUIRE(comparison.outliers.size() == 1);
+  CHECK(comparison.outliers[0].node == "c");
+}
+
+TEST_CASE("a node warns of a peer whose link is slower than the others'") {
+  std::vector<CheckResult> results;
+  for (const double rate : {2.0e9, 2.1e9, 0.2e9, 1.9e9}) {
+    results.push_back({.name = "network.receive",
+                       .subject = "peer" + std::to_string(results.size()),
+                       .value = rate,
+                       .unit = "B/s",
+                       .better = Better::kHigher});
+  }
+  results.push_back({.name = "network.receive", .subject = "dead", .verdict = Verdict::kFail});
+  compare_peers(results);
+  for (const CheckResult& result : results) {
+    INFO(result.subject);
+    if (result.subject == "dead") continue;
+    CHECK(result.verdict == (result.subject == "peer2" ? Verdict::kWarn : Verdict::kOk));
+  }
+  CHECK(results[2].expected == "about 1.86 GiB/s, as other peers");
+  CHECK(results[2].advice.find("10 times worse") != std::string::npos);
+}
+
 TEST_CASE("healthy nodes: nobody stands out") {
   for (int seed = 0; seed < 200; ++seed) {
     std::mt19937 random(seed);

@@ -110,7 +110,7 @@ TEST_CASE("a file system whose server never answers is given up and named; all e
     if (server < 0 || !mount_privately("fuse", folder.path(), 0, data)) {
       return {skipped("mount", "no right")};
     }
-    DoctorOptions options{.is_quick = true};
+    DoctorOptions options;
     options.folders = {folder.path()};
     const Result<DoctorReport> report = run_doctor(options);
     return report.ok() ? report->results : Results{};
@@ -121,5 +121,4 @@ TEST_CASE("a file system whose server never answers is given up and named; all e
   CHECK(disk.subject == folder.path());
   CHECK(disk.found.find("timed out") == 0);
   CHECK(result_of(results, "kernel.pidfd").verdict == Verdict::kOk);
-  CHECK(result_of(results, "memory.copy_one_core").value > 0);
 }

@@ -140,22 +140,6 @@ TEST_CASE("a slowed peer is a warning in the direction that is slow") {
   CHECK(receive.value > 0);
 }
 
-TEST_CASE("the doctor names the peer that is slower than the others") {
-  const Listening slow(1 << 20), a, b;
-  DoctorOptions options{.is_quick = true};
-  options.peers = {a.peer(), slow.peer(), b.peer()};
-  options.bandwidth_min = 0;  // so that the comparison alone can tell
-  const Result<DoctorReport> report = run_doctor(options);
-  REQUIRE(report.ok());
-  for (const CheckResult& result : report->results) {
-    if (result.name != "network.receive" || result.subject != slow.peer().text()) continue;
-    CHECK(result.verdict == Verdict::kWarn);
-    CHECK(result.expected.find("as other peers") != std::string::npos);
-    return;
-  }
-  FAIL("the slow peer was not measured");
-}
-
 TEST_CASE("a peer that does not answer, and one that is not there, fail in time") {
   const UniqueFd silent = listen_tcp(0).value();  // the kernel connects, nobody accepts
   const Peer peer{"127.0.0.1", bound_port(silent.get()).value()};

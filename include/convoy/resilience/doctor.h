@@ -101,10 +101,11 @@ struct Comparison {
   size_t metrics = 0;               // that at least two nodes have measured
   std::vector<Outlier> outliers{};  // the farthest from its siblings first
 };
-// Pure. A node stands out where it is at least 1.3 times worse than its siblings' median and, with
-// three nodes or more, farther from it than 3 scaled MADs. Each node is compared with the others
-// only, so that among three a bad one can't widen the spread that it is judged by.
-// kInvalidArgument: fewer than two nodes, two of one name, or quick and full runs together.
+// Pure. A node stands out where it is at least 1.3 times worse than its siblings' median
+// (latencies: 2 times) and, with three nodes or more, farther from it than 3 scaled MADs, or 3
+// times worse than the worst sibling. Each node is compared with the others only, so that among
+// three a bad one can't widen the spread that it is judged by. kInvalidArgument: fewer than two
+// nodes, two of one name, or quick and full runs together.
 Result<Comparison> compare_reports(std::span<const DoctorReport> reports);
 
 // "12.3 GiB/s", "2.1 ms": a value as people read it.

@@ -1,6 +1,8 @@
 // Which of several nodes is worse than the others, and in what. Pure.
 #include "src/resilience/doctor/compare.h"
 
+#include "src/resilience/doctor/checks.h"
+
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -14,6 +16,8 @@ namespace {
 constexpr double kWorseRate = 1.3;
 constexpr double kWorseLatency = 2;
 constexpr double kMads = 3;
+// Or so much worse than the worst sibling: two siblings that differ widely must not hide anything.
+constexpr double kWorseThanAll = 3;
 constexpr double kToSigma = 1.4826;  // MAD of a normal distribution → its standard deviation
 constexpr double kTimesMax = 1e6;    // instead of infinity
 
@@ -41,6 +45,14 @@ Status check_reports(std::span<const DoctorReport> reports) {
     }
   }
   return ok_status();
+}
+
+// How many times `value` is worse than `other`; below 1 if it is better.
+double times_worse(double value, double other, Better better) {
+  const double good = better == Better::kHigher ? other : value;
+  const double bad = better == Better::kHigher ? value : other;
+  if (good <= 0) return 1;  // both are nothing, or no measurement
+  return bad <= good / kTimesMax ? kTimesMax : good / bad;
 }
 
 // Of each check that can be compared, one value a node: the median over its folders or peers.
@@ -74,12 +86,12 @@ std::optional<Deviation> stands_out(double value, const std::vector<double>& sib
   std::vector<double> distances;
   for (const double each : siblings) distances.push_back(std::abs(each - deviation.median));
   deviation.mad = median_of(distances);
-  const double worse = better == Better::kHigher ? value : deviation.median;
-  const double good = better == Better::kHigher ? deviation.median : value;
-  if (good <= 0) return std::nullopt;
-  deviation.times_worse = worse <= good / kTimesMax ? kTimesMax : good / worse;
+  deviation.times_worse = times_worse(value, deviation.median, better);
+  const auto [least, most] = std::minmax_element(siblings.begin(), siblings.end());
+  const double worst = better == Better::kHigher ? *least : *most;
   const bool is_far =
-      std::abs(value - deviation.median) > kMads * kToSigma * deviation.mad;  // MAD of one: 0
+      std::abs(value - deviation.median) > kMads * kToSigma * deviation.mad ||  // MAD of one: 0
+      times_worse(value, worst, better) >= kWorseThanAll;
   if (deviation.times_worse < (unit == "s" ? kWorseLatency : kWorseRate) || !is_far) {
     return std::nullopt;
   }
@@ -115,6 +127,30 @@ Result<Comparison> compare_reports(std::span<const DoctorReport> reports) {
       comparison.outliers.begin(), comparison.outliers.end(),
       [](const Outlier& a, const Outlier& b) { return a.times_worse > b.times_worse; });
   return comparison;
+}
+
+std::string topic_of(const CheckResult& result) {
+  return result.name.substr(0, result.name.find('.'));
+}
+
+void compare_peers(std::vector<CheckResult>& results) {
+  constexpr size_t kPeersLeast = 3;
+  const std::vector<CheckResult> before = results;
+  for (CheckResult& result : results) {
+    if (topic_of(result) != "network" || result.verdict != Verdict::kOk) continue;
+    std::vector<double> siblings;
+    for (const CheckResult& other : before) {
+      const bool is_sibling = other.name == result.name && other.subject != result.subject;
+      if (is_sibling && !other.unit.empty()) siblings.push_back(other.value);
+    }
+    if (siblings.size() + 1 < kPeersLeast) continue;
+    const auto deviation = stands_out(result.value, siblings, result.better, result.unit);
+    if (!deviation) continue;
+    result = judged(result, false, Verdict::kWarn,
+                    "about " + format_value(deviation->median, result.unit) + ", as other peers",
+                    "Look at this peer's link and its load: it is " +
+                        format_value(deviation->times_worse, "times") + " worse than the others.");
+  }
 }
 
 }  // namespace convoy::resilience

@@ -12,8 +12,8 @@ namespace convoy::resilience {
 namespace {
 
 // Time a check has beyond what it measures for: it ends long before, unless something hangs.
-constexpr int64_t kPatienceMs = 1500;
-constexpr int64_t kQuickPatienceMs = 700;
+constexpr int64_t kPatienceMs = 3000;
+constexpr int64_t kQuickPatienceMs = 1500;
 
 class Doctor {
  public:
@@ -115,10 +115,6 @@ class Doctor {
   Runner runner_;
 };
 
-std::string topic_of(const CheckResult& result) {
-  return result.name.substr(0, result.name.find('.'));
-}
-
 // Results about one thing stand together, in the order in which the things are first named.
 void group_by_topic(Results& results) {
   std::map<std::string, size_t> places;
@@ -126,27 +122,6 @@ void group_by_topic(Results& results) {
   std::stable_sort(results.begin(), results.end(), [&](const CheckResult& a, const CheckResult& b) {
     return places[topic_of(a)] < places[topic_of(b)];
   });
-}
-
-// Peers are siblings, too: one link that is worse than the others is seen by a single node.
-void compare_peers(Results& results) {
-  constexpr size_t kPeersLeast = 3;
-  const Results before = results;
-  for (CheckResult& result : results) {
-    if (topic_of(result) != "network" || result.verdict != Verdict::kOk) continue;
-    std::vector<double> siblings;
-    for (const CheckResult& other : before) {
-      const bool is_sibling = other.name == result.name && other.subject != result.subject;
-      if (is_sibling && !other.unit.empty()) siblings.push_back(other.value);
-    }
-    if (siblings.size() + 1 < kPeersLeast) continue;
-    const auto deviation = stands_out(result.value, siblings, result.better, result.unit);
-    if (!deviation) continue;
-    result = judged(std::move(result), false, Verdict::kWarn,
-                    "about " + format_value(deviation->median, result.unit) + ", as other peers",
-                    "Look at this peer's link and its load: it is " +
-                        format_value(deviation->times_worse, "times") + " worse than the others.");
-  }
 }
 
 Status check_options(const DoctorOptions& options) {

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <arpa/inet.h>
+#include <array>
 #include <cerrno>
 #include <map>
 #include <netinet/in.h>
@@ -160,13 +161,13 @@ class Server {
   }
 
   void write(Connection& c) {
-    static const auto kPayload = payload<kChunk>();
+    static const std::array made_up = payload<kChunk>();
     const bool is_header = c.unsent > 0;
     if (is_header && c.unsent == sizeof(Header) && c.answer.kind == Kind::kPong) {
       c.answer.second = wall_clock_ns();
     }
     const char* from =
-        is_header ? reinterpret_cast<const char*>(&c.answer + 1) - c.unsent : kPayload.data();
+        is_header ? reinterpret_cast<const char*>(&c.answer + 1) - c.unsent : made_up.data();
     const size_t bytes = is_header ? c.unsent : std::min<int64_t>(c.bulk, kChunk);
     const ssize_t n = ::send(c.fd.get(), from, bytes, MSG_NOSIGNAL);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;

@@ -6,6 +6,7 @@
 #include "src/resilience/doctor/wall_clock.h"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cmath>
 #include <limits>
@@ -82,7 +83,7 @@ CheckResult clock_offset(const Peer& peer, const PingTimes& times) {
 // Sends until the time is up; what the peer's kernel has acknowledged by then counts, as the rest
 // lies in buffers.
 Result<double> send_rate(Connection& connection, Nanos time) {
-  static const auto kPayload = payload<kFrame>();
+  static const std::array made_up = payload<kFrame>();
   const TimePoint begin = Clock::system().now();
   const Deadline deadline(begin + time);
   const Header header{.kind = Kind::kData, .size = kFrame};
@@ -92,8 +93,8 @@ Result<double> send_rate(Connection& connection, Nanos time) {
     if (status.code() == Code::kDeadlineExceeded) break;
     CONVOY_RETURN_IF_ERROR(status);
     for (size_t done = 0; done < kFrame;) {
-      CONVOY_ASSIGN_OR_RETURN(
-          const size_t n, connection.send_some(kPayload.data() + done, kFrame - done, deadline));
+      CONVOY_ASSIGN_OR_RETURN(const size_t n,
+                              connection.send_some(made_up.data() + done, kFrame - done, deadline));
       if (n == 0) break;
       done += n, sent += n;
     }
