@@ -33,7 +33,7 @@ def ranks_of(mesh: str) -> int:
 
 def job(folder: pathlib.Path, mesh: str, *options: str, steps: int = STEPS, dtype: str = "float64") -> list[str]:
     device = ["--device", "cuda"] if GPUS else []
-    return [CONVOY, "run", "-n", str(ranks_of(mesh)), "--mesh", mesh, "--no-prefix", "--output", str(folder / "out"),
+    return [CONVOY, "run", "-n", str(ranks_of(mesh)), "--mesh", mesh, "--no-prefix", "--no-recover", "--output", str(folder / "out"),
             *(rehearsal() if GPUS else []), "--", TRAIN, "--data", str(folder / "text.tokens"), "--steps", str(steps),
             "--batch", "8", "--sequence", "24", "--json", "--no-baseline", "--sample", "0", "--dtype", dtype, *device, *options]
 
