@@ -208,6 +208,7 @@ void Crew::tell_vitals() {
     proto::Vital& v = *out.mutable_vitals()->add_of();
     v.set_worker(id);
     v.set_step(worker.vitals->step.load(std::memory_order_relaxed));
+    v.set_step_ns(worker.vitals->step_ns.load(std::memory_order_relaxed));
     v.set_waiting(worker.vitals->waiting.load(std::memory_order_relaxed) > 0);
     v.set_training(worker.vitals->training.load(std::memory_order_relaxed) != 0);
     v.set_halted(is_halted(worker.pid));

@@ -165,10 +165,14 @@ void Runtime::caught_up(int64_t resumed, const std::string& source) {
   first_step_.resumed = resumed;
   first_step_.source = source;
   first_step_.loaded = seconds_since(gone_at_);
+  stepped_at_ = Clock::system().now();
 }
 
 void Runtime::stepped(int64_t step) {
+  const TimePoint now = Clock::system().now();
+  vitals().step_ns.store((now - stepped_at_).count(), std::memory_order_relaxed);
   vitals().step.store(step, std::memory_order_relaxed);
+  stepped_at_ = now;
   if (first_step_is_told_) return;
   first_step_is_told_ = true;
   if (member_ == nullptr) return;

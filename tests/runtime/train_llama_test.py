@@ -108,7 +108,7 @@ def rank_of_job(folder: pathlib.Path, rank: int) -> int:
 def disturbed(folder: pathlib.Path, data: str, mesh: str, victim: int, signal_number: int, timeout: str) -> tuple:
     """Sends a signal to one of 4 ranks in the middle of training: (exit code, text, the rank's pid)."""
     out = folder / f"disturbed-{signal_number}"
-    command = [CONVOY, "run", "-n", "4", "--mesh", mesh, "--output", str(out), "--", TRAIN, "--data", data, "--steps",
+    command = [CONVOY, "run", "-n", "4", "--no-recover", "--mesh", mesh, "--output", str(out), "--", TRAIN, "--data", data, "--steps",
                "100000", "--batch", "8", "--sequence", "24", "--no-baseline"]
     job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                            env=dict(os.environ, OMP_NUM_THREADS="1", CONVOY_TIMEOUT=timeout))

@@ -9,6 +9,7 @@ namespace convoy {
 // memory: plain stores, which cost nanoseconds and go on being readable when the process is halted.
 struct Vitals {
   std::atomic<int64_t> step{0};      // training steps that are done
+  std::atomic<int64_t> step_ns{0};   // that the last one of them took, and what follows a step
   std::atomic<uint32_t> waiting{0};  // operations with other ranks that are going on
   // 1: steps follow each other, so a silence far beyond the usual time of a step is a hang.
   std::atomic<uint32_t> training{0};

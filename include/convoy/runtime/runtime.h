@@ -110,7 +110,8 @@ class Runtime {
   bool is_newcomer_ = false;
   bool first_step_is_told_ = true;  // of this generation
   resilience::FirstStep first_step_;
-  TimePoint gone_at_{};  // when this generation began
+  TimePoint gone_at_{};     // when this generation began
+  TimePoint stepped_at_{};  // when the last step was done, or could begin
   std::unique_ptr<resilience::Member>
       member_;  // null: nobody leads; after groups_, which it aborts
 };

@@ -39,6 +39,8 @@ Incident incident_of(const nlohmann::json& json) {
 Result<ControlState> ControlStore::load() const {
   ControlState state;
   std::error_code error;
+  std::filesystem::create_directories(std::filesystem::path(path_).parent_path(), error);
+  if (error) return errno_status("making the folder of " + path_, error.value());
   if (!std::filesystem::exists(path_, error)) return state;
   std::ifstream file(path_);
   const auto json = nlohmann::json::parse(file, nullptr, /*allow_exceptions=*/false);

@@ -26,6 +26,7 @@ void Supervisor::request(int node, const proto::Request& request) {
   if (what == "restart" && phase_ == Phase::kSteady) {
     text["done"] = true;
     open_incident("a request", {}, "an operator asked for new processes");
+    event("decided: all processes anew");
     incident_->decided = 0;
     incident_->action = name_of(Action::kRestart);
     restart_all();

@@ -108,7 +108,7 @@ void Supervisor::take(int node, const proto::FromNode& message) {
     case proto::FromNode::kRequest:
       return request(node, message.request());
     default:
-      CONVOY_LOG(Warn) << "a message of node " << node << " that says nothing was dropped";
+      CONVOY_LOG(Debug) << "a message of node " << node << " that says nothing was dropped";
   }
 }
 
@@ -155,11 +155,14 @@ void Supervisor::ended(const proto::Ended& ended) {
                      ") " + (WIFEXITED(ended.wait_status()) ? "ended: " : "was ended: ") +
                      how(ended.wait_status());
   if (!worker.last_words.empty()) what += " (" + worker.last_words + ")";
-  if (is_hopeless(ended.wait_status())) {
-    fault(kind_of(ended), {worker.rank}, what);
+  const bool begins = WIFEXITED(ended.wait_status()) && newest_step() == 0 && !incident_;
+  if (begins || is_hopeless(ended.wait_status())) {
+    open_incident(name_of(FaultKind::kExit), {worker.rank}, what);
     return stop(code_of(ended.wait_status()), worker.rank,
-                "it was given what can't work, so it is not started again");
+                begins ? "no step had been done, so another try would end the same way"
+                       : "it was given what can't work, so it is not started again");
   }
+  code_ = code_of(ended.wait_status());
   fault(kind_of(ended), {worker.rank}, what);
 }
 
@@ -239,7 +242,7 @@ void Supervisor::vitals(const proto::Vitals& told) {
   for (const proto::Vital& v : told.of()) {
     Worker* worker = find(v.worker());
     if (worker == nullptr) continue;
-    worker->vitals = {v.step(), v.waiting(), v.training(), v.halted()};
+    worker->vitals = {v.step(), v.waiting(), v.training(), v.halted(), Nanos(v.step_ns())};
     if (worker->rank != kNone) ranks[worker->rank] = worker->vitals;
   }
   if (phase_ == Phase::kSteady) watch_.take(clock_->now(), ranks);
@@ -365,7 +368,7 @@ void Supervisor::carry_out(const Plan& plan, const std::vector<int>& ranks) {
   switch (plan.action) {
     case Action::kStop:
       event("decided: stop: " + plan.reason);
-      return stop(1, ranks.empty() ? kNone : ranks.front(), plan.reason);
+      return stop(code_, ranks.empty() ? kNone : ranks.front(), plan.reason);
     case Action::kNothing:
       event("decided: nothing: " + plan.reason);
       return;

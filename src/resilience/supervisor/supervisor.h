@@ -129,6 +129,7 @@ class Supervisor {
   int server_ = kNone;      // the rank that serves the store
   std::set<int> starting_;  // ranks for which a process was ordered that is not there yet
   int spare_deaths_ = 0;
+  int code_ = 1;  // of the last rank that ended: the job's, should it have to stop
 };
 
 }  // namespace convoy::resilience

@@ -6,7 +6,6 @@ namespace convoy::resilience {
 namespace {
 
 constexpr size_t kStepsKept = 64;
-constexpr size_t kStepsNeeded = 3;
 constexpr int kTimesLongest = 4;
 constexpr Nanos kMore = std::chrono::seconds(2);
 // Vitals that are older say nothing: whoever reads them is held up, too.
@@ -29,8 +28,12 @@ void HangWatch::take(TimePoint now, const std::map<int, RankVitals>& ranks) {
   int64_t newest = -1;
   for (const auto& [rank, v] : ranks_) newest = std::max(newest, v.step);
   if (newest == step_) return;
-  if (step_ >= 0 && newest > step_ && !is_first_) {
-    steps_.push_back((now - at_) / (newest - step_));
+  if (newest > step_) {
+    // What ranks say of themselves, and what was seen from outside, which knows of pauses, too.
+    Nanos took{};
+    for (const auto& [rank, v] : ranks_) took = std::max(took, v.took);
+    if (step_ >= 0 && !is_first_) took = std::max(took, Nanos((now - at_) / (newest - step_)));
+    if (took > Nanos(0)) steps_.push_back(took);
     if (steps_.size() > kStepsKept) steps_.pop_front();
   }
   is_first_ = step_ < 0;
@@ -51,7 +54,7 @@ Nanos HangWatch::median_step() const {
 }
 
 std::optional<Nanos> HangWatch::limit() const {
-  if (steps_.size() < kStepsNeeded) return std::nullopt;
+  if (steps_.empty()) return std::nullopt;
   return kTimesLongest * longest_step() + kMore;
 }
 

@@ -16,6 +16,7 @@ struct RankVitals {
   bool waiting = false;   // for other ranks
   bool training = false;  // steps follow each other
   bool halted = false;    // SIGSTOP, a debugger
+  Nanos took{};           // the last step, by its own clock
 };
 
 // Finds hangs: no rank has done a step for far longer than steps of this job take. Pure.
@@ -32,7 +33,7 @@ class HangWatch {
   void take(TimePoint now, const std::map<int, RankVitals>& ranks);
   // At most one a generation.
   std::optional<Hang> look(TimePoint now);
-  // 4 × the longest of the last 64 steps, and 2 s. No limit before the third step.
+  // 4 × the longest of the last 64 steps that were seen, and 2 s. No limit before the first one.
   std::optional<Nanos> limit() const;
   Nanos longest_step() const;
   Nanos median_step() const;

@@ -1,0 +1,319 @@
+// The supervisor against made-up nodes: whatever dies, whenever, its orders lead all ranks into one
+// generation, and numbers are never used twice. No processes, no clock: seconds pass in
+// microseconds.
+#include "src/resilience/supervisor/supervisor.h"
+
+#include "src/resilience/protocol/protocol.h"
+#include "tests/temp_folder.h"
+
+#include <catch2/catch.hpp>
+
+#include <csignal>
+#include <deque>
+#include <map>
+#include <random>
+#include <set>
+
+using namespace convoy;
+using namespace convoy::resilience;
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+namespace {
+
+constexpr int kKilled = SIGKILL;  // as wait statuses
+constexpr int kCode(int code) {
+  return code << 8;
+}
+
+// One node and its workers, which do what they are told, one order at a time.
+class Crew {
+ public:
+  Crew(const std::string& run_dir, int ranks, int spares, uint64_t seed)
+      : run_dir_(run_dir), ranks_(ranks), spares_(spares), random_(seed) {
+    for (int r = 0; r < ranks; ++r) start(r, /*joined=*/true);
+    for (int s = 0; s < spares; ++s) start(-1, true);
+    replace_supervisor();
+  }
+
+  void replace_supervisor() {
+    orders_.clear();
+    auto made = Supervisor::create(
+        {.job = "job",
+         .run_dir = run_dir_,
+         .mesh = "tp=2,dp=*",
+         .ranks = ranks_,
+         .spares = spares_},
+        clock, [this](int, const proto::ToNode& order) { orders_.push_back(order); });
+    REQUIRE(made.ok());
+    supervisor_.emplace(std::move(made).value());
+    proto::FromNode hello;
+    hello.mutable_hello()->set_version(kProtocolVersion);
+    hello.mutable_hello()->set_name("node");
+    for (const auto& [id, w] : workers) {
+      proto::Worker& told = *hello.mutable_hello()->add_workers();
+      told.set_worker(id);
+      told.set_rank(w.rank);
+      told.set_has_joined(w.joined);
+      told.set_pid(static_cast<int64_t>(id));
+    }
+    tell(hello);
+  }
+
+  void die(uint64_t id, int wait_status) {
+    workers.erase(id);
+    proto::FromNode ended;
+    ended.mutable_ended()->set_worker(id);
+    ended.mutable_ended()->set_wait_status(wait_status);
+    tell(ended);
+  }
+  uint64_t of_rank(int rank) const {
+    for (const auto& [id, w] : workers) {
+      if (w.rank == rank) return id;
+    }
+    return 0;
+  }
+
+  // Something that is due happens; false: nothing is.
+  bool move() {
+    if (!orders_.empty()) {
+      const proto::ToNode order = orders_.front();
+      orders_.pop_front();
+      obey(order);
+      return true;
+    }
+    std::vector<uint64_t> due;
+    for (const auto& [id, w] : workers) {
+      if (!w.joined || w.must_get_ready || w.must_step) due.push_back(id);
+    }
+    if (due.empty()) return false;
+    act(due[random_() % due.size()]);
+    return true;
+  }
+  void settle() {
+    for (int i = 0; i < 10000 && move(); ++i) {
+    }
+  }
+  void tick() {
+    proto::FromNode message;
+    for (const auto& [id, w] : workers) {
+      proto::Vital& v = *message.mutable_vitals()->add_of();
+      v.set_worker(id);
+      v.set_step(step);
+      v.set_step_ns(100'000'000);
+      v.set_training(true);
+      v.set_waiting(!w.hangs);
+      v.set_halted(w.hangs);
+    }
+    tell(message);
+    supervisor_->tick();
+    clock.advance(milliseconds(250));
+  }
+  // Whether all ranks train in one generation.
+  bool trains() const {
+    std::set<int> present;
+    for (const auto& [id, w] : workers) {
+      if (w.rank >= 0 && w.generation == newest && !w.must_step) present.insert(w.rank);
+    }
+    return static_cast<int>(present.size()) == ranks_;
+  }
+
+  struct Worker {
+    int rank = -1;
+    bool joined = false;
+    uint64_t generation = 0;
+    bool must_get_ready = false, must_step = false, hangs = false;
+  };
+  ManualClock clock;
+  std::map<uint64_t, Worker> workers;
+  uint64_t newest = 0;  // generation that was summoned to
+  int64_t step = 10;
+  std::optional<proto::End> end;
+  std::vector<std::string> said;
+
+ private:
+  void tell(const proto::FromNode& message) { supervisor_->take(0, message); }
+  uint64_t start(int rank, bool joined) {
+    workers[++last_] = {.rank = rank, .joined = joined};
+    return last_;
+  }
+
+  void obey(const proto::ToNode& order) {
+    if (order.has_spawn()) {
+      const uint64_t id = start(order.spawn().rank(), false);
+      proto::FromNode started;
+      started.mutable_started()->mutable_worker()->set_worker(id);
+      started.mutable_started()->mutable_worker()->set_rank(order.spawn().rank());
+      tell(started);
+    } else if (order.has_kill()) {
+      if (workers.contains(order.kill().worker())) die(order.kill().worker(), kKilled);
+    } else if (order.has_places()) {
+      for (const auto& w : order.places().workers()) {
+        if (workers.contains(w.worker())) workers[w.worker()].rank = w.rank();
+      }
+    } else if (order.has_tell()) {
+      const auto at = workers.find(order.tell().worker());
+      if (at == workers.end()) return;
+      Worker& w = at->second;
+      if (order.tell().what().has_summons()) {
+        const auto& s = order.tell().what().summons();
+        CHECK(s.generation() > w.generation);
+        CHECK(s.generation() >= newest);
+        newest = s.generation();
+        w.generation = s.generation();
+        w.rank = static_cast<int>(s.rank());
+        w.must_get_ready = !w.hangs;
+        w.must_step = false;
+      } else if (order.tell().what().go().generation() == w.generation) {
+        w.must_step = true;
+      }
+    } else if (order.has_end()) {
+      end = order.end();
+    } else if (order.has_say()) {
+      said.push_back(order.say().text());
+    }
+  }
+
+  void act(uint64_t id) {
+    Worker& w = workers[id];
+    proto::FromNode message;
+    message.mutable_said()->set_worker(id);
+    proto::FromWorker& what = *message.mutable_said()->mutable_what();
+    if (!w.joined) {
+      w.joined = true;
+      what.mutable_hello()->set_worker(id);
+      what.mutable_hello()->set_standby(true);
+    } else if (w.must_get_ready) {
+      w.must_get_ready = false;
+      what.mutable_ready()->set_generation(w.generation);
+    } else {
+      w.must_step = false;
+      what.mutable_running()->set_generation(w.generation);
+      what.mutable_running()->set_step(++step);
+      what.mutable_running()->set_resumed(step - 1);
+    }
+    tell(message);
+  }
+
+  std::string run_dir_;
+  int ranks_, spares_;
+  std::mt19937_64 random_;
+  uint64_t last_ = 0;
+  std::deque<proto::ToNode> orders_;
+  std::optional<Supervisor> supervisor_;
+};
+
+}  // namespace
+
+TEST_CASE("a dead rank's place is taken by a spare, else by a process that is started") {
+  for (const int spares : {0, 1}) {
+    const TempFolder folder;
+    Crew crew(folder.path(), 4, spares, 1);
+    crew.settle();
+    crew.die(crew.of_rank(2), kKilled);
+    crew.settle();
+    CHECK(crew.trains());
+    CHECK(crew.newest == 1);
+    CHECK(crew.workers.size() == static_cast<size_t>(4 + spares));  // the spare is replaced
+    const auto records = read_incidents(folder.path());
+    REQUIRE(records.ok());
+    REQUIRE(records->size() == 1);
+    CHECK(records->front().spares_used == spares);
+    CHECK(records->front().processes_started == 1 - spares);
+    CHECK(records->front().processes_kept == 3);
+    CHECK(records->front().steps_lost() == 0);
+  }
+}
+
+TEST_CASE("whatever is killed, whenever, the job comes together again") {
+  // Ranks, spares, processes that are not there yet, and supervisors, in the middle of everything.
+  for (uint64_t seed = 1; seed <= 200; ++seed) {
+    CAPTURE(seed);
+    const TempFolder folder;
+    std::mt19937_64 random(seed);
+    Crew crew(folder.path(), 4, static_cast<int>(random() % 3), seed);
+    for (int faults = 0; faults < 3; ++faults) {
+      ++crew.step;
+      for (uint64_t moves = random() % 12; moves > 0 && crew.move(); --moves) {
+      }
+      if (random() % 5 == 0) {
+        crew.replace_supervisor();
+      } else if (!crew.workers.empty()) {
+        auto victim = crew.workers.begin();
+        std::advance(victim, static_cast<std::ptrdiff_t>(random() % crew.workers.size()));
+        crew.die(victim->first, kKilled);
+      }
+    }
+    crew.settle();
+    if (!crew.trains() && !crew.end) crew.replace_supervisor(), crew.settle();
+    CHECK_FALSE(crew.end);
+    CHECK(crew.trains());
+  }
+}
+
+TEST_CASE("who hangs is killed and replaced, in training and on the way into a generation") {
+  const TempFolder folder;
+  Crew crew(folder.path(), 4, 1, 3);
+  crew.settle();
+  const auto let_time_pass = [&] {
+    for (int i = 0; i < 60; ++i) {
+      crew.tick();
+      crew.settle();
+    }
+  };
+  crew.tick();
+  const uint64_t first = crew.of_rank(1);
+  crew.workers[first].hangs = true;
+  let_time_pass();
+  CHECK_FALSE(crew.workers.contains(first));
+  CHECK(crew.trains());
+  // Another one dies, and one of those who should leave their groups doesn't.
+  const uint64_t second = crew.of_rank(3);
+  crew.workers[second].hangs = true;
+  crew.die(crew.of_rank(0), kKilled);
+  let_time_pass();
+  CHECK_FALSE(crew.workers.contains(second));
+  CHECK(crew.trains());
+  CHECK_FALSE(crew.end);
+}
+
+TEST_CASE("what another try would not mend ends the job, with the program's exit code") {
+  const TempFolder folder;
+  {
+    Crew crew(folder.path() + "", 2, 0, 1);
+    crew.settle();
+    crew.tick();
+    crew.die(crew.of_rank(1), kCode(65));
+    crew.settle();
+    REQUIRE(crew.end);
+    CHECK(crew.end->code() == 65);
+    CHECK(crew.end->cause() == 1);
+  }
+  const TempFolder other;
+  Crew crew(other.path(), 2, 0, 1);
+  crew.settle();
+  crew.tick();
+  for (int i = 0; i < 3; ++i) {  // in the same step, each time in a new process
+    crew.die(crew.of_rank(0), SIGSEGV);
+    crew.step -= 2;
+    crew.settle();
+  }
+  REQUIRE(crew.end);
+  CHECK(crew.end->code() == 128 + SIGSEGV);
+}
+
+TEST_CASE("the supervisor takes any message") {
+  std::mt19937_64 random(7);
+  const TempFolder folder;
+  Crew crew(folder.path(), 4, 1, 7);
+  auto made = Supervisor::create({.job = "job", .run_dir = folder.path(), .mesh = "", .ranks = 4},
+                                 crew.clock, [](int, const proto::ToNode&) {});
+  REQUIRE(made.ok());
+  for (int i = 0; i < 20000; ++i) {
+    std::string bytes(random() % 40, '\0');
+    for (char& byte : bytes) byte = static_cast<char>(random());
+    proto::FromNode message;
+    if (message.ParseFromString(bytes)) made->take(0, message);
+  }
+  made->tick();
+}
