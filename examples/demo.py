@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""The demo: 8 ranks train a small language model on the King James text, one of them is killed half-way, 4 ranks go on.
+"""The demo: 8 ranks train a small language model on the King James text, one of them is killed, they go on; then 4 ranks go on.
 
     examples/demo.py CONVOY TRAIN_LLAMA TOKENS-PREFIX [--steps 200] [--output runs/demo-...]
 
 1. A run that nobody disturbs, on mesh tp=2 pp=2 dp=2: the reference.
-2. The same once more, which checkpoints while it trains and is traced: a live page, and a report at its end. After half of the
-   steps one rank is killed with SIGKILL, and the tracer says so.
-3. Another mesh, tp=1 pp=4 dp=1, goes on from the newest checkpoint. Its loss curve is the reference's: loss.svg shows both.
+2. The same once more, which checkpoints while it trains and is traced: a live page, and a report at its end. After a third of the
+   steps one rank is killed with SIGKILL: training goes on, and `convoy why` tells how. After two thirds the job is asked to end.
+3. Another mesh, tp=1 pp=4 dp=1, goes on from the newest checkpoint. The loss curve is the reference's: loss.svg shows both.
 """
 import argparse
 import json
@@ -67,21 +67,32 @@ class Demo:
         return self.folder / "reference" / "metrics.jsonl"
 
     def killed(self) -> None:
-        half = self.steps // 2
-        print(f"\n2. Once more, with a checkpoint every {EVERY} steps. After step {half} rank 5 is killed.\n", flush=True)
+        third = self.steps // 3
+        print(f"\n2. Once more, with a checkpoint every {EVERY} steps. After step {third} rank 5 is killed: a spare takes its place.\n", flush=True)
         trace = self.folder / "trace"
         job = subprocess.Popen(self.command("tp=2,pp=2,dp=2", self.folder / "run", "--sequence-parallel", "--no-baseline",
-                                            *self.checkpoint(), launcher=(f"--trace={trace}",)))
+                                            *self.checkpoint(), launcher=("--spares", "1", f"--trace={trace}")))
         metrics = self.folder / "run" / "metrics.jsonl"
-        while job.poll() is None and max(losses(metrics), default=0) < half:
-            time.sleep(0.1)
+        self.await_step(job, metrics, third)
         victim = rank_process(job.pid, 5)
         if not victim:
             sys.exit(f"the run ended before its rank 5 could be killed: exit code {job.wait()}")
         os.kill(victim, signal.SIGKILL)
+        self.await_step(job, metrics, 2 * third)
+        print(f"\nStep {2 * third}: the job is asked to end, as a machine that is taken away would.", flush=True)
+        job.send_signal(signal.SIGTERM)
         job.wait()
         if not (trace / "report.html").exists():
             sys.exit("the run was not traced")
+        print("\n$ convoy why", self.folder / "run", flush=True)
+        subprocess.run([self.convoy, "why", str(self.folder / "run")], check=True)
+
+    @staticmethod
+    def await_step(job: subprocess.Popen, metrics: pathlib.Path, step: int) -> None:
+        while job.poll() is None and max(losses(metrics), default=0) < step:
+            time.sleep(0.1)
+        if job.poll() is not None:
+            sys.exit(f"the run ended before step {step}: exit code {job.returncode}")
 
     def resumed(self, reference: pathlib.Path) -> None:
         print("\n3. Four ranks go on in another mesh: tp=1 pp=4 dp=1\n", flush=True)
@@ -95,7 +106,7 @@ class Demo:
         expected, found = losses(reference), losses(self.folder / "run" / "metrics.jsonl")
         apart = max(abs(expected[step] - found[step]) for step in expected)
         print(f"\nThe interrupted run's loss is that of the undisturbed one in all {len(expected)} steps; largest difference "
-              f"{apart:.1e} (float32 sums in another order).\nBoth curves: {self.folder / 'run' / 'loss.svg'}\nWhere the interrupted run's time went, and why it ended: "
+              f"{apart:.1e} (float32 sums in another order).\nBoth curves: {self.folder / 'run' / 'loss.svg'}\nWhere the interrupted run's time went: "
               f"{self.folder / 'trace' / 'report.html'}")
 
 

@@ -49,7 +49,8 @@ constexpr const char* kFooter = R"(Examples:
       no GPU: 4 ranks on 4 simulated ones, and at the end what the program did wrong
 
 Ctrl-C asks all ranks to end and kills them after the grace time; a second one kills at once.
-When a rank dies, the others are ended within 1 s and its last lines are shown.
+When a rank dies, a process takes its place if the program can go on (docs/recovery.md; `convoy why`
+tells the story); else the others are ended within 1 s and its last lines are shown.
 However the job ends, what ranks have saved is written before `convoy run` returns; Ctrl-C twice gives that up.
 
 Exit codes:

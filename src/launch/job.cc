@@ -403,6 +403,7 @@ void Job::on_signal(int signal) {
 
 void Job::end_ranks(int signal, Nanos grace) {
   ending_ = true;
+  if (crew_ != nullptr) crew_->close();  // else what is ended would be replaced
   signal_ranks(signal);
   loop_->after(grace, [this] { signal_ranks(SIGKILL); });
 }

@@ -7,6 +7,7 @@
 #include <convoy/base/vitals.h>
 #include <convoy/runtime/program.h>
 #include <convoy/runtime/runtime.h>
+#include <convoy/trace/recorder.h>
 
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
@@ -138,8 +139,10 @@ Status Runtime::form_groups(const resilience::Summons& summons, const resilience
   }
   store_ = store;
   if (is_new) {
-    start_trace(environment_);
+    start_trace(environment_, generation_);
     make_groups(prefix);
+  } else {
+    trace::begin_generation(summons.generation);
   }
   std::vector<std::string> sets;
   if (go.has_survivors) {

@@ -50,14 +50,13 @@ void trace_group(const std::string& name, const std::vector<int>& ranks,
 }  // namespace
 
 // A trace that can't be had costs nothing but itself.
-void start_trace(const launch::Environment& environment) {
+void start_trace(const launch::Environment& environment, int generation) {
   const trace::Level level = *trace::level_of(environment.trace);
   if (level == trace::Level::kOff) return;
-  const auto segment =
-      trace::open_recorder({.rank = environment.rank,
-                            .world_size = environment.world_size,
-                            .generation = static_cast<uint64_t>(environment.generation)},
-                           level);
+  const auto segment = trace::open_recorder({.rank = environment.rank,
+                                             .world_size = environment.world_size,
+                                             .generation = static_cast<uint64_t>(generation)},
+                                            level);
   if (!segment.ok()) {
     CONVOY_LOG(Warn) << "nothing is traced: " << segment.status().message();
   }
@@ -102,7 +101,7 @@ Result<std::unique_ptr<Runtime>> Runtime::start(const RuntimeOptions& options) {
   if (runtime->environment_.standby) {
     CONVOY_RETURN_IF_ERROR(runtime->await_place());
   } else {
-    start_trace(runtime->environment_);
+    start_trace(runtime->environment_, runtime->generation_);
     CONVOY_ASSIGN_OR_RETURN(runtime->mesh_, mesh_of(options, runtime->environment_));
     CONVOY_RETURN_IF_ERROR(runtime->choose_device(options.device));
     const Status connected = runtime->connect();

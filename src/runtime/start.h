@@ -10,6 +10,6 @@ namespace convoy::runtime {
 std::string prefix_of(int generation);
 
 // From here on what this rank does is recorded, if the environment wants that.
-void start_trace(const launch::Environment& environment);
+void start_trace(const launch::Environment& environment, int generation);
 
 }  // namespace convoy::runtime

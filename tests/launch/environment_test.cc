@@ -233,6 +233,7 @@ TEST_CASE("describe shows every variable of the contract with its own value") {
                      {"MASTER_PORT", "77"},
                      {"CONVOY_GENERATION", "9"},
                      {"CONVOY_TIMEOUT", "7 s"},
+                     {"CONVOY_STANDBY", "1"},
                      {"CONVOY_TRACE", "details"},
                      {"CONVOY_TRACE_BUDGET", "2%"},
                      {"CONVOY_LOG", "warn"}};

@@ -293,6 +293,11 @@ void NodeCollector::drain(Rank& rank, Time now) {
   for (int i = 0; more && (has_ended || i < kDrainsMax); ++i) {
     Batch batch;
     more = rank.drain->drain(batch, has_ended);
+    if (batch.generation > rank.generation) {  // the same process goes on in another one
+      rank.generation = batch.generation;
+      rank.is_told = false;
+      job_.generation = std::max(job_.generation, batch.generation);
+    }
     events_ += batch.operations.size() + batch.spans.size() + batch.counters.size();
     if (!std::exchange(rank.is_told, true)) {
       batch.host = options_.host;

@@ -45,9 +45,23 @@ RankDrain::RankDrain(std::shared_ptr<Segment> segment, Registry& registry)
   for (uint32_t ring = 0; ring < segment_->rings(); ++ring) readers_.emplace_back(segment_, ring);
 }
 
+// Of the old one nothing is told any more: what had not ended was given up.
+void RankDrain::follow_generation() {
+  const uint64_t generation = segment_->generation();
+  if (generation == generation_) return;
+  generation_ = generation;
+  since_ = segment_->generation_since();
+  for (auto& spans : open_) spans.clear();
+  pending_.clear();
+  ready_.clear();
+  completed_.clear();
+  progress_.clear();
+}
+
 bool RankDrain::drain(Batch& batch, bool has_ended) {
   batch.rank = static_cast<uint32_t>(segment_->rank());
-  batch.generation = segment_->generation();
+  follow_generation();
+  batch.generation = generation_;
   // It begins just now: two anchors tell the clock's rate, and no record is older than the second.
   std::vector<Anchor> anchors = segment_->anchors();
   if (anchors.size() < (has_ended ? 1 : 2)) return false;
@@ -60,6 +74,7 @@ bool RankDrain::drain(Batch& batch, bool has_ended) {
     more |= readers_[ring].read(records_, kReadMax) == kReadMax;
     if (readers_[ring].lost() != lost) open_[ring].clear();  // their ends may be among them
     for (const Record& r : records_) {
+      if (r.time < since_ && r.kind != Kind::kThread) continue;
       // A broken process may have written anything: no sum with it overflows.
       const int64_t time = std::clamp<int64_t>(times.monotonic_ns(r.time), 0, INT64_MAX / 2);
       switch (r.kind) {

@@ -23,6 +23,8 @@ class RankDrain {
   bool drain(Batch& batch, bool has_ended = false);
   // Where the rank stands after the last drain(): all but time, life, exit_code and shed.
   void fill_state(RankState& state) const;
+  // As of the last drain().
+  uint64_t generation() const { return generation_; }
 
  private:
   struct Key {
@@ -49,6 +51,7 @@ class RankDrain {
     SpanEvent event;
   };
 
+  void follow_generation();
   void take_operation(const Record& record, int64_t time);
   void take_completed(int64_t begin, Batch& batch);
   void advance(const Key& key, const Called& called, const Record& record);
@@ -70,6 +73,7 @@ class RankDrain {
   std::map<uint16_t, GroupProgress> progress_;
   std::unordered_map<uint32_t, Called> called_;   // by group << 16 | name
   std::unordered_map<uint16_t, uint32_t> names_;  // interned: Registry::names
+  uint64_t generation_ = 0, since_ = 0;           // since_: in ticks
   uint64_t turn_ = 1;                         // turns that have read all there was, and this one
   uint64_t lost_before_ = 0, lost_turn_ = 0;  // the last turn that found records lost
   uint64_t dropped_ = 0;                      // here, for want of room

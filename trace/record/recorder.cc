@@ -215,6 +215,10 @@ Result<std::shared_ptr<Segment>> open_recorder(const SegmentOptions& options, Le
   return s.segment;
 }
 
+void begin_generation(uint64_t generation) {
+  if (const auto segment = recorder_segment()) segment->begin_generation(generation, ticks());
+}
+
 std::shared_ptr<Segment> recorder_segment() {
   State& s = state();
   const std::lock_guard lock(s.mutex);

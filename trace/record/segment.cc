@@ -141,6 +141,12 @@ Result<std::shared_ptr<Segment>> Segment::create(const SegmentOptions& options) 
   return std::shared_ptr<Segment>(new Segment(std::move(fd), header, bytes, true));
 }
 
+void Segment::begin_generation(uint64_t generation, uint64_t ticks) {
+  CONVOY_CHECK(pid() == ::getpid(), "a generation begins in a process's own segment");
+  header_->generation_since = ticks;
+  header_->generation.store(generation, std::memory_order_release);
+}
+
 Result<std::shared_ptr<Segment>> Segment::open(int fd, bool writable) {
   UniqueFd own(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
   struct stat info {};

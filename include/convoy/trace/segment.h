@@ -68,7 +68,7 @@ Anchor take_anchor();
 namespace layout {
 
 inline constexpr uint64_t kMagic = 0x3143415254564e43;  // "CNVTRAC1"
-inline constexpr uint32_t kVersion = 1;
+inline constexpr uint32_t kVersion = 2;
 inline constexpr uint32_t kNamesMax = 4096;
 inline constexpr uint32_t kNameBytesMax = 64 << 10;  // of all names
 inline constexpr uint32_t kNameLengthMax = 255;
@@ -95,7 +95,8 @@ struct Header {
   int32_t pid = 0;
   int32_t rank = -1;
   int32_t world_size = 0;
-  uint64_t generation = 0;
+  std::atomic<uint64_t> generation{0};
+  std::atomic<uint64_t> generation_since{0};  // ticks; what is older belongs to an earlier one
   std::atomic<uint8_t> level{0};
   std::atomic<uint64_t> unplaced{0};  // records of threads for which there was no ring
   std::atomic<uint32_t> name_count{0};
@@ -156,7 +157,12 @@ class Segment {
   int32_t pid() const { return header_->pid; }
   int32_t rank() const { return header_->rank; }
   int32_t world_size() const { return header_->world_size; }
-  uint64_t generation() const { return header_->generation; }
+  uint64_t generation() const { return header_->generation.load(std::memory_order_acquire); }
+  // When it began, in ticks; 0: with the segment.
+  uint64_t generation_since() const { return header_->generation_since; }
+  // What is recorded from `ticks` on belongs to another generation of the job. CHECKs that the
+  // segment is this process's own.
+  void begin_generation(uint64_t generation, uint64_t ticks);
   uint32_t rings() const { return ring_count_; }
   uint64_t ring_records() const { return ring_records_; }
   Level level() const;
