@@ -82,6 +82,8 @@ Crew::~Crew() {
   if (listener_) loop_.unwatch(listener_.get());
   while (!peers_.empty()) drop(peers_.begin()->first);
   for (const auto& [id, worker] : workers_) unmap_vitals(worker.vitals);
+  std::error_code ignored;
+  std::filesystem::remove_all(options_.run_dir + "/control", ignored);  // of a job that runs
 }
 
 Status Crew::listen() {

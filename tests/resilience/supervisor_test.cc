@@ -225,6 +225,38 @@ TEST_CASE("a dead rank's place is taken by a spare, else by a process that is st
   }
 }
 
+TEST_CASE("many that die at once are one recovery: who lives stays") {
+  const TempFolder folder;
+  Crew crew(folder.path(), 8, 2, 5);
+  crew.settle();
+  for (const int rank : {0, 3, 4, 5, 7}) crew.die(crew.of_rank(rank), kKilled);
+  crew.settle();
+  CHECK(crew.trains());
+  const auto records = read_incidents(folder.path());
+  REQUIRE(records.ok());
+  REQUIRE(records->size() == 1);
+  CHECK(records->front().faults == 5);
+  CHECK(records->front().processes_kept == 3);
+  CHECK(records->front().spares_used == 2);
+  CHECK(records->front().nodes == std::vector<std::string>{"node"});
+}
+
+TEST_CASE("processes that die before they are ready end the job, not go on for ever") {
+  const TempFolder folder;
+  Crew crew(folder.path(), 4, 0, 6);
+  crew.settle();
+  crew.tick();
+  crew.die(crew.of_rank(1), kKilled);
+  int deaths = 0;
+  for (; deaths < 50 && !crew.end; ++deaths) {
+    for (int i = 0; i < 3 && crew.move(); ++i) {
+    }
+    if (const uint64_t id = crew.of_rank(1); id != 0) crew.die(id, kCode(70));
+  }
+  CHECK(crew.end);
+  CHECK(deaths < 20);
+}
+
 TEST_CASE("whatever is killed, whenever, the job comes together again") {
   // Ranks, spares, processes that are not there yet, and supervisors, in the middle of everything.
   for (uint64_t seed = 1; seed <= 200; ++seed) {

@@ -187,6 +187,14 @@ def both_replicas(run: Run) -> dict:
     return {"lost_most": 1}
 
 
+def half_the_ranks(run: Run) -> dict:
+    """4 of 8 at once: the others hold all of the state."""
+    pids = [run.pid(rank) for rank in (0, 2, 5, 7)]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    return {"incidents": 1, "lost": 0, "kept": 4}
+
+
 def all_ranks(run: Run) -> dict:
     """Nobody is left; the agent's memory is."""
     for entry in run.status()["ranks"]:
@@ -217,6 +225,7 @@ FAULTS = {
     supervisor_and_rank: (MESH, ["--spares", "1"], []),
     a_halted_supervisor: (MESH, ["--spares", "1"], []),
     both_replicas: (MESH, ["--spares", "2"], MEMORY),
+    half_the_ranks: ("dp=8", ["--spares", "1"], ["--dropout", "0.1"]),
     all_ranks: (MESH, [], ["--zero", *MEMORY]),
     a_restart: (MESH, [], MEMORY),
 }

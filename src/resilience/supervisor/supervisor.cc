@@ -163,7 +163,10 @@ void Supervisor::ended(const proto::Ended& ended) {
                        : "it was given what can't work, so it is not started again");
   }
   code_ = code_of(ended.wait_status());
-  fault(kind_of(ended), {worker.rank}, what);
+  // Several that were there before die of one cause, or of several: that is no recovery that
+  // failed.
+  const bool is_overtaken = phase_ == Phase::kGathering && !worker.is_new;
+  fault(kind_of(ended), {worker.rank}, what, worker.node, is_overtaken);
 }
 
 void Supervisor::spare_ended(const Worker& worker) {
@@ -310,10 +313,13 @@ void Supervisor::open_incident(const char* kind, const std::vector<int>& ranks,
   event("seen: " + what);
 }
 
-void Supervisor::fault(FaultKind kind, const std::vector<int>& ranks, const std::string& what) {
+void Supervisor::fault(FaultKind kind, const std::vector<int>& ranks, const std::string& what,
+                       int node, bool is_overtaken) {
   open_incident(name_of(kind), ranks, what);
+  if (is_overtaken && !state_.history.empty()) state_.history.back().is_over = true;
   Fault fault{.kind = kind, .step = newest_step(), .at = elapsed_s()};
   std::set<int> blocks, nodes;
+  if (node != kNone) nodes.insert(node);
   for (const int rank : ranks) {
     blocks.insert(block_of(rank));
     if (const Worker* w = of_rank(rank); w != nullptr) nodes.insert(w->node);
@@ -321,7 +327,11 @@ void Supervisor::fault(FaultKind kind, const std::vector<int>& ranks, const std:
   fault.blocks.assign(blocks.begin(), blocks.end());
   const Plan plan = decide(job(), state_.history, fault);
   state_.history.push_back({fault, {nodes.begin(), nodes.end()}, /*is_over=*/false});
-  for (const int node : nodes) incident_->nodes.push_back(nodes_[node].name());
+  for (const int n : nodes) {
+    const std::string& name = nodes_[n].name();
+    auto& told = incident_->nodes;
+    if (std::find(told.begin(), told.end(), name) == told.end()) told.push_back(name);
+  }
   carry_out(plan, ranks);
 }
 
@@ -335,12 +345,13 @@ Job Supervisor::job() const {
   for (int n = 0; n < options_.nodes; ++n) {
     const auto at = nodes_.find(n);
     Node node{.name = at == nodes_.end() ? std::to_string(n) : at->second.name()};
-    node.slots = options_.ranks / options_.nodes / per_block + options_.spares / per_block;
+    // Of a block that spans ranks mostly one is lost, so each spare counts.
+    node.slots = options_.ranks / options_.nodes / per_block + options_.spares;
     int spares = 0;
     for (const auto& [id, w] : workers_) {
       if (w.node == n && w.rank == kNone && w.has_joined) ++spares;
     }
-    node.warm = spares / per_block;
+    node.warm = spares;
     job.nodes.push_back(std::move(node));
   }
   const int ranks_per_node = options_.ranks / options_.nodes;
@@ -388,7 +399,9 @@ void Supervisor::carry_out(const Plan& plan, const std::vector<int>& ranks) {
     if ((w == nullptr && !starting_.contains(rank)) || is_blamed) lost.push_back(rank);
   }
   event("decided: " + std::string(name_of(plan.action)) +
-        (lost.empty() ? "" : " " + names("rank", lost)) + ", expected to take " + expected);
+        (lost.empty() ? "" : " " + names("rank", lost)) +
+        (!plan.moves.empty() && plan.moves.front().is_warm ? " from a spare" : "") +
+        ", expected to take " + expected);
   begin_generation(lost);
 }
 

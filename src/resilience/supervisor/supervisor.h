@@ -80,7 +80,10 @@ class Supervisor {
 
   // see → decide → act.
   void open_incident(const char* kind, const std::vector<int>& ranks, const std::string& what);
-  void fault(FaultKind kind, const std::vector<int>& ranks, const std::string& what);
+  // `node`: where a process was that is not in the books any more. `is_overtaken`: the recovery
+  // that goes on would have brought a step but for this.
+  void fault(FaultKind kind, const std::vector<int>& ranks, const std::string& what,
+             int node = kNone, bool is_overtaken = false);
   Job job() const;
   void carry_out(const Plan& plan, const std::vector<int>& lost);
   void begin_generation(const std::vector<int>& lost);
