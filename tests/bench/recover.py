@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """recover.*: how long a job stands still when workers die, and how many steps are lost; beside torchrun and torchft.
 
-  recover.py --build build/release [--ranks 8] [--kills 6] [--pairs 6] [--seed 1] [--only kill,half,hang,steady]
+  recover.py --build build/release [--ranks 8] [--kills 6] [--pairs 10] [--seed 1] [--only kill,half,hang,steady]
 
 Method: a driver outside of the jobs sends a signal to a worker, at a moment and to a rank (0 too) drawn from the seed, and waits until
 ALL ranks have done their first optimizer step after it. One job runs at a time; jobs of the stacks take turns, with two kills in each.
@@ -12,8 +12,8 @@ checkpoint every 20 steps.
   recover.half    SIGKILL to half of the ranks at once, without spares
   recover.hang    SIGSTOP to one worker, without spares; torchrun has a collective timeout of 20 s (its default is 30 min)
   recover.lost    steps done before the kill that had to be done again
-  recover.steady  what a fault-free job pays for it: its step rate over that with --no-recover; `low` and `high` are the 95 % interval
-                  of the ratio of medians, by drawing the pairs again
+  recover.steady  what a fault-free job pays for it: its median step, and the processor time of the whole job, beside those with
+                  --no-recover; `low` and `high` are the 95 % interval of the ratio of medians, by drawing the pairs again
 
 Clocks: `value` and `peer_value` begin at the driver's kill(). torchrun and torchft end where the last rank's own log has its first
 step of the new round, by the same monotonic clock. train_llama has no such log on every rank, so Convoy's ends where the driver, which
@@ -33,6 +33,7 @@ import json
 import os
 import pathlib
 import random
+import resource
 import signal
 import statistics
 import subprocess
@@ -48,6 +49,7 @@ POLL_S = 0.002
 START_LIMIT_S = 120.0
 RECOVERY_LIMIT_S = 150.0
 KILLS_PER_JOB = 2
+DRAWS = 2000
 WARM_STEPS = 5
 TORCHRUN_TIMEOUT_S = {"kill": 1800, "half": 1800, "hang": 20}
 TORCHFT = "torchft==0.2.0"
@@ -129,14 +131,18 @@ class Convoy:
         return self
 
     def __exit__(self, *_) -> None:
-        end(self.process, signal.SIGINT, 30)
+        if self.process.returncode is None:
+            end(self.process, signal.SIGINT, 30)
         self.errors.close()
 
+    def steps(self) -> list[int]:
+        """That rank 0 has written down since the last look."""
+        steps = [record["step"] for record in map(json.loads, self.metrics.lines()) if "loss" in record]
+        self.step = steps[-1] if steps else self.step
+        return steps
+
     def reaches(self, step: int) -> bool:
-        for line in self.metrics.lines():
-            record = json.loads(line)
-            if "loss" in record:
-                self.step = max(self.step, record["step"])
+        self.steps()
         return self.step >= step
 
     def status(self) -> dict:
@@ -148,7 +154,7 @@ class Convoy:
         return status.get("phase") == "training" and status["spares"] >= self.spares and len(status["ranks"]) == self.bench.ranks
 
     def settle(self) -> None:
-        self.reaches(0)
+        self.steps()
         enough = self.step + WARM_STEPS
         wait_for("first steps", START_LIMIT_S, lambda: self.reaches(enough), self.process)
         wait_for("all ranks and spares", START_LIMIT_S, lambda: self.ready() or time.sleep(0.1), self.process)
@@ -157,14 +163,22 @@ class Convoy:
         self.settle()
         pids = {r["rank"]: r["pid"] for r in self.status()["ranks"]}
         time.sleep(delay_s)
-        self.reaches(0)
+        self.steps()
         self.incidents.lines()
         at, done = strike([pids[rank] for rank in ranks], what), self.step
         line = wait_for("a recovery", RECOVERY_LIMIT_S, self.incidents.lines, self.process)[-1]
         seconds, record = time.monotonic() - at, json.loads(line)
         if not record["survived"]:
             raise Failed(f"no recovery: {record['reason']}")
-        wait_for("two steps after a recovery", RECOVERY_LIMIT_S, lambda: self.reaches(record["resumed"] + 2), self.process)
+        new: list[int] = []
+
+        def second() -> bool:
+            """Steps that the old generation had done may be in the file once more, or not; it can't have got two further."""
+            new.extend(self.steps())
+            resumed = record["resumed"]
+            again = new[new.index(resumed + 1):] if resumed + 1 in new else []
+            return resumed + 2 in again or self.step >= max(resumed, done) + 2
+        wait_for("two steps after a recovery", RECOVERY_LIMIT_S, second, self.process)
         return {"s": seconds, "proved": time.monotonic() - at, "own": record["first_step_s"],
                 "lost": max(0, done - record["resumed"], record["steps_lost"]), "action": record["action"]}
 
@@ -359,23 +373,22 @@ class Bench:
                 process.kill()
                 process.wait()
 
-    def step_s(self, options: tuple, steps: int) -> float:
-        """The median step of a fault-free job."""
+    def fault_free(self, options: tuple, steps: int) -> tuple[float, float]:
+        """The median step, and the processor time of the job."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         with Convoy(self, options=options, checkpoint=False, steps=steps) as job:
             job.process.wait(START_LIMIT_S * 2)
             if job.process.returncode != 0:
                 raise Failed("a fault-free job: " + pathlib.Path(job.folder, "stderr").read_text()[-3000:])
             ends = [r["seconds"] for r in map(json.loads, job.metrics.lines()) if "seconds" in r]
-        return statistics.median(b - a for a, b in zip(ends[WARM_STEPS:], ends[WARM_STEPS + 1:]))
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        step_s = statistics.median(b - a for a, b in zip(ends[WARM_STEPS:], ends[WARM_STEPS + 1:]))
+        return step_s, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    def steady(self, pairs: int, steps: int) -> list[tuple[float, float]]:
-        """Median step with and without recovery, in turn."""
-        took = []
-        for pair in range(pairs):
-            first = self.step_s(("--no-recover",) if pair % 2 else (), steps)
-            second = self.step_s(() if pair % 2 else ("--no-recover",), steps)
-            took.append((second, first) if pair % 2 else (first, second))
-        return took
+    def steady(self, pairs: int, steps: int) -> list[dict[tuple, tuple[float, float]]]:
+        """Jobs with and without recovery, in turn; which is first changes from pair to pair."""
+        turn = [(), ("--no-recover",)]
+        return [{options: self.fault_free(options, steps) for options in (reversed(turn) if pair % 2 else turn)} for pair in range(pairs)]
 
 
 def line(bench: str, case: str, metric: str, value: float, unit: str, **more) -> None:
@@ -398,7 +411,7 @@ def report_faults(bench: Bench, limits: dict[str, tuple[float, str]]) -> None:
             ours, theirs = spread(results), spread(peers)
             case = f"{stack} by {peer}"
             more = {name: value for name, value in ours.items() if name != "value"}
-            more |= {"failed": bench.failures.get((fault, stack), 0), "own_s": round(spread(results, "own")["value"], 4),
+            more |= {"actions": sorted({r["action"] for r in results}), "failed": bench.failures.get((fault, stack), 0), "own_s": round(spread(results, "own")["value"], 4),
                      "proved_s": round(spread(results, "proved")["value"], 4), "peer": peer, "peer_value": round(theirs["value"], 4),
                      "peer_min": theirs["min"], "peer_max": theirs["max"], "peer_n": theirs["n"], "peer_failed": bench.failures.get((fault, peer), 0),
                      "ratio": round(theirs["value"] / ours["value"], 2)}
@@ -413,13 +426,16 @@ def report_faults(bench: Bench, limits: dict[str, tuple[float, str]]) -> None:
                  peer_value=peer_lost["value"], peer_min=peer_lost["min"], peer_max=peer_lost["max"])
 
 
-def report_steady(bench: Bench, pairs: list[tuple[float, float]]) -> None:
-    def ratio(chosen: list[tuple[float, float]]) -> float:  # of rates
-        return statistics.median(b for _, b in chosen) / statistics.median(a for a, _ in chosen)
-    drawn = sorted(ratio(bench.random.choices(pairs, k=len(pairs))) for _ in range(2000))
-    rates = [1 / statistics.median(pair[i] for pair in pairs) for i in (0, 1)]
-    line("recover.steady", f"dp={bench.ranks}", "step_rate", rates[0], "1/s", peer="--no-recover", peer_value=round(rates[1], 4),
-         ratio=round(ratio(pairs), 4), low=round(drawn[50], 4), high=round(drawn[-51], 4), pairs=len(pairs))
+def report_steady(bench: Bench, jobs: list[dict[tuple, tuple[float, float]]]) -> None:
+    for at, metric, unit in ((0, "step", "s"), (1, "processor", "s")):
+        pairs = [(job[()][at], job["--no-recover",][at]) for job in jobs]
+
+        def ratio(chosen: list[tuple[float, float]]) -> float:
+            return statistics.median(b for _, b in chosen) / statistics.median(a for a, _ in chosen)
+        drawn = sorted(ratio(bench.random.choices(pairs, k=len(pairs))) for _ in range(DRAWS))
+        line("recover.steady", f"{metric}, dp={bench.ranks}", metric, statistics.median(a for a, _ in pairs), unit, peer="--no-recover",
+             peer_value=round(statistics.median(b for _, b in pairs), 4), ratio=round(ratio(pairs), 4), low=round(drawn[DRAWS // 40], 4),
+             high=round(drawn[-1 - DRAWS // 40], 4), pairs=len(pairs))
 
 
 def main() -> int:
@@ -427,8 +443,8 @@ def main() -> int:
     parser.add_argument("--build", default="build/release")
     parser.add_argument("--ranks", type=int, default=8)
     parser.add_argument("--kills", type=int, default=6)
-    parser.add_argument("--pairs", type=int, default=6)
-    parser.add_argument("--steps", type=int, default=40, help="of a fault-free job")
+    parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=25, help="of a fault-free job")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", type=lambda text: text.split(","), default=["kill", "half", "hang", "steady"])
     args = parser.parse_args()
@@ -440,13 +456,13 @@ def main() -> int:
             bench.faults("half", max(1, args.kills // 3), victims=args.ranks // 2)
         if "hang" in args.only:
             bench.faults("hang", 1)
-        pairs = bench.steady(args.pairs, args.steps) if "steady" in args.only else [(bench.step_s((), 20),) * 2]
+        jobs = bench.steady(args.pairs, args.steps) if "steady" in args.only else [{(): bench.fault_free((), args.steps)}]
         bench.start_alone()  # files into the page cache
         start = statistics.median(bench.start_alone() for _ in range(3))
-        step = statistics.median(a for a, _ in pairs)
+        step = statistics.median(job[()][0] for job in jobs)
         report_faults(bench, {"spare": (step, "one step"), "respawn": (start, "start of a process, one step")})
         if "steady" in args.only:
-            report_steady(bench, pairs)
+            report_steady(bench, jobs)
     return 1 if any(stack not in ("torchrun", "torchft") for _, stack in bench.failures) else 0
 
 
