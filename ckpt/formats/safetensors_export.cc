@@ -139,10 +139,7 @@ Status write_index(const std::vector<Shard>& shards, const Exported& out,
   }
   json["weight_map"] = where;
   const std::string text = json.dump(2) + "\n";
-  CONVOY_ASSIGN_OR_RETURN(AtomicFile file,
-                          AtomicFile::create(folder + "/" + std::string(kSafetensorsIndexName)));
-  CONVOY_RETURN_IF_ERROR(file.append(std::as_bytes(std::span(text))));
-  return file.commit();
+  return write_file(folder + "/" + std::string(kSafetensorsIndexName), text);
 }
 
 }  // namespace

@@ -123,4 +123,10 @@ Status AtomicFile::commit() {
   return sync_folder(folder_);
 }
 
+Status write_file(const std::string& path, std::string_view text) {
+  CONVOY_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(path));
+  CONVOY_RETURN_IF_ERROR(file.append(std::as_bytes(std::span(text))));
+  return file.commit();
+}
+
 }  // namespace convoy

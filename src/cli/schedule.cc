@@ -61,12 +61,6 @@ std::string to_json(const schedule::Schedule& plan, const schedule::Timeline& ti
   return json.dump();
 }
 
-Status write_file(const std::string& path, const std::string& text) {
-  CONVOY_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(path));
-  CONVOY_RETURN_IF_ERROR(file.append(std::as_bytes(std::span(text))));
-  return file.commit();
-}
-
 Status show(const ScheduleArguments& arguments) {
   CONVOY_ASSIGN_OR_RETURN(const schedule::Schedule plan,
                           schedule::make_schedule(arguments.name, arguments.ranks,

@@ -1,12 +1,12 @@
 // `convoy status`: how a running job is doing, as its supervisor sees it.
 #include "src/cli/commands.h"
+#include "src/cli/runs.h"
 #include <convoy/resilience/ask.h>
 
 #include <nlohmann/json.hpp>
 
 #include <chrono>
 #include <cstdio>
-#include <filesystem>
 #include <memory>
 #include <thread>
 #include <unistd.h>
@@ -54,19 +54,6 @@ std::string text_of(const nlohmann::json& s) {
   return text + line;
 }
 
-std::string newest_job() {
-  std::string newest;
-  std::filesystem::file_time_type at{};
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator("runs", error)) {
-    const auto time = std::filesystem::last_write_time(entry.path() / "control/socket", error);
-    if (error || (!newest.empty() && time <= at)) continue;
-    newest = entry.path().string();
-    at = time;
-  }
-  return newest;
-}
-
 int show(const StatusArguments& a) {
   const auto answer = resilience::ask(a.run_dir, "status");
   if (!answer.ok()) return fail(answer.status());
@@ -83,7 +70,7 @@ int show(const StatusArguments& a) {
 }
 
 int status(StatusArguments a) {
-  if (a.run_dir.empty()) a.run_dir = newest_job();
+  if (a.run_dir.empty()) a.run_dir = newest_run_with("control/socket");
   if (a.run_dir.empty()) {
     return fail({Code::kNotFound, "there is no run under runs/; say which RUN_DIR."});
   }

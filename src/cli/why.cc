@@ -1,9 +1,9 @@
 // `convoy why`: what happened, what was decided, and what it cost.
 #include "src/cli/commands.h"
+#include "src/cli/runs.h"
 #include "src/resilience/incident/incident.h"
 
 #include <cstdio>
-#include <filesystem>
 #include <memory>
 
 namespace convoy::cli {
@@ -24,23 +24,8 @@ struct WhyArguments {
   bool json = false;
 };
 
-// The newest folder under runs/ in which something went wrong.
-std::string newest_run() {
-  std::string newest;
-  std::filesystem::file_time_type at{};
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator("runs", error)) {
-    const auto file = entry.path() / "incidents.jsonl";
-    const auto time = std::filesystem::last_write_time(file, error);
-    if (error || (!newest.empty() && time <= at)) continue;
-    newest = entry.path().string();
-    at = time;
-  }
-  return newest;
-}
-
 int why(WhyArguments a) {
-  if (a.run_dir.empty()) a.run_dir = newest_run();
+  if (a.run_dir.empty()) a.run_dir = newest_run_with("incidents.jsonl");
   if (a.run_dir.empty()) {
     return fail({Code::kNotFound, "no run under runs/ has an incident; say which RUN_DIR."});
   }

@@ -4,6 +4,7 @@
 #include "src/resilience/protocol/protocol.h"
 #include <convoy/base/log.h>
 #include <convoy/base/packet.h>
+#include <convoy/base/process.h>
 #include <convoy/base/socket.h>
 #include <convoy/launch/launcher.h>
 
@@ -48,17 +49,6 @@ const Vitals* map_vitals(int page) {
 
 void unmap_vitals(const Vitals* page) {
   if (page != nullptr) ::munmap(const_cast<Vitals*>(page), sizeof(Vitals));
-}
-
-// By SIGSTOP or a debugger.
-bool is_halted(pid_t pid) {
-  std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
-  std::string text;
-  std::getline(file, text);
-  const size_t name_end = text.rfind(')');
-  if (name_end == std::string::npos || name_end + 2 >= text.size()) return false;
-  const char state = text[name_end + 2];
-  return state == 'T' || state == 't';
 }
 
 }  // namespace

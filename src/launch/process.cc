@@ -225,9 +225,4 @@ size_t end_descendants(Nanos patience, const std::vector<pid_t>& spared) {
   return found.size();
 }
 
-std::string signal_name(int signal) {
-  const char* name = ::sigabbrev_np(signal);
-  return name == nullptr ? "signal " + std::to_string(signal) : std::string("SIG") + name;
-}
-
 }  // namespace convoy::launch

@@ -3,6 +3,7 @@
 #include "src/launch/agent_line.h"
 #include <convoy/base/clock.h>
 #include <convoy/base/fd.h>
+#include <convoy/base/process.h>
 #include <convoy/base/status.h>
 
 #include <functional>
@@ -42,9 +43,6 @@ void reap_adopted(const std::function<bool(pid_t)>& kept);
 // `patience`. Returns how many were there. Blocks until all are gone (a process stuck in the kernel
 // is given up after some seconds).
 size_t end_descendants(Nanos patience, const std::vector<pid_t>& spared = {});
-
-// "SIGSEGV" for 11.
-std::string signal_name(int signal);
 
 // Forks; the child runs `body` with the reading end of a pipe that reaches its end when this
 // process is gone, and exits with the body's code. This process forwards SIGINT, SIGTERM and SIGHUP

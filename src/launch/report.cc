@@ -89,8 +89,7 @@ bool is_success(const RankExit& exit) {
 }
 
 int code_of(const RankExit& exit) {
-  if (WIFSIGNALED(exit.wait_status)) return kExitSignalBase + WTERMSIG(exit.wait_status);
-  return WEXITSTATUS(exit.wait_status);
+  return exit_code_of_wait(exit.wait_status);
 }
 
 std::string how(const RankExit& exit) {

@@ -5,6 +5,7 @@
 #include <convoy/base/clock.h>
 #include <convoy/base/log.h>
 #include <convoy/base/socket.h>
+#include <convoy/base/units.h>
 #include <convoy/ckpt/agent_process.h>
 #include <convoy/ckpt/catalog.h>
 #include <convoy/ckpt/find_nodes.h>
@@ -21,10 +22,6 @@ namespace {
 
 // From the end of training to the last step's being in the folder.
 constexpr Nanos kFinishTimeout = std::chrono::minutes(30);
-
-double seconds_since(TimePoint begin) {
-  return std::chrono::duration<double>(Clock::system().now() - begin).count();
-}
 
 std::string job_name(const launch::Environment& environment) {
   return environment.job_id.empty() ? "convoy" : environment.job_id;

@@ -4,6 +4,7 @@
 #include "src/runtime/store_server.h"
 #include <convoy/base/config.h>
 #include <convoy/base/log.h>
+#include <convoy/base/units.h>
 #include <convoy/base/vitals.h>
 #include <convoy/runtime/program.h>
 #include <convoy/runtime/runtime.h>
@@ -24,10 +25,6 @@ constexpr Nanos kNews = std::chrono::seconds(1);
 constexpr const char* kSetsKey = "sets";
 // A spare waits for as long as the job takes.
 constexpr Nanos kSpareWait = std::chrono::hours(24 * 365);
-
-double seconds_since(TimePoint begin) {
-  return std::chrono::duration<double>(Clock::system().now() - begin).count();
-}
 
 std::vector<uint8_t> bytes_of(const std::string& text) {
   return {text.begin(), text.end()};
@@ -54,8 +51,7 @@ Status Runtime::join_crew() {
             "this process was started to take a failed rank's place, but the program can't go on "
             "without that rank; start it with `convoy run --no-recover`, without --spares"};
   }
-  CONVOY_ASSIGN_OR_RETURN(member_,
-                          resilience::Member::join(environment_.control, environment_.standby));
+  CONVOY_ASSIGN_OR_RETURN(member_, resilience::Member::join(environment_.control));
   return ok_status();
 }
 

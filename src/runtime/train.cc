@@ -2,14 +2,13 @@
 // speaks; what decides how long the run goes on is rank 0's clock, which it tells the others.
 #include "src/runtime/catch_up.h"
 #include "src/runtime/checkpoints.h"
+#include "src/runtime/run_folder.h"
 #include "src/runtime/samples.h"
-#include <convoy/base/atomic_file.h>
 #include <convoy/base/clock.h>
 #include <convoy/base/log.h>
+#include <convoy/base/units.h>
 #include <convoy/base/vitals.h>
 #include <convoy/dataset/tokenizer.h>
-#include <convoy/runtime/loss_curve.h>
-#include <convoy/runtime/metrics.h>
 #include <convoy/runtime/program.h>
 #include <convoy/runtime/progress.h>
 #include <convoy/runtime/train.h>
@@ -22,7 +21,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <filesystem>
 #include <limits>
 #include <memory>
 #include <numbers>
@@ -44,10 +42,6 @@ constexpr int64_t kClockSteps = 10;
 constexpr int64_t kValidations = 8;
 constexpr int64_t kValidationBatches = 4;
 constexpr int64_t kFinalValidationBatches = 16;
-
-double seconds_since(TimePoint begin) {
-  return std::chrono::duration<double>(Clock::system().now() - begin).count();
-}
 
 at::ScalarType scalar_type(const std::string& name) {
   if (name == "float64") return at::kDouble;
@@ -108,94 +102,6 @@ TrainerOptions trainer_options(const TrainOptions& options, const ModelPreset& p
   out.zero = options.zero;
   return out;
 }
-
-Status write_text(const std::string& path, const std::string& text) {
-  CONVOY_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(path));
-  CONVOY_RETURN_IF_ERROR(file.append(std::as_bytes(std::span(text))));
-  return file.commit();
-}
-
-// What the run leaves behind, on rank 0; on other ranks, or without a run folder, nothing.
-class RunFolder {
- public:
-  static Result<RunFolder> open(const std::string& path, const std::string& config) {
-    RunFolder folder;
-    folder.path_ = path;
-    if (path.empty()) return folder;
-    std::error_code error;
-    std::filesystem::create_directories(path, error);
-    if (error) return errno_status("can't make the run folder " + path, error.value());
-    CONVOY_RETURN_IF_ERROR(write_text(path + "/config.json", config));
-    CONVOY_ASSIGN_OR_RETURN(MetricsWriter metrics, MetricsWriter::open(path + "/metrics.jsonl"));
-    folder.metrics_.emplace(std::move(metrics));
-    return folder;
-  }
-
-  Status step(int64_t step, const StepResult& result, int64_t tokens, double rate, double seconds) {
-    training_.emplace_back(step, result.loss);
-    if (!metrics_) return ok_status();
-    return metrics_->write({{"step", step},
-                            {"loss", result.loss},
-                            {"grad_norm", result.grad_norm},
-                            {"lr", result.lr},
-                            {"tokens", tokens},
-                            {"tokens_per_s", rate},
-                            {"seconds", seconds}});
-  }
-  Status validation(int64_t step, double loss) {
-    validation_.emplace_back(step, loss);
-    return write_validation("validation_loss", step, loss);
-  }
-  // The result, from more samples than the points of the curve: no point of it.
-  Status result(int64_t step, double loss) {
-    return write_validation("final_validation_loss", step, loss);
-  }
-  // Training stood still for a checkpoint.
-  Status stalled(int64_t step, double seconds) {
-    if (!metrics_) return ok_status();
-    return metrics_->write({{"step", step}, {"checkpoint_stall_s", seconds}});
-  }
-  // Goes on after `step`: what the folder has up to there belongs to the curve.
-  Status resume(int64_t step, const std::string& mark = "resumed") {
-    if (path_.empty()) return ok_status();
-    CONVOY_ASSIGN_OR_RETURN(training_, points("loss", step));
-    CONVOY_ASSIGN_OR_RETURN(validation_, points("validation_loss", step));
-    marks_.emplace_back(step, mark);
-    return ok_status();
-  }
-  bool has_step(int64_t step) const { return !training_.empty() && training_.back().first >= step; }
-  bool has_validation(int64_t step) const {
-    return !validation_.empty() && validation_.back().first >= step;
-  }
-  // `reference`: metrics of another run to draw beside it; empty: none.
-  Status finish(const std::string& title, const std::string& reference) {
-    if (path_.empty()) return ok_status();
-    std::vector<Curve> curves = {{"training", training_}, {"validation", validation_}};
-    if (!reference.empty()) {
-      CONVOY_ASSIGN_OR_RETURN(const auto values, read_metric(reference, "loss"));
-      curves.push_back({"reference", {values.begin(), values.end()}, /*behind=*/true});
-    }
-    return write_text(path_ + "/loss.svg", loss_curve_svg(title, curves, marks_));
-  }
-
- private:
-  using Points = std::vector<std::pair<int64_t, double>>;
-  Result<Points> points(const std::string& name, int64_t last) const {
-    CONVOY_ASSIGN_OR_RETURN(const auto values, read_metric(path_ + "/metrics.jsonl", name));
-    return Points(values.begin(), values.upper_bound(last));
-  }
-  Status write_validation(const char* name, int64_t step, double loss) {
-    if (!metrics_) return ok_status();
-    return metrics_->write(
-        {{"step", step}, {name, loss}, {"bits_per_byte", loss / std::numbers::ln2}});
-  }
-
-  std::string path_;
-  std::optional<MetricsWriter> metrics_;
-  Points training_;
-  Points validation_;
-  std::vector<std::pair<int64_t, std::string>> marks_;
-};
 
 // One run; the parts of train() share it.
 class Run {

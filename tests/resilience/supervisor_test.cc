@@ -182,7 +182,6 @@ class Crew {
     if (!w.joined) {
       w.joined = true;
       what.mutable_hello()->set_worker(id);
-      what.mutable_hello()->set_standby(true);
     } else if (w.must_get_ready) {
       w.must_get_ready = false;
       what.mutable_ready()->set_generation(w.generation);

@@ -107,10 +107,7 @@ std::string report_html(const Summary& summary, const ReportOptions& options) {
 Status write_report(const std::filesystem::path& stream, const std::filesystem::path& html,
                     const ReportOptions& options) {
   CONVOY_ASSIGN_OR_RETURN(const std::unique_ptr<Replay> replay, replay_stream(stream));
-  const std::string text = report_html(*replay->summary, options);
-  CONVOY_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(html.string()));
-  CONVOY_RETURN_IF_ERROR(file.append(std::as_bytes(std::span(text))));
-  return file.commit();
+  return write_file(html.string(), report_html(*replay->summary, options));
 }
 
 }  // namespace convoy::trace

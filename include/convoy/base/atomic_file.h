@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 
 namespace convoy {
 
@@ -40,5 +41,8 @@ class AtomicFile {
   std::string temporary_;  // the hidden name; empty while the file has none
   uint64_t size_ = 0;
 };
+
+// A whole file in one go.
+Status write_file(const std::string& path, std::string_view text);
 
 }  // namespace convoy

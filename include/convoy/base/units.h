@@ -3,6 +3,7 @@
 #include <convoy/base/clock.h>
 #include <convoy/base/status.h>
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -15,6 +16,14 @@ namespace convoy {
 Result<Nanos> parse_duration(std::string_view what, std::string_view text);
 // "250 ms", "1.5 s", "3 min 20 s", "2 h 5 min".
 std::string format_duration(Nanos duration);
+
+inline double to_seconds(Nanos duration) {
+  return std::chrono::duration<double>(duration).count();
+}
+// By the system's clock.
+inline double seconds_since(TimePoint begin) {
+  return to_seconds(Clock::system().now() - begin);
+}
 
 // "4096", "512MiB", "1.5 GiB": B, KiB, MiB, GiB, TiB; a bare number is bytes. Negative, above 2^62
 // or another unit: kInvalidArgument that names `what`.

@@ -7,7 +7,6 @@
 #include <functional>
 #include <memory>
 #include <string>
-#include <vector>
 
 // A worker's side of recovery: how a process of a job learns that the job goes on in another
 // generation, and takes its place in it.
@@ -53,9 +52,7 @@ struct FirstStep {
 struct Trouble {
   Status status;
   int64_t step = 0;
-  bool is_final = false;     // the program ends with it
-  bool is_corrupt = false;   // what `ranks` hold differs from what others hold
-  std::vector<int> ranks{};  // to blame, as far as this worker can tell
+  bool is_final = false;  // the program ends with it
 };
 
 // The line to the supervisor, through this node's launcher. Also shows this process's vitals()
@@ -63,9 +60,9 @@ struct Trouble {
 // thread. The destructor ends the thread.
 class Member {
  public:
-  // `control` as CONVOY_CONTROL: "SOCKET#NUMBER". `standby`: this process has no rank yet.
+  // `control` as CONVOY_CONTROL: "SOCKET#NUMBER".
   // kUnavailable: nobody listens there; kInvalidArgument.
-  static Result<std::unique_ptr<Member>> join(const std::string& control, bool standby);
+  static Result<std::unique_ptr<Member>> join(const std::string& control);
   ~Member();
 
   // Called on the member's thread as soon as there is a new generation: lets go whatever blocks on

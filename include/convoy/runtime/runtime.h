@@ -27,8 +27,8 @@ struct RuntimeOptions {
   // Let CPU tensors live in memory that the machine's ranks share, so that collectives move them
   // without staging. Switched on only when there are other ranks and the device is the CPU.
   bool shared_tensors = true;
-  // The program can go on when other ranks fail: it calls rejoin() then, and again() where it
-  // begins. Without a launcher that leads it (`convoy run` does) this does nothing.
+  // The program can go on when other ranks fail: it calls rejoin() then. Without a launcher that
+  // leads it (`convoy run` does) this does nothing.
   bool recover = false;
 };
 

@@ -6,11 +6,10 @@
 #include "src/comm/host/futex.h"
 #include <convoy/base/check.h>
 #include <convoy/base/log.h>
+#include <convoy/base/process.h>
 
 #include <algorithm>
-#include <cctype>
 #include <cstring>
-#include <fstream>
 #include <new>
 #include <sched.h>
 
@@ -32,16 +31,6 @@ std::string seconds_text(Nanos time) {
   char text[32];
   std::snprintf(text, sizeof text, s < 10 && s != static_cast<int>(s) ? "%.1f s" : "%.0f s", s);
   return text;
-}
-
-// Whether the process is halted, by SIGSTOP or by a debugger.
-bool is_stopped(pid_t pid) {
-  std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
-  std::string stat;
-  std::getline(file, stat);
-  // The state follows the name, which may hold any character.
-  const size_t name_end = stat.rfind(") ");
-  return name_end != std::string::npos && std::tolower(stat[name_end + 2]) == 't';
 }
 
 }  // namespace
@@ -294,7 +283,7 @@ std::string ShmCore::behind(const std::vector<int>& ranks) const {
     while (!told[r]) {
       told[r] = true;
       const std::string name = "; rank " + std::to_string(global_rank(r));
-      if (peers_[r]->process && is_stopped(pid_of(r))) {
+      if (peers_[r]->process && is_halted(pid_of(r))) {
         text += name + " (pid " + std::to_string(pid_of(r)) + ") is stopped";
         break;
       }

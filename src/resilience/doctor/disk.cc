@@ -2,6 +2,7 @@
 // does it take until bytes are safe. The file has no name where the file system allows that, and
 // else loses it at once, so a check that is killed leaves nothing.
 #include "src/resilience/doctor/checks.h"
+#include <convoy/base/units.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -20,10 +21,6 @@ constexpr int kSyncsMax = 64;
 constexpr double kSyncMax = 0.1;          // seconds; a checkpoint has tens of files
 constexpr double kWriteMin = 20UL << 20;  // bytes a second
 constexpr uint64_t kSpaceKept = 4;        // writes use at most this part of the free space
-
-double seconds_since(TimePoint begin) {
-  return std::chrono::duration<double>(Clock::system().now() - begin).count();
-}
 
 struct Folder {
   const std::string& path;

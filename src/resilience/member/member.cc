@@ -129,7 +129,7 @@ void Member::State::take(const proto::ToWorker& message) {
 
 Member::Member(std::unique_ptr<State> state) : state_(std::move(state)) {}
 
-Result<std::unique_ptr<Member>> Member::join(const std::string& control, bool standby) {
+Result<std::unique_ptr<Member>> Member::join(const std::string& control) {
   CONVOY_ASSIGN_OR_RETURN(const ControlName name, parse(control));
   auto state = std::make_unique<State>();
   CONVOY_ASSIGN_OR_RETURN(state->socket, connect_packets(name.socket));
@@ -139,7 +139,6 @@ Result<std::unique_ptr<Member>> Member::join(const std::string& control, bool st
   proto::FromWorker message;
   message.mutable_hello()->set_version(kProtocolVersion);
   message.mutable_hello()->set_worker(name.worker);
-  message.mutable_hello()->set_standby(standby);
   CONVOY_RETURN_IF_ERROR(send_packet(state->socket.get(), message.SerializeAsString(), page.get()));
   State* own = state.get();
   state->reader = std::thread([own] { own->read_all(); });
@@ -213,8 +212,6 @@ void Member::trouble(uint64_t generation, const Trouble& trouble) {
   told.set_text(trouble.status.message());
   told.set_step(trouble.step);
   told.set_is_final(trouble.is_final);
-  told.set_is_corrupt(trouble.is_corrupt);
-  for (const int rank : trouble.ranks) told.add_ranks(static_cast<uint32_t>(rank));
   state_->say(message);
 }
 

@@ -78,10 +78,7 @@ Status ControlStore::save(const ControlState& s) const {
                                {"respawn", s.costs.respawn},
                                {"replica_load", s.costs.replica_load}}},
                              {"history", std::move(history)}};
-  const std::string text = json.dump(1) + "\n";
-  CONVOY_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(path_));
-  CONVOY_RETURN_IF_ERROR(file.append(std::as_bytes(std::span(text))));
-  return file.commit();
+  return write_file(path_, json.dump(1) + "\n");
 }
 
 }  // namespace convoy::resilience

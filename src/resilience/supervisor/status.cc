@@ -1,19 +1,12 @@
 // What the supervisor answers to operators, as JSON; and what they may ask it to do.
 #include "src/resilience/supervisor/supervisor.h"
+#include <convoy/base/units.h>
 
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
 
 namespace convoy::resilience {
-namespace {
-
-double to_seconds(Nanos time) {
-  return std::chrono::duration<double>(time).count();
-}
-
-}  // namespace
-
 void Supervisor::request(int node, const proto::Request& request) {
   proto::ToNode answer;
   answer.mutable_answer()->set_id(request.id());

@@ -99,10 +99,12 @@ class Supervisor {
 
   // Books.
   Worker* find(uint64_t id);
+  const Worker* of_rank(int rank) const;
   Worker* of_rank(int rank);
   std::vector<Worker*> members();
   std::vector<int> missing(bool Worker::*flag);
   int block_of(int rank) const { return block_of_rank_[static_cast<size_t>(rank)]; }
+  int ranks_per_node() const { return options_.ranks / options_.nodes; }
   int64_t newest_step() const;
   void event(const std::string& text);
   void say(const std::string& text);
@@ -134,5 +136,8 @@ class Supervisor {
   int spare_deaths_ = 0;
   int code_ = 1;  // of the last rank that ended: the job's, should it have to stop
 };
+
+// "rank 3", "ranks 1, 2 and 5".
+std::string names(const char* what, const std::vector<int>& numbers);
 
 }  // namespace convoy::resilience
