@@ -149,11 +149,12 @@ void Tracer::job_is_stopped() {
   job_has_ended();
 }
 
-// One that does not read misses something; the launcher does not wait for it.
+// One that does not read misses something; the launcher does not wait for it. Of one that has died
+// on_exit() tells: the line stays ours to close, since its end is what asks the tracer to end.
 void Tracer::tell(const std::string& line) {
   if (!line_) return;
   const std::string text = line + "\n";
-  if (::write(line_.get(), text.data(), text.size()) < 0 && errno == EPIPE) line_.reset();
+  [[maybe_unused]] const ssize_t written = ::write(line_.get(), text.data(), text.size());
 }
 
 void Tracer::take(std::string_view line, bool is_error) {
