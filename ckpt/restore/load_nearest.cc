@@ -128,20 +128,21 @@ Result<std::vector<Committed>> list_all(std::array<Folder, 2>& folders) {
 
 // "1 STEP" (memory) or "0 0", then rank 0's commits.
 Result<std::string> candidates_text(const Memory& memory, std::array<Folder, 2>& folders,
-                                    bool lists) {
+                                    bool lists, uint64_t step_max) {
   std::ostringstream text;
   text << (memory ? 1 : 0) << ' ' << memory.step();
   if (!lists) return text.str();
   CONVOY_ASSIGN_OR_RETURN(const std::vector<Committed> all, list_all(folders));
   for (const Committed& c : all) {
+    if (c.key.step > step_max) continue;
     text << ' ' << c.folder << ' ' << c.key.step << ' ' << c.key.claim;
   }
   return text.str();
 }
 
 Result<Candidates> agree_on_candidates(const Memory& memory, std::array<Folder, 2>& folders,
-                                       Exchange& exchange) {
-  const Result<std::string> mine = candidates_text(memory, folders, exchange.rank() == 0);
+                                       Exchange& exchange, uint64_t step_max) {
+  const Result<std::string> mine = candidates_text(memory, folders, exchange.rank() == 0, step_max);
   CONVOY_RETURN_IF_ERROR(agree(exchange, mine.status()));
   CONVOY_ASSIGN_OR_RETURN(const auto all, exchange.all_gather(bytes_of(*mine)));
   Candidates out;
@@ -263,12 +264,13 @@ Status agree(Exchange& exchange, const Status& mine) {
 Result<std::optional<NearestStep>> load_nearest(const LoadPlaces& places, const State& wanted,
                                                 Exchange& exchange, const LoadOptions& options) {
   Memory memory = in_memory(places);
+  if (memory.step() > places.step_max) memory = {};
   std::array<Folder, 2> folders;
   folders[0].place = places.folder;
   folders[1].place = places.remote;
   folders[1].tier = Tier::kRemoteDurable;
   CONVOY_ASSIGN_OR_RETURN(const Candidates candidates,
-                          agree_on_candidates(memory, folders, exchange));
+                          agree_on_candidates(memory, folders, exchange, places.step_max));
   if (!candidates.memory && candidates.committed.empty()) return std::optional<NearestStep>();
   Attempts attempts(wanted, exchange);
   NearestStep out;

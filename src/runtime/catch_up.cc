@@ -12,7 +12,7 @@ namespace convoy::runtime {
 namespace {
 
 // A standing, and whether the next step lacks only its update, as numbers of a collective.
-constexpr int64_t kNumbers = 13;
+constexpr int64_t kNumbers = 15;
 using Numbers = std::array<int64_t, kNumbers>;
 
 struct Row {
@@ -35,7 +35,9 @@ Numbers numbers_of(const Row& row) {
           static_cast<int64_t>(s.position.samples),
           static_cast<int64_t>(s.position.seed),
           static_cast<int64_t>(s.position.epoch),
-          static_cast<int64_t>(s.position.offset)};
+          static_cast<int64_t>(s.position.offset),
+          s.is_sound ? 1 : 0,
+          s.trusted};
 }
 
 Row row_of(const int64_t* n) {
@@ -53,6 +55,8 @@ Row row_of(const int64_t* n) {
   s.position.seed = static_cast<uint64_t>(n[10]);
   s.position.epoch = static_cast<uint64_t>(n[11]);
   s.position.offset = static_cast<uint64_t>(n[12]);
+  s.is_sound = n[13] != 0;
+  s.trusted = n[14];
   return row;
 }
 
@@ -111,7 +115,7 @@ CaughtUp catch_up(Runtime& runtime, Trainer& trainer, const Standing& mine,
     if (!out.now.is_valid || row.standing.steps > out.now.steps) out.now = row.standing;
   }
   if (!out.now.is_valid) return out;
-  int64_t after = out.now.steps;
+  int64_t after = out.now.steps, trusted = INT64_MAX;
   bool any_lacks = false;
   for (Row& row : rows) {
     if (!row.standing.is_valid) {
@@ -119,12 +123,15 @@ CaughtUp catch_up(Runtime& runtime, Trainer& trainer, const Standing& mine,
       continue;
     }
     after = std::min(after, row.standing.after);
+    trusted = std::min(trusted, row.standing.trusted);
     out.now.elapsed = std::max(out.now.elapsed, row.standing.elapsed);
     const bool can_finish = row.standing.steps + 1 == out.now.steps && row.has_gradients;
-    if (row.standing.steps != out.now.steps && !can_finish) row.standing.is_valid = false;
+    const bool is_behind = row.standing.steps != out.now.steps && !can_finish;
+    if (is_behind || !row.standing.is_sound) row.standing.is_valid = false;
     any_lacks = any_lacks || !row.standing.is_valid;
   }
   out.now.after = after;
+  out.now.trusted = trusted;
   // A sharded optimizer's parts have no replicas.
   const auto from =
       trainer.is_sharded() && any_lacks ? std::nullopt : sources(runtime.mesh(), rows);

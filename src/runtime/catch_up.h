@@ -14,6 +14,8 @@ namespace convoy::runtime {
 // How far a rank's training has come; what ranks of a new generation compare.
 struct Standing {
   bool is_valid = false;           // false: a newcomer, who knows nothing
+  bool is_sound = true;            // false: its parameters are not to be trusted
+  int64_t trusted = INT64_MAX;     // newer states than after this step may be wrong everywhere
   int64_t steps = 0;               // done
   int64_t after = 0;               // the newest step whose validation and save are done, too
   int64_t total = 0;               // steps of the run
@@ -34,8 +36,8 @@ struct CaughtUp {
 // Whoever lacks only the update makes it, from the norm that the others know; whoever lacks more
 // takes the state of a data-parallel replica. (Who has done step n has proof that all ranks had the
 // gradients of step n, so one of the two is always possible unless a part of the model has died
-// with all its replicas.) `before_update` is called before parameters change. Collective over the
-// world.
+// with all its replicas.) Whose parameters are not sound does so, too. `before_update` is called
+// before parameters change. Collective over the world.
 CaughtUp catch_up(Runtime& runtime, Trainer& trainer, const Standing& mine,
                   const std::function<void()>& before_update);
 

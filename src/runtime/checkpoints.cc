@@ -179,12 +179,15 @@ ckpt::TensorState Checkpoints::add_position(ckpt::TensorState state) const {
   return state;
 }
 
-Result<int64_t> Checkpoints::resume(Trainer& trainer, Samples& samples) {
+Result<int64_t> Checkpoints::resume(Trainer& trainer, Samples& samples, int64_t step_max) {
+  last_ = 0;
   if (checkpointer_ == nullptr) return 0;
+  ckpt::LoadPlaces places = places_;
+  places.step_max = static_cast<uint64_t>(step_max);
   const TimePoint begin = Clock::system().now();
   CONVOY_ASSIGN_OR_RETURN(
       const std::optional<ckpt::NearestStep> from,
-      ckpt::load_nearest(places_, add_position(trainer.state_to_load()), *exchange_));
+      ckpt::load_nearest(places, add_position(trainer.state_to_load()), *exchange_));
   if (from) {
     trainer.restored();
     const auto* n = position_.const_data_ptr<int64_t>();

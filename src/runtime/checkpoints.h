@@ -25,7 +25,7 @@ class Checkpoints {
   // Goes on from the newest step that memory, folder or store have; the number of steps that are
   // done then, 0 if there are none. Collective. kMismatch: made from other data or with another
   // seed.
-  Result<int64_t> resume(Trainer& trainer, Samples& samples);
+  Result<int64_t> resume(Trainer& trainer, Samples& samples, int64_t step_max = INT64_MAX);
   // How the run began, for people: "resumed from step 120 of ...". Empty: from the start.
   const std::string& story() const { return story_; }
 

@@ -180,6 +180,15 @@ void Runtime::stepped(int64_t step) {
   member_->running(static_cast<uint64_t>(generation_), first_step_);
 }
 
+void Runtime::report_corruption(const std::string& what, const std::vector<int>& wrong,
+                                int64_t step) {
+  if (member_ == nullptr) return;
+  resilience::Trouble told{.status = Status(Code::kDataLoss, what), .step = step};
+  told.is_corruption = true;
+  told.wrong = wrong;
+  member_->trouble(static_cast<uint64_t>(generation_), told);
+}
+
 void Runtime::give_up(const Status& why, int64_t step) {
   if (member_ == nullptr) return;
   member_->trouble(static_cast<uint64_t>(generation_),

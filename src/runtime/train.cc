@@ -2,8 +2,10 @@
 // speaks; what decides how long the run goes on is rank 0's clock, which it tells the others.
 #include "src/runtime/catch_up.h"
 #include "src/runtime/checkpoints.h"
+#include "src/runtime/replica_check.h"
 #include "src/runtime/run_folder.h"
 #include "src/runtime/samples.h"
+#include "src/runtime/train_setup.h"
 #include <convoy/base/clock.h>
 #include <convoy/base/log.h>
 #include <convoy/base/units.h>
@@ -43,64 +45,13 @@ constexpr int64_t kValidations = 8;
 constexpr int64_t kValidationBatches = 4;
 constexpr int64_t kFinalValidationBatches = 16;
 
-at::ScalarType scalar_type(const std::string& name) {
-  if (name == "float64") return at::kDouble;
-  return name == "bfloat16" ? at::kBFloat16 : at::kFloat;
-}
+// So many times the norm of the step before is reason to look. (Ranks that have just come know no
+// other step than that one, and all must look.)
+constexpr double kOutlier = 20;
 
-model::Recompute recompute_of(const std::string& name) {
-  if (name == "full") return model::Recompute::kFull;
-  return name == "selective" ? model::Recompute::kSelective : model::Recompute::kNone;
-}
-
-// As many micro-batches as the pipeline has stages, or the nearest number below that divides a
-// rank's sequences: more of them would only make the pieces smaller.
-int default_microbatches(int64_t rows, int pp) {
-  int count = static_cast<int>(std::clamp<int64_t>(rows, 1, pp));
-  while (rows % count != 0) --count;
-  return count;
-}
-
-ModelPreset preset_of(const TrainOptions& options) {
-  ModelPreset preset = model_preset(options.config).value();
-  if (options.batch > 0) preset.batch = options.batch;
-  if (options.sequence > 0) preset.sequence = options.sequence;
-  if (options.steps > 0) preset.steps = options.steps;
-  if (options.lr > 0) preset.lr = options.lr;
-  return preset;
-}
-
-TrainerOptions trainer_options(const TrainOptions& options, const ModelPreset& preset,
-                               int64_t vocabulary, const Runtime& runtime) {
-  TrainerOptions out;
-  const Mesh& mesh = runtime.mesh();
-  out.model = {.layers = preset.layers,
-               .hidden = preset.hidden,
-               .heads = preset.heads,
-               .kv_heads = preset.kv_heads,
-               .ffn = preset.ffn,
-               .vocab = vocabulary,
-               .seq = preset.sequence,
-               .dropout = options.dropout};
-  out.llama.dtype = scalar_type(options.dtype);
-  out.llama.device = runtime.device();
-  out.llama.seed = options.seed;
-  out.llama.sequence_parallel = options.sequence_parallel;
-  out.llama.recompute = recompute_of(options.recompute);
-  out.schedule = options.schedule;
-  out.chunks = options.schedule == "interleaved" ? options.chunks : 1;
-  out.batch = preset.batch;
-  out.microbatches = options.microbatches > 0
-                         ? options.microbatches
-                         : default_microbatches(preset.batch / mesh.size("dp"), mesh.size("pp"));
-  out.adamw.weight_decay = options.weight_decay;
-  out.lr = {.peak = preset.lr,
-            .floor = preset.lr / 10,
-            .warmup_steps = std::min<int64_t>(preset.steps / 10, 50),
-            .total_steps = preset.steps};
-  out.clip = options.clip;
-  out.zero = options.zero;
-  return out;
+bool looks_wrong(const StepResult& now, const StepResult& before) {
+  if (!std::isfinite(now.loss + now.grad_norm)) return true;
+  return before.grad_norm > 0 && now.grad_norm > kOutlier * before.grad_norm;
 }
 
 // One run; the parts of train() share it.
@@ -115,7 +66,8 @@ class Run {
         folder_(std::move(folder)),
         trainer_options_(trainer),
         dp_rank_(runtime.mesh().coordinate(runtime.rank(), "dp")),
-        dp_size_(runtime.mesh().size("dp")) {}
+        dp_size_(runtime.mesh().size("dp")),
+        replicas_(runtime.mesh(), runtime.rank(), trainer.zero ? 0 : options.check_replicas) {}
 
   Status run();
 
@@ -127,11 +79,16 @@ class Run {
   Status resume();
   Status rejoin(const Status& why);
   Status come_together();
+  Status take_place(const CaughtUp& caught);
   Status join_run(const Standing& run, const char* mark);
   Status go_back(const Standing& run);
   Status work();
   Status train_steps();
   Status one_step();
+  Status gradients(const at::Tensor& batch);
+  Status repeat(const at::Tensor& batch, const StepResult& before);
+  std::vector<at::Tensor> replica_state();
+  Status replicas_differ(const std::vector<double>& sums);
   Status after_step();
   Status record(double rate);
   void show(Progress* progress, double took);
@@ -167,6 +124,9 @@ class Run {
   dataset::SamplerState position_;        // behind the last step
   dataset::SamplerState first_position_;  // of the whole run
   StepResult last_;
+  ReplicaCheck replicas_;
+  bool is_sound_ = true;         // else this rank's parameters are not to be trusted …
+  int64_t trusted_ = INT64_MAX;  // … nor any rank's newer ones than after this step
 };
 
 // How fast rank 0 trains the same model on the same batches alone, in tokens/s of its median step.
@@ -251,7 +211,7 @@ Status Run::one_step() {
   CONVOY_RETURN_IF_ERROR(samples_.go_to(position_));  // where a step that failed had begun
   CONVOY_ASSIGN_OR_RETURN(const at::Tensor batch, samples_.next(preset_.batch, dp_rank_, dp_size_));
   data.reset();
-  last_ = trainer_->forward_backward(batch);
+  CONVOY_RETURN_IF_ERROR(gradients(batch));
   const double stalled = checkpoints_->before_update();
   if (speaks() && stalled > 0) {
     CONVOY_RETURN_IF_ERROR(folder_.stalled(trainer_->steps_done(), stalled));
@@ -260,6 +220,56 @@ Status Run::one_step() {
   position_ = samples_.position();
   ++steps_;
   return ok_status();
+}
+
+// Until it is clear that the update may be made.
+Status Run::gradients(const at::Tensor& batch) {
+  std::vector<double> sums = replicas_.numbers(steps_, replica_state());
+  const StepResult before = std::exchange(last_, trainer_->forward_backward(batch, &sums));
+  if (replicas_.differs(sums)) {
+    last_ = before;
+    return replicas_differ(sums);
+  }
+  if (const auto answer = replicas_.answer()) {
+    CONVOY_LOG(Warn) << *answer;
+  }
+  return looks_wrong(last_, before) ? repeat(batch, before) : ok_status();
+}
+
+// All ranks see the same values. What the program does it does again; what hardware does, mostly
+// not, or not to all replicas.
+Status Run::repeat(const at::Tensor& batch, const StepResult& before) {
+  const StepResult first = last_;
+  std::vector<double> sums = replicas_.numbers_of_all(steps_, replica_state());
+  last_ = trainer_->forward_backward(batch, &sums);
+  if (replicas_.differs(sums)) {
+    last_ = before;
+    return replicas_differ(sums);
+  }
+  if (looks_wrong(first, before) && !looks_wrong(last_, before) && speaks()) {
+    CONVOY_LOG(Warn) << "step " << steps_ + 1 << " gave loss " << first.loss << ", gradient norm "
+                     << first.grad_norm << ", and " << last_.loss << ", " << last_.grad_norm
+                     << " when it was repeated: some rank's hardware has failed once (`convoy "
+                        "doctor`)";
+  }
+  return ok_status();
+}
+
+std::vector<at::Tensor> Run::replica_state() {
+  return replicas_.is_on() ? trainer_->replica_state() : std::vector<at::Tensor>();
+}
+
+Status Run::replicas_differ(const std::vector<double>& sums) {
+  if (!replicas_.own_differs(sums)) {
+    return {Code::kAborted,
+            "replicas of another part of the model differ after step " + std::to_string(steps_)};
+  }
+  const ReplicaCheck::Finding found = replicas_.compare(runtime_.group("dp"));
+  is_sound_ = !found.is_wrong;
+  // All of it was equal so many steps ago.
+  if (found.wrong.empty()) trusted_ = std::max<int64_t>(0, steps_ - replicas_.pieces());
+  runtime_.report_corruption(found.text, found.wrong, steps_);
+  return {runtime_.can_recover() ? Code::kAborted : Code::kDataLoss, found.text};
 }
 
 Status Run::save(int64_t step, bool is_last) {
@@ -366,6 +376,9 @@ void Run::report(double validation_loss) {
 void Run::make_trainer() {
   trainer_.reset();  // its memory first
   trainer_ = std::make_unique<Trainer>(trainer_options_, runtime_.groups());
+  const at::Tensor first = trainer_->buckets().buckets().front().params;
+  vitals().parameters = reinterpret_cast<uint64_t>(first.data_ptr());
+  vitals().parameter_bytes = first.nbytes();
 }
 
 // All ranks together, none of which has trained yet.
@@ -385,6 +398,8 @@ Status Run::begin() {
 Standing Run::standing() const {
   Standing s;
   s.is_valid = has_begun_;
+  s.is_sound = is_sound_;
+  s.trusted = trusted_;
   s.steps = steps_;
   s.after = after_;
   s.total = total_;
@@ -404,7 +419,17 @@ Status Run::come_together() {
   if (!checkpoints_) {
     CONVOY_ASSIGN_OR_RETURN(checkpoints_, Checkpoints::open(options_, runtime_, /*alone=*/true));
   }
-  if (!caught.is_whole) return go_back(caught.now);
+  if (!caught.is_whole) {
+    CONVOY_RETURN_IF_ERROR(go_back(caught.now));
+  } else {
+    CONVOY_RETURN_IF_ERROR(take_place(caught));
+  }
+  is_sound_ = true;
+  trusted_ = INT64_MAX;
+  return ok_status();
+}
+
+Status Run::take_place(const CaughtUp& caught) {
   steps_ = caught.now.steps;
   after_ = caught.now.after;
   last_ = caught.now.last;
@@ -432,7 +457,7 @@ Status Run::go_back(const Standing& run) {
   make_trainer();
   last_ = {};
   CONVOY_RETURN_IF_ERROR(samples_.go_to(first_position_));
-  CONVOY_ASSIGN_OR_RETURN(steps_, checkpoints_->resume(*trainer_, samples_));
+  CONVOY_ASSIGN_OR_RETURN(steps_, checkpoints_->resume(*trainer_, samples_, run.trusted));
   after_ = steps_;
   position_ = samples_.position();
   const bool is_new = !has_begun_;

@@ -59,6 +59,10 @@ void describe_run(CLI::App& app, TrainOptions& o) {
       ->check(CLI::Range(0.0, 10.0));
   app.add_option("--prompt", o.prompt, "how the generated text begins");
   app.add_flag("--json", o.json, "print the result as one JSON line, and no progress");
+  app.add_option(
+         "--check-replicas", o.check_replicas,
+         "compare a piece of all data-parallel replicas in each step, all in so many; 0: never")
+      ->check(CLI::Range(0, 100000));
   app.add_flag("!--no-baseline", o.measure_one, "don't measure the rate of one process first");
 }
 

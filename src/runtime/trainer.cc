@@ -153,7 +153,7 @@ double Trainer::local_loss(const std::vector<at::Tensor>& losses) const {
   return sum;
 }
 
-StepResult Trainer::forward_backward(const at::Tensor& samples) {
+StepResult Trainer::forward_backward(const at::Tensor& samples, std::vector<double>* also) {
   TORCH_CHECK(samples.dim() == 2 && samples.size(0) == rows_per_rank(), "a step takes ",
               rows_per_rank(), " sequences on each data-parallel rank, not ", samples.sizes());
   const int64_t seq = samples.size(1) - 1;
@@ -166,9 +166,11 @@ StepResult Trainer::forward_backward(const at::Tensor& samples) {
   buckets_->finish();
   has_gradients_ = !is_sharded();
   std::vector<double> sums = {local_loss(losses)};
+  if (also != nullptr) sums.insert(sums.end(), also->begin(), also->end());
   StepResult result;
   result.grad_norm = buckets_->grad_norm(&sums);
   result.loss = sums[0];
+  if (also != nullptr) std::copy(sums.begin() + 1, sums.end(), also->begin());
   return result;
 }
 

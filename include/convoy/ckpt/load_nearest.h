@@ -23,6 +23,8 @@ struct LoadPlaces {
   std::string coordinator = {};
   uint64_t generation = 0;  // of the workers that load
   ClusterListen tls = {};   // its PEM files
+  // Newer steps are not looked at, wherever they are. The same on all ranks.
+  uint64_t step_max = UINT64_MAX;
 };
 
 // What suits loads from there: reads of an object store wait for its latency, so it gets more

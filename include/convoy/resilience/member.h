@@ -53,6 +53,9 @@ struct Trouble {
   Status status;
   int64_t step = 0;
   bool is_final = false;  // the program ends with it
+  // Replicas differ: these ranks hold wrong values; none: nobody can tell who does.
+  bool is_corruption = false;
+  std::vector<int> wrong{};
 };
 
 // The line to the supervisor, through this node's launcher. Also shows this process's vitals()

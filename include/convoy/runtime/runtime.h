@@ -71,6 +71,8 @@ class Runtime {
 
   // Whether rejoin() can succeed.
   bool can_recover() const { return member_ != nullptr; }
+  // Tells the supervisor, if there is one, that replicas differ; `wrong`: ranks, if that is known.
+  void report_corruption(const std::string& what, const std::vector<int>& wrong, int64_t step);
   // Whether this process has come into a job that was under way, to take a failed rank's place: its
   // state is to be had from the others.
   bool is_newcomer() const { return is_newcomer_; }

@@ -64,6 +64,8 @@ struct TrainOptions {
   std::string prompt = "And God said";
   bool json = false;        // the result as one JSON line on stdout, no progress line
   bool measure_one = true;  // measure the rate of one process first
+  // Replicas are compared piece by piece, all of them in so many steps; 0: never.
+  int64_t check_replicas = 16;
 };
 
 // The shape and the defaults behind a --config name.

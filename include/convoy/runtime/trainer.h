@@ -62,7 +62,8 @@ class Trainer {
   StepResult step(const at::Tensor& samples);
   // The two halves of step(): until the gradients are there, which changes no parameter; then the
   // update from them.
-  StepResult forward_backward(const at::Tensor& samples);
+  // `also`: numbers of this rank that become their sums over the world, with the norm's collective.
+  StepResult forward_backward(const at::Tensor& samples, std::vector<double>* also = nullptr);
   void update(StepResult& result);
   // Whether forward_backward() has come so far that the gradients are the whole batch's, and no
   // update followed: update() with the loss and norm that another rank knows completes the step

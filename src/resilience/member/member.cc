@@ -212,6 +212,8 @@ void Member::trouble(uint64_t generation, const Trouble& trouble) {
   told.set_text(trouble.status.message());
   told.set_step(trouble.step);
   told.set_is_final(trouble.is_final);
+  told.set_is_corruption(trouble.is_corruption);
+  for (const int rank : trouble.wrong) told.add_wrong(rank);
   state_->say(message);
 }
 

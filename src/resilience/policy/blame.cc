@@ -61,6 +61,11 @@ std::string program_to_blame(const History& history, const Fault& fault) {
     const bool again = in_this_step([](FaultKind k) { return k == FaultKind::kNonFinite; }) > 0;
     return again ? "the loss is not finite, again in step " + step + " after it was repeated" : "";
   }
+  const auto is_corruption = [](FaultKind k) { return k == FaultKind::kCorruption; };
+  if (is_corruption(fault.kind) && in_this_step(is_corruption) + 1 >= kSameStepMax) {
+    return "replicas differ after step " + step + " for the " + std::to_string(kSameStepMax) +
+           "rd time: the program does not treat them alike";
+  }
   if (!ends_processes(fault.kind) || in_this_step(ends_processes) + 1 < kSameStepMax) return "";
   return "processes ended in step " + step + " for the " + std::to_string(kSameStepMax) +
          "rd time, wherever they ran";

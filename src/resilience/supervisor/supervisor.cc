@@ -208,10 +208,20 @@ void Supervisor::running(Worker& worker, const proto::Running& running) {
 void Supervisor::trouble(Worker& worker, const proto::Trouble& trouble) {
   worker.last_words = trouble.text();
   if (trouble.generation() != state_.generation || trouble.is_final()) return;
+  if (trouble.is_corruption()) return corruption(trouble);
   const std::string who = "rank " + std::to_string(worker.rank);
   const auto code = static_cast<Code>(trouble.code());
   const FaultKind kind = code == Code::kMismatch ? FaultKind::kMismatch : FaultKind::kNetwork;
   fault(kind, {}, who + " reports: " + trouble.text());
+}
+
+// All replicas tell; the first one's word begins a generation, for which the others' come too late.
+void Supervisor::corruption(const proto::Trouble& trouble) {
+  std::vector<int> wrong;
+  for (const int rank : trouble.wrong()) {
+    if (rank >= 0 && rank < options_.ranks) wrong.push_back(rank);
+  }
+  fault(FaultKind::kCorruption, wrong, trouble.text());
 }
 
 void Supervisor::vitals(const proto::Vitals& told) {

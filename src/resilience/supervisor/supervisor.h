@@ -74,6 +74,7 @@ class Supervisor {
   void ready(Worker& worker, const proto::Ready& ready);
   void running(Worker& worker, const proto::Running& running);
   void trouble(Worker& worker, const proto::Trouble& trouble);
+  void corruption(const proto::Trouble& trouble);
   void vitals(const proto::Vitals& vitals);
   void request(int node, const proto::Request& request);
   void spare_ended(const Worker& worker);
