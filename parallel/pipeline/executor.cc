@@ -44,6 +44,10 @@ Executor::Executor(comm::Group pp, std::vector<StageFunction> chunks)
       trace_backward_(trace::intern(trace::names::kBackward)),
       trace_await_(trace::intern(trace::names::kAwaitStage)) {
   CONVOY_CHECK(!chunks_.empty(), "a pipeline rank computes at least one chunk");
+  connect();
+}
+
+void Executor::connect() const {
   connect_neighbours(pp_);
 }
 

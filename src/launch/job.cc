@@ -124,10 +124,10 @@ Status Job::start() {
   return ok_status();
 }
 
-// Recovery is for the ranks of one machine so far, and a rehearsal's summary for one set of ranks.
+// Recovery is for the ranks of one machine so far.
 Status Job::lead_crew() {
   const LaunchOptions& o = plan_.options;
-  if (!o.recover || o.agent_program.empty() || o.nodes > 1 || o.rehearsal) return ok_status();
+  if (!o.recover || o.agent_program.empty() || o.nodes > 1) return ok_status();
   CONVOY_ASSIGN_OR_RETURN(
       crew_, Crew::create({.program = o.agent_program,
                            .environment = plan_.inherited,
@@ -215,25 +215,32 @@ std::vector<std::string> Job::rank_environment(int rank, uint64_t worker, bool s
   if (o.tracing) std::erase_if(values, [](const auto& v) { return v == kRecordsNothing; });
   for (const auto& [name, value] : o.environment) values[name] = value;
   if (o.rehearsal) {
-    add_rehearsal(*o.rehearsal, plan.preloaded, report_folder(plan.run_dir, global), &values);
+    add_rehearsal(*o.rehearsal, plan.preloaded, reports_of(rank, worker), &values);
   }
   std::vector<std::string> result;
   for (const auto& [name, value] : values) result.push_back(name + "=" + value);
   return result;
 }
 
+// Of a rehearsal. A spare has no rank yet.
+std::string Job::reports_of(int rank, uint64_t worker) const {
+  if (rank != kNoRank) return report_folder(plan_.run_dir, rank);
+  return plan_.run_dir + "/rehearsal/spare_" + number(static_cast<int64_t>(worker));
+}
+
 Status Job::start_rank(int rank, bool standby) {
+  const uint64_t worker = ranks_.size() + 1;
   const std::string name = rank == kNoRank ? "spare" : "rank_" + number(rank);
   CONVOY_ASSIGN_OR_RETURN(RankLog log, RankLog::open(plan_.run_dir + "/logs/" + name + ".log"));
   if (plan_.options.rehearsal) {
-    CONVOY_RETURN_IF_ERROR(make_report_folder(plan_.run_dir, rank));
+    CONVOY_RETURN_IF_ERROR(make_report_folder(reports_of(rank, worker)));
   }
-  const uint64_t worker = ranks_.size() + 1;
   CONVOY_ASSIGN_OR_RETURN(Child child, spawn(plan_.path, plan_.options.program,
                                              rank_environment(rank, worker, standby)));
   if (crew_ != nullptr) crew_->started(worker, rank, child.pid);
   ranks_.push_back(std::make_unique<Rank>(
       Rank{worker, rank, std::move(child), std::move(log), LineSplitter(), LineSplitter(), {}}));
+  ranks_.back()->reports = reports_of(rank, worker);
   ++running_;
   if (tracer_ != nullptr) tracer_->watch(ranks_.back()->child.pid);
   return watch(*ranks_.back());
@@ -312,7 +319,8 @@ void Job::on_exit(Rank& rank) {
                        .was_asked = ending_,
                        .was_halted = rank.halted,
                        .at = Clock::system().now() - started_at_,
-                       .log = rank.log.path()};
+                       .log = rank.log.path(),
+                       .reports = rank.reports};
   --running_;
   const bool survived = is_survived(rank);
   const bool is_cause = !is_success(*rank.exit) && !ending_ && !survived;
@@ -512,7 +520,11 @@ void Job::finish_trace() {
 void Job::report_rehearsal(int* code) {
   const std::vector<RankExit> exits = last_exits();
   const Rehearsal& rehearsal = *plan_.options.rehearsal;
-  const RehearsalSummary summary = summarize_rehearsal(plan_.run_dir, exits);
+  const bool recovered = crew_ != nullptr && cause_ == nullptr &&
+                         std::any_of(ranks_.begin(), ranks_.end(), [](const auto& rank) {
+                           return rank->rank != kNoRank && rank->exit && !is_success(*rank->exit);
+                         });
+  const RehearsalSummary summary = summarize_rehearsal(plan_.run_dir, exits, recovered);
   terminal_.say(rehearsal_text(rehearsal, summary, plan_.run_dir));
   if (plan_.options.json) terminal_.event(rehearsal_event(rehearsal, summary));
   if (*code == kExitOk && !summary.findings.empty()) *code = kExitFindings;

@@ -38,11 +38,13 @@ class Job {
     std::optional<RankExit> exit;
     bool halted = false;       // see RankExit::was_halted
     bool is_replaced = false;  // the job goes on without it
+    std::string reports{};     // see RankExit::reports
   };
 
   Status start();
   Status listen_for_agent();
   Status lead_crew();
+  std::string reports_of(int rank, uint64_t worker) const;
   std::vector<std::string> rank_environment(int rank, uint64_t worker, bool standby) const;
   // Starts a process for the rank (kNoRank: a spare); `standby`: a generation that goes on waits
   // for it.

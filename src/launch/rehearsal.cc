@@ -83,11 +83,10 @@ std::string report_folder(const std::string& run_dir, int rank) {
   return run_dir + "/rehearsal/rank_" + std::to_string(rank);
 }
 
-Status make_report_folder(const std::string& run_dir, int rank) {
-  const fs::path folder = report_folder(run_dir, rank);
+Status make_report_folder(const std::string& folder) {
   std::error_code error;
   fs::create_directories(folder, error);
-  if (error) return {Code::kUnavailable, folder.string() + " can't be made: " + error.message()};
+  if (error) return {Code::kUnavailable, folder + " can't be made: " + error.message()};
   for (const auto& entry : fs::directory_iterator(folder, error)) {
     if (entry.path().extension() == ".json") fs::remove(entry.path(), error);
   }

@@ -24,7 +24,7 @@ Result<std::vector<std::string>> standin_libraries();
 // The folder of a rank's reports, one file for each of its processes.
 std::string report_folder(const std::string& run_dir, int rank);
 // Makes it, without reports of an earlier job.
-Status make_report_folder(const std::string& run_dir, int rank);
+Status make_report_folder(const std::string& folder);
 
 // Adds to a rank's environment what makes it run on the stand-in. Libraries that were to be
 // preloaded before stay in front: they may demand it, as sanitizers do. CUDA_VISIBLE_DEVICES goes,
@@ -53,11 +53,13 @@ struct RehearsalSummary {
   std::vector<RankExit> unfinished;        // ranks that ended without their last report
   bool all_well = true;                    // every rank ended with 0
   std::vector<int> idle;                   // ranks that ran to their end and used no GPU
+  uint64_t cut_off = 0;  // collectives that never met because a process died, and was replaced
 };
 
-// Reads the reports of the ranks, which have ended.
-RehearsalSummary summarize_rehearsal(const std::string& run_dir,
-                                     const std::vector<RankExit>& exits);
+// Reads the reports of the ranks, which have ended. `recovered`: the job went on after processes
+// had died, so that a collective which never met for that reason is no mistake.
+RehearsalSummary summarize_rehearsal(const std::string& run_dir, const std::vector<RankExit>& exits,
+                                     bool recovered = false);
 
 // What is said before the job, and after it.
 std::string rehearsal_banner(const Rehearsal& rehearsal);

@@ -42,8 +42,12 @@ std::string without_numbers(const std::string& text) {
   return out;
 }
 
+constexpr const char* kNeverMet = "collective never met";  // as the stand-in says
+
 class Collector {
  public:
+  explicit Collector(bool recovered) : recovered_(recovered) {}
+
   void add(int rank, const std::string& kind, const std::string& text, uint64_t count) {
     RehearsalFinding& finding = findings_[{kind, without_numbers(text)}];
     if (finding.count == 0) {
@@ -60,8 +64,13 @@ class Collector {
     const bool ended = report.value("ended", false);
     if (!ended) unfinished_.insert(exit.rank);
     for (const Json& finding : report.value("findings", Json::array())) {
-      add(exit.rank, finding.value("kind", ""), finding.value("text", ""),
-          finding.value("count", uint64_t{1}));
+      const std::string kind = finding.value("kind", ""), text = finding.value("text", "");
+      const auto count = finding.value("count", uint64_t{1});
+      if (recovered_ && kind == kNeverMet) {  // whatever else had hung would not have recovered
+        cut_off_ += count;
+      } else {
+        add(exit.rank, kind, text, count);
+      }
     }
     for (const Json& device : report.value("devices", Json::array())) {
       add_device(exit, device, ended);
@@ -75,6 +84,7 @@ class Collector {
   void move_to(RehearsalSummary* summary) {
     for (auto& [key, finding] : findings_) summary->findings.push_back(std::move(finding));
     summary->devices = std::move(devices_);
+    summary->cut_off = cut_off_;
   }
 
  private:
@@ -101,6 +111,8 @@ class Collector {
   std::map<std::pair<std::string, std::string>, RehearsalFinding> findings_;
   std::map<int, RehearsalDevice> devices_;
   std::set<int> active_, unfinished_;
+  bool recovered_;
+  uint64_t cut_off_ = 0;
 };
 
 std::vector<Json> read_reports(const std::string& folder) {
@@ -183,12 +195,13 @@ std::string name_ranks(const std::set<int>& ranks) {
   return text;
 }
 
-RehearsalSummary summarize_rehearsal(const std::string& run_dir,
-                                     const std::vector<RankExit>& exits) {
+RehearsalSummary summarize_rehearsal(const std::string& run_dir, const std::vector<RankExit>& exits,
+                                     bool recovered) {
   RehearsalSummary summary;
-  Collector collector;
+  Collector collector(recovered);
   for (const RankExit& exit : exits) {
-    for (const Json& report : read_reports(report_folder(run_dir, exit.rank))) {
+    for (const Json& report :
+         read_reports(exit.reports.empty() ? report_folder(run_dir, exit.rank) : exit.reports)) {
       collector.add_report(exit, report);
     }
     if (collector.is_unfinished(exit.rank)) summary.unfinished.push_back(exit);
@@ -228,6 +241,10 @@ std::string rehearsal_text(const Rehearsal& rehearsal, const RehearsalSummary& s
   }
   if (findings.size() > kFindingsShown) {
     text += "  and " + std::to_string(findings.size() - kFindingsShown) + " more in the reports\n";
+  }
+  if (summary.cut_off > 0) {
+    text += "  " + number(summary.cut_off, "collective") +
+            " never met because a process died: the job went on without it\n";
   }
   for (const auto& [device, use] : summary.devices) text += device_text(device, use);
   text += unfinished_text(summary.unfinished);

@@ -21,6 +21,7 @@ struct RankExit {
   bool was_halted = false;  // by SIGSTOP or a debugger, when the first rank died
   Nanos at{};               // since the job's start
   std::string log;
+  std::string reports{};  // of a rehearsal: the folder, if not its rank's
 };
 
 // Ended with code 0.

@@ -76,7 +76,11 @@ Status attempt(const std::function<Status()>& body) {
     if (status.code() != Code::kInternal) return status;
     return {Code::kUnavailable, status.message()};
   } catch (const c10::Error& error) {
-    return status_of_text(error.what_without_backtrace());
+    const Status status = status_of_text(error.what_without_backtrace());
+    // Of an aborted communicator torch speaks in several kinds of error.
+    const bool is_nccl = status.message().find("NCCL") != std::string::npos;
+    if (!is_nccl || status.code() != Code::kInternal) return status;
+    return {Code::kUnavailable, status.message()};
   } catch (const std::exception& error) {
     return status_of_text(error.what());
   }

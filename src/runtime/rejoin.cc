@@ -98,6 +98,7 @@ Status Runtime::enter(const resilience::Summons& summons) {
   environment_.world_size = summons.world_size;
   environment_.local_rank = summons.local_rank;
   environment_.local_world_size = summons.local_world_size;
+  if (groups_ == nullptr) CONVOY_RETURN_IF_ERROR(choose_device(options_.device));  // the rank's own
   set_log_identity("rank " + std::to_string(rank()) + "/" + std::to_string(size()) + " gen " +
                    std::to_string(generation_));
   return attempt([&]() -> Status {

@@ -411,7 +411,11 @@ Standing Run::standing() const {
 
 // Among the ranks of a new generation: the newest step that any of them has done.
 Status Run::come_together() {
-  if (trainer_ == nullptr) make_trainer();
+  if (trainer_ == nullptr) {
+    make_trainer();
+  } else {
+    trainer_->connect();
+  }
   const CaughtUp caught = catch_up(runtime_, *trainer_, standing(), [this] {
     if (checkpoints_) checkpoints_->before_update();
   });

@@ -18,7 +18,7 @@ namespace {
 constexpr int kKilled = SIGKILL;  // as a wait status
 
 void write_report(const std::string& run_dir, int rank, int pid, const std::string& text) {
-  REQUIRE(make_report_folder(run_dir, rank).ok());
+  REQUIRE(make_report_folder(report_folder(run_dir, rank)).ok());
   std::ofstream(report_folder(run_dir, rank) + "/" + std::to_string(pid) + ".json") << text;
 }
 
@@ -108,7 +108,7 @@ TEST_CASE("reports of an earlier job are gone") {
   const TempFolder folder;
   const std::string dir = folder.path();
   write_report(dir, 0, 10, report(true, 4096, finding("old")));
-  REQUIRE(make_report_folder(dir, 0).ok());
+  REQUIRE(make_report_folder(report_folder(dir, 0)).ok());
   CHECK(summarize_rehearsal(dir, {exit_of(0), exit_of(1, kKilled)}).findings.empty());
 }
 

@@ -98,10 +98,12 @@ class MeshGroups {
   c10::intrusive_ptr<c10d::Store> store_;
   MeshGroupsOptions options_;
   std::mutex making_;         // while a group is made, which blocks
+  std::mutex aborting_;       // while groups are aborted, which blocks on GPUs
   mutable std::mutex mutex_;  // of groups_
   struct Made {
     std::vector<std::string> names;  // dimensions
     Group group;
+    bool is_aborted = false;
   };
   std::map<std::string, Made> groups_;  // by their name without the prefix
   std::shared_ptr<std::atomic<bool>> stops_ = std::make_shared<std::atomic<bool>>(false);

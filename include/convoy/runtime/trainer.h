@@ -72,6 +72,8 @@ class Trainer {
   // What a replica of this rank holds, too, bit for bit: flat memory to copy into another trainer's
   // with the same options and place in the model. Then restored(steps). Not if sharded.
   std::vector<at::Tensor> replica_state();
+  // After its groups were formed again; as the constructor, on all ranks.
+  void connect() { executor_->connect(); }
   bool is_sharded() const { return buckets_->sharded(); }
   // forward_backward(), and the gradients are whole in the parameters afterwards (else a sharded
   // optimizer's are in parts).

@@ -4,6 +4,7 @@
 #include <convoy/comm/mesh_groups.h>
 #include <convoy/comm/nccl.h>
 
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 
 #include <algorithm>
@@ -91,13 +92,21 @@ void MeshGroups::shutdown() {
 
 void MeshGroups::abort() {
   stops_->store(true);
+  const std::lock_guard aborting(aborting_);  // whoever comes later waits until it is done
   std::vector<c10::intrusive_ptr<c10d::ProcessGroup>> groups;
   {
     const std::lock_guard lock(mutex_);
-    for (const auto& [name, made] : groups_) groups.push_back(made.group.process_group());
+    for (auto& [name, made] : groups_) {
+      // A second time would be an error of NCCL's.
+      if (!std::exchange(made.is_aborted, true)) groups.push_back(made.group.process_group());
+    }
   }
   // All are told before any is let go: on GPUs one group's kernel may hold up another's end.
   for (const auto& group : groups) group->abort();
+  if (options_.device == c10::DeviceType::CPU || groups.empty()) return;
+  // What was cut off may still read memory that is about to be used for something else.
+  const c10::impl::VirtualGuardImpl guard(options_.device);
+  guard.synchronizeDevice(static_cast<c10::DeviceIndex>(options_.device_index));
 }
 
 std::vector<std::string> MeshGroups::sets() const {
@@ -128,6 +137,7 @@ void MeshGroups::reform(c10::intrusive_ptr<c10d::Store> store, const std::string
     const auto [at, added] =
         groups_.try_emplace(mesh_.group_name(views, rank_), Made{names, fresh});
     if (!added) at->second.group.replace(fresh.process_group());
+    at->second.is_aborted = false;
   }
 }
 

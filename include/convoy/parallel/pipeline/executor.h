@@ -40,6 +40,9 @@ class Executor {
   // collective over `pp`: neighbours connect.
   Executor(comm::Group pp, std::vector<StageFunction> chunks);
 
+  // Once more, after the group was formed again: neighbours of GPU groups connect; collective.
+  void connect() const;
+
   // Runs all forwards and backwards of a schedule made for pp.size() ranks and this many chunks.
   // Gradients accumulate into the parameters. `before_last_backward` (may be null) is told the
   // chunk whose gradients the next backward completes. Returns the detached outputs of the last
