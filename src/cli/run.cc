@@ -50,7 +50,8 @@ constexpr const char* kFooter = R"(Examples:
 
 Ctrl-C asks all ranks to end and kills them after the grace time; a second one kills at once.
 When a rank dies, a process takes its place if the program can go on (docs/recovery.md; `convoy why`
-tells the story); else the others are ended within 1 s and its last lines are shown.
+tells the story); else the others are ended within 1 s and its last lines are shown. On several machines the launchers lead
+each other's ranks on; --token-file and --tls-… keep strangers out.
 However the job ends, what ranks have saved is written before `convoy run` returns; Ctrl-C twice gives that up.
 
 Exit codes:

@@ -36,7 +36,7 @@ constexpr int kEarlyDeathsMax = 5;
 constexpr int kEndMs = 500;  // it ends by itself when its line has
 constexpr Nanos kSilence = std::chrono::milliseconds(2500);
 // One on another machine that can't be reached for so long is gone, and its machine with it.
-constexpr Nanos kLeaderLost = std::chrono::seconds(30);
+constexpr Nanos kLeaderLost = std::chrono::seconds(20);
 constexpr Nanos kToldAfter = std::chrono::seconds(15);
 constexpr int kExitLost = 69;  // as a rank's that can't reach the others
 
@@ -243,7 +243,7 @@ void Crew::look_for_leader() {
                        !done_.empty();
   orders_.end(is_done ? 0 : kExitLost, -1,
               "the first machine, which leads the job, is gone: its supervisor at " + where +
-                  " was not reached for 30 s (" + away_ + ")");
+                  " was not reached for 20 s (" + away_ + ")");
 }
 
 // --- the supervisor ---

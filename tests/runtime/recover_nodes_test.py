@@ -15,9 +15,9 @@ import sys
 import tempfile
 import time
 
-from recover_test import CONVOY, ENVIRONMENT, NUMBERS, STEPS, TRAIN, Run
+from recover_test import CONVOY, ENVIRONMENT, NUMBERS, TRAIN, Run
 
-AT = 12
+STEPS, AT = 40, 8  # of a run; the fault comes after this one
 MESH = "tp=2,pp=2,dp=2"  # each machine has a stage of the pipeline
 REPLICAS = "tp=2,pp=2,dp=2,order=tp-pp-dp"  # each machine has all of the model
 RANKS = 4  # of a machine

@@ -71,6 +71,11 @@ class Runtime {
 
   // Whether rejoin() can succeed.
   bool can_recover() const { return member_ != nullptr; }
+  // Whether ranks wait for each other at the end, since one might still be replaced. The same on
+  // all ranks, though machines may differ in whether theirs can be.
+  bool ends_together() const {
+    return can_recover() || environment_.local_world_size < environment_.world_size;
+  }
   // Whether this process has come into a job that was under way, to take a failed rank's place: its
   // state is to be had from the others.
   bool is_newcomer() const { return is_newcomer_; }

@@ -92,7 +92,7 @@ Status RemoteNodes::check(const proto::NodeHello& hello) const {
                                        ", that of the job's first machine " + first);
   };
   if (hello.version() != kProtocolVersion) {
-    return differs("Convoy speaks version", std::to_string(hello.version()),
+    return differs("protocol version", std::to_string(hello.version()),
                    std::to_string(kProtocolVersion));
   }
   if (hello.node() < 1 || hello.node() >= static_cast<uint32_t>(e.nodes)) {
