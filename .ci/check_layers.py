@@ -20,7 +20,7 @@ ALLOWED = {
     "rpc": {"base"},
     "trace": {"base", "rpc"},
     "sim": {"base", "mesh", "schedule", "trace"},
-    "resilience": {"base", "mesh"},
+    "resilience": {"base", "mesh", "rpc"},
     "rendezvous": {"base"},
     "launch": {"base", "rendezvous", "trace", "resilience"},
     "comm": {"base", "mesh", "rendezvous", "trace"},

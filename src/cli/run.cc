@@ -50,7 +50,8 @@ constexpr const char* kFooter = R"(Examples:
 
 Ctrl-C asks all ranks to end and kills them after the grace time; a second one kills at once.
 When a rank dies, a process takes its place if the program can go on (docs/recovery.md; `convoy why`
-tells the story); else the others are ended within 1 s and its last lines are shown.
+tells the story); else the others are ended within 1 s and its last lines are shown. On several machines the launchers lead
+each other's ranks on; --token-file and --tls-… keep strangers out.
 However the job ends, what ranks have saved is written before `convoy run` returns; Ctrl-C twice gives that up.
 
 Exit codes:
@@ -95,9 +96,7 @@ Status read_rendezvous(const std::string& text, launch::LaunchOptions* options) 
 Status complete_tracing(RunArguments* arguments) {
   launch::Tracing& tracing = arguments->tracing;
   if (arguments->trace->count() == 0 && tracing.aggregator.empty()) {
-    const bool is_protected = !tracing.token_file.empty() || !tracing.certificate.empty() ||
-                              !tracing.key.empty() || !tracing.roots.empty();
-    if (!is_protected) return ok_status();
+    if (tracing.protection.empty()) return ok_status();
     return {Code::kInvalidArgument,
             "--trace-token-file and --trace-tls-… need --trace or --trace-to."};
   }
@@ -107,6 +106,7 @@ Status complete_tracing(RunArguments* arguments) {
             "--trace-to is '" + tracing.aggregator + "', but must be HOST:PORT, e.g. head:7070."};
   }
   tracing.program = own_program();
+  if (tracing.protection.empty()) tracing.protection = arguments->options.protection;
   arguments->options.tracing = tracing;
   return ok_status();
 }
@@ -210,6 +210,12 @@ void add_run(CLI::App& root, Invocation& invocation) {
       ->check(CLI::Range(0, 99999))
       ->type_name("K")
       ->needs(rendezvous);
+  app->add_option("--control-port", o.control_port,
+                  "several machines: where the first one takes the others' launchers, so that the "
+                  "job survives faults; default: --rdzv's port + 2")
+      ->check(CLI::Range(1, 65535))
+      ->type_name("P")
+      ->needs(rendezvous);
   arguments->trace = app->add_option("--trace", arguments->tracing.folder,
                                      "say who is slow or stuck, on a page and in a report, which "
                                      "goes to FOLDER; default: trace/ in the run folder")
@@ -229,13 +235,17 @@ void add_run(CLI::App& root, Invocation& invocation) {
   const auto add_file = [app](const char* name, std::string& path, const char* help) {
     app->add_option(name, path, help)->check(CLI::ExistingFile)->type_name("FILE");
   };
-  add_file("--trace-token-file", arguments->tracing.token_file,
-           "only who has the same first line in FILE may send what ranks record");
-  add_file("--trace-tls-certificate", arguments->tracing.certificate,
-           "PEM file of this machine: what ranks record is sent over mutual TLS");
-  add_file("--trace-tls-key", arguments->tracing.key, "PEM file, the certificate's key");
-  add_file("--trace-tls-roots", arguments->tracing.roots,
-           "PEM file, of who signs the machines' certificates");
+  add_file("--token-file", o.protection.token_file,
+           "several machines: only who has the same first line in FILE is heard");
+  add_file("--tls-certificate", o.protection.certificate,
+           "PEM file of this machine: machines talk over mutual TLS");
+  add_file("--tls-key", o.protection.key, "PEM file, the certificate's key");
+  add_file("--tls-roots", o.protection.roots, "PEM file, of who signs the machines' certificates");
+  launch::Protection& traces = arguments->tracing.protection;
+  add_file("--trace-token-file", traces.token_file, "of the tracer alone; as the next ones");
+  add_file("--trace-tls-certificate", traces.certificate, "default: as without \"trace-\"");
+  add_file("--trace-tls-key", traces.key, "PEM file");
+  add_file("--trace-tls-roots", traces.roots, "PEM file");
   CLI::Option* rehearse = app->add_flag("--rehearse", arguments->rehearse,
                                         "without GPUs, on a stand-in that looks for mistakes");
   app->add_option("--gpus", arguments->gpus, "simulated GPUs; default: one for each rank")

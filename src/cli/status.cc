@@ -47,6 +47,14 @@ std::string text_of(const nlohmann::json& s) {
                   r.value("step", 0), does, r.value("new", false) ? ", new" : "");
     text += line;
   }
+  const auto nodes = s.value("nodes", nlohmann::json::array());
+  for (const auto& n : nodes) {
+    if (nodes.size() == 1) break;
+    std::snprintf(line, sizeof line, "  node %-4d %-20s %s, %d ranks, %d spares\n",
+                  n.value("node", 0), n.value("name", "").c_str(), n.value("state", "").c_str(),
+                  n.value("ranks", 0), n.value("spares", 0));
+    text += line;
+  }
   std::snprintf(line, sizeof line,
                 "  %d spares; %d incidents, %.2f s lost to them, %.2f %% of %.0f s trained\n",
                 s.value("spares", 0), s.value("incidents", 0), s.value("lost_s", 0.0),

@@ -1,6 +1,7 @@
 // Packets between workers and the supervisor, and what only this machine can see: vitals.
 #include "src/launch/crew.h"
 
+#include "src/launch/plan.h"
 #include "src/resilience/protocol/protocol.h"
 #include <convoy/base/log.h>
 #include <convoy/base/packet.h>
@@ -8,6 +9,7 @@
 #include <convoy/base/socket.h>
 #include <convoy/launch/launcher.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <fcntl.h>
@@ -33,6 +35,10 @@ constexpr int kEarlyDeathsMax = 5;
 // One that says nothing for so long hangs, and is replaced.
 constexpr int kEndMs = 500;  // it ends by itself when its line has
 constexpr Nanos kSilence = std::chrono::milliseconds(2500);
+// One on another machine that can't be reached for so long is gone, and its machine with it.
+constexpr Nanos kLeaderLost = std::chrono::seconds(20);
+constexpr Nanos kToldAfter = std::chrono::seconds(15);
+constexpr int kExitLost = 69;  // as a rank's that can't reach the others
 
 void do_not_block(int fd) {
   ::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) | O_NONBLOCK);
@@ -73,7 +79,14 @@ Crew::~Crew() {
   while (!peers_.empty()) drop(peers_.begin()->first);
   for (const auto& [id, worker] : workers_) unmap_vitals(worker.vitals);
   std::error_code ignored;
-  std::filesystem::remove_all(options_.run_dir + "/control", ignored);  // of a job that runs
+  const std::string folder = options_.run_dir + "/control";  // of a job that runs
+  if (is_first()) std::filesystem::remove_all(folder, ignored);
+  std::filesystem::remove(folder + socket_file(), ignored);
+}
+
+// Machines may share the run folder.
+std::string Crew::socket_file() const {
+  return is_first() ? "/socket" : "/socket." + std::to_string(options_.node);
 }
 
 Status Crew::listen() {
@@ -81,10 +94,10 @@ Status Crew::listen() {
   do_not_block(listener_.get());
   std::error_code error;
   const std::filesystem::path folder = options_.run_dir + "/control";
-  std::filesystem::remove_all(folder, error);  // of an earlier run
+  if (is_first()) std::filesystem::remove_all(folder, error);  // of an earlier run
   std::filesystem::create_directories(folder, error);
   if (error) return errno_status("making " + folder.string(), error.value());
-  std::ofstream(folder / "socket") << name_ << "\n";  // for `convoy status` and others
+  std::ofstream(folder.string() + socket_file()) << name_ << "\n";  // for `convoy status`
   return loop_.watch(listener_.get(), EPOLLIN, [this](uint32_t) { on_connect(); });
 }
 
@@ -124,11 +137,13 @@ void Crew::on_packet(int socket) {
     requests_[peer.request] = socket;
     *out.mutable_request() = message.request();
     out.mutable_request()->set_id(peer.request);
-    if (!line_) return drop(socket);  // nobody is led
+    if (!line_ || !is_led_) return drop(socket);  // nobody is led
     return to_supervisor(out);
   }
   if (message.has_hello()) return hello(peer, message.hello(), packet->fd);
   if (peer.worker == 0) return drop(socket);
+  // Nobody will lead it on, so it need not wait for that.
+  if (message.has_trouble() && options_.nodes > 1 && !is_whole_) return drop(socket);
   out.mutable_said()->set_worker(peer.worker);
   *out.mutable_said()->mutable_what() = std::move(message);
   to_supervisor(out);
@@ -179,6 +194,9 @@ void Crew::started(uint64_t worker, int rank, pid_t pid) {
 void Crew::ended(uint64_t worker, int wait_status) {
   const auto at = workers_.find(worker);
   if (at == workers_.end()) return;
+  const int rank = at->second.rank;
+  const bool is_done = rank >= 0 && WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == 0;
+  if (is_done) done_.insert(rank);
   unmap_vitals(at->second.vitals);
   workers_.erase(at);
   proto::FromNode out;
@@ -190,6 +208,7 @@ void Crew::ended(uint64_t worker, int wait_status) {
 void Crew::on_timer() {
   timer_ = loop_.after(kVitalsPeriod, [this] { on_timer(); });
   tell_vitals();
+  if (!is_first()) look_for_leader();
   if (line_ && Clock::system().now() - heard_at_ > kSilence) end_supervisor("says nothing");
 }
 
@@ -205,7 +224,26 @@ void Crew::tell_vitals() {
     v.set_training(worker.vitals->training.load(std::memory_order_relaxed) != 0);
     v.set_halted(is_halted(worker.pid));
   }
+  if (options_.nodes > 1) out.mutable_vitals();  // that this machine lives is news, too
   if (out.has_vitals()) to_supervisor(out);
+}
+
+void Crew::look_for_leader() {
+  if (is_led_) return;
+  const Nanos away = Clock::system().now() - away_at_;
+  const std::string where = options_.leader + ":" + std::to_string(options_.port);
+  if (!is_whole_ && away > kToldAfter && !absence_is_told_) {
+    absence_is_told_ = true;
+    terminal_.say("convoy: the job's supervisor at " + where + " is not reached (" + away_ +
+                  "); until it is, a death ends the job.");
+  }
+  if (!is_whole_ || away < kLeaderLost) return;
+  const bool is_done = std::all_of(workers_.begin(), workers_.end(),
+                                   [](const auto& w) { return w.second.rank < 0; }) &&
+                       !done_.empty();
+  orders_.end(is_done ? 0 : kExitLost, -1,
+              "the first machine, which leads the job, is gone: its supervisor at " + where +
+                  " was not reached for 20 s (" + away_ + ")");
 }
 
 // --- the supervisor ---
@@ -217,19 +255,14 @@ Status Crew::start_supervisor() {
   }
   UniqueFd ours(ends[0]), theirs(ends[1]);
   do_not_block(ours.get());
-  const Options& o = options_;
-  std::vector<std::string> words{o.program,   "supervisor",
-                                 "--line",    std::to_string(theirs.get()),
-                                 "--job",     o.job,
-                                 "--run-dir", o.run_dir,
-                                 "--ranks",   std::to_string(o.ranks),
-                                 "--spares",  std::to_string(o.spares)};
-  if (!o.mesh.empty()) words.insert(words.end(), {"--mesh", o.mesh});
   SpawnOptions how;
   how.kept = {theirs.get()};
-  CONVOY_ASSIGN_OR_RETURN(child_, spawn(o.program, words, o.environment, how));
-  was_started_ = true;
+  CONVOY_ASSIGN_OR_RETURN(
+      child_, spawn(options_.program, supervisor_words(theirs.get()), options_.environment, how));
   started_at_ = Clock::system().now();
+  is_led_ = is_first();
+  if (!was_started_) away_at_ = started_at_;
+  was_started_ = true;
   line_ = std::move(ours);
   heard_at_ = started_at_;
   CONVOY_RETURN_IF_ERROR(loop_.watch(line_.get(), EPOLLIN, [this](uint32_t) { on_order(); }));
@@ -240,10 +273,42 @@ Status Crew::start_supervisor() {
     terminal_.flush();
   });
   CONVOY_RETURN_IF_ERROR(lines_->watch());
+  if (is_first()) say_hello();  // else when the supervisor asks for it
+  if (!timer_) on_timer();
+  return ok_status();
+}
+
+std::vector<std::string> Crew::supervisor_words(int line) const {
+  const Options& o = options_;
+  std::vector<std::string> words{o.program, "supervisor", "--line", std::to_string(line)};
+  if (!is_first()) {
+    words.insert(words.end(), {"--to", o.leader + ":" + std::to_string(o.port)});
+    add_words(o.protection, &words);
+    return words;
+  }
+  words.insert(words.end(),
+               {"--job", o.job, "--run-dir", o.run_dir, "--ranks",
+                std::to_string(o.ranks * o.nodes), "--spares", std::to_string(o.spares)});
+  if (!o.mesh.empty()) words.insert(words.end(), {"--mesh", o.mesh});
+  if (o.nodes == 1) return words;
+  words.insert(words.end(),
+               {"--nnodes", std::to_string(o.nodes), "--port", std::to_string(o.port)});
+  if (o.has_common_id) words.emplace_back("--common-id");
+  add_words(o.protection, &words);
+  return words;
+}
+
+void Crew::say_hello() {
+  const Options& o = options_;
   proto::FromNode out;
   proto::NodeHello& hello = *out.mutable_hello();
   hello.set_version(resilience::kProtocolVersion);
+  hello.set_node(static_cast<uint32_t>(o.node));
   hello.set_name(host_name());
+  if (o.has_common_id) hello.set_job(o.job);
+  hello.set_ranks(static_cast<uint32_t>(o.ranks));
+  hello.set_mesh(o.mesh);
+  for (const int rank : done_) hello.add_done(rank);
   hello.set_address(o.address);
   hello.set_generation(generation_);
   for (const auto& [id, worker] : workers_) {
@@ -254,8 +319,6 @@ Status Crew::start_supervisor() {
     w.set_pid(worker.pid);
   }
   to_supervisor(out);
-  if (!timer_) on_timer();
-  return ok_status();
 }
 
 void Crew::on_supervisor_exit() {
@@ -269,12 +332,23 @@ void Crew::on_supervisor_exit() {
   child_.reset();
   if (closing_) return;
   early_deaths_ = Clock::system().now() - started_at_ < kEarly ? early_deaths_ + 1 : 0;
+  const std::string what = is_first() ? "the supervisor" : "the line to the supervisor";
   if (early_deaths_ >= kEarlyDeathsMax) {
-    return orders_.end(kExitInternal, -1, "the supervisor dies whenever it is started");
+    return orders_.end(kExitInternal, -1, what + " dies whenever it is started");
   }
-  terminal_.say("convoy: the supervisor died and is started again; training goes on.");
+  if (is_led_ && !is_first()) away_at_ = Clock::system().now();
+  is_led_ = false;
+  terminal_.say("convoy: " + what + " died and is started again; training goes on.");
   const Status started = start_supervisor();
   if (!started.ok()) terminal_.say("convoy: it can't be started: " + started.message());
+}
+
+void Crew::leave(int code, const std::string& why) {
+  if (options_.nodes == 1) return;
+  proto::FromNode out;
+  out.mutable_leaving()->set_code(code);
+  out.mutable_leaving()->set_text(why);
+  to_supervisor(out);
 }
 
 void Crew::close() {
@@ -341,9 +415,21 @@ void Crew::carry_out(const proto::ToNode& order) {
       for (const proto::Worker& w : order.places().workers()) {
         if (const auto at = workers_.find(w.worker()); at != workers_.end()) {
           at->second.rank = w.rank();
-          orders_.place(w.worker(), w.rank());
         }
+        done_.erase(w.rank());
+        orders_.place(w.worker(), w.rank());
       }
+      return;
+    case proto::ToNode::kGreet:
+      is_led_ = true;
+      return say_hello();
+    case proto::ToNode::kWhole:
+      is_whole_ = true;
+      return;
+    case proto::ToNode::kAway:
+      if (is_led_) away_at_ = Clock::system().now();
+      is_led_ = false;
+      away_ = order.away();
       return;
     case proto::ToNode::kEnd:
       return orders_.end(order.end().code(), order.end().cause(), order.end().text());

@@ -8,11 +8,13 @@
 #include <convoy/base/fd.h>
 #include <convoy/base/status.h>
 #include <convoy/base/vitals.h>
+#include <convoy/launch/launcher.h>
 
 #include <functional>
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -20,18 +22,24 @@ namespace convoy::launch {
 
 // This machine's workers as the job's supervisor sees them: listens to workers that want to be led
 // from one generation into the next (resilience::Member), starts the supervisor when the first one
-// comes, again if it dies, and hands on what they say to each other. Called by the loop's thread.
+// comes, again if it dies, and hands on what they say to each other. On the machines but the first
+// a relay stands for the supervisor, which is on the first. Called by the loop's thread.
 class Crew {
  public:
   struct Options {
     std::string program;  // `convoy`
     std::vector<std::string> environment;
     std::string job;
+    bool has_common_id = true;  // all machines know the job by that name
     std::string run_dir;
     std::string mesh;
     std::string address;  // where other workers reach a store that one of this machine serves
-    int ranks = 1;
+    int ranks = 1;        // on this machine
     int spares = 0;
+    int nodes = 1, node = 0;
+    uint16_t port = 0;  // of several machines: the supervisor's, on `leader`
+    std::string leader;
+    Protection protection;
   };
   // What the supervisor wants of the launcher.
   struct Orders {
@@ -47,11 +55,14 @@ class Crew {
   // "SOCKET#WORKER", for CONVOY_CONTROL.
   std::string control(uint64_t worker) const { return name_ + "#" + std::to_string(worker); }
   pid_t pid() const { return child_ ? child_->pid : 0; }
-  // Whether workers have come, so that the supervisor decides what becomes of the job.
-  bool leads() const { return line_ || was_started_; }
+  // Whether workers have come, on all machines, so that the supervisor decides what becomes of the
+  // job.
+  bool leads() const { return options_.nodes > 1 ? is_whole_ : line_ || was_started_; }
   bool has_joined(uint64_t worker) const;
   void started(uint64_t worker, int rank, pid_t pid);
   void ended(uint64_t worker, int wait_status);
+  // This machine's ranks end, and not because the supervisor said so: other machines are told.
+  void leave(int code, const std::string& why);
   // The supervisor is not needed any more. Blocks until it has ended, which takes milliseconds.
   void close();
 
@@ -72,11 +83,16 @@ class Crew {
 
   Crew(Options options, Orders orders, EventLoop& loop, Terminal& terminal);
   Status listen();
+  std::string socket_file() const;  // in control/
   void on_connect();
   void on_packet(int socket);
   void drop(int socket);
   void hello(Peer& peer, const resilience::proto::Hello& hello, const UniqueFd& page);
   Status start_supervisor();
+  std::vector<std::string> supervisor_words(int line) const;
+  void say_hello();
+  void look_for_leader();
+  bool is_first() const { return options_.node == 0; }
   void on_supervisor_exit();
   void on_order();
   void carry_out(const resilience::proto::ToNode& order);
@@ -96,7 +112,13 @@ class Crew {
   std::map<uint64_t, int> requests_;  // operators' sockets
   uint64_t next_request_ = 1;
   uint64_t generation_ = 0;
-  UniqueFd line_;  // to the supervisor
+  std::set<int> done_;     // ranks that have ended with success here
+  bool is_whole_ = false;  // the supervisor has seen all machines
+  bool is_led_ = false;    // it can be reached
+  bool absence_is_told_ = false;
+  TimePoint away_at_{};  // since when it can't be
+  std::string away_;     // and why
+  UniqueFd line_;        // to the supervisor
   std::optional<Child> child_;
   std::optional<ChildLines> lines_;
   std::optional<EventLoop::TimerId> timer_;

@@ -124,31 +124,52 @@ Status Job::start() {
   return ok_status();
 }
 
-// Recovery is for the ranks of one machine so far.
 Status Job::lead_crew() {
   const LaunchOptions& o = plan_.options;
-  if (!o.recover || o.agent_program.empty() || o.nodes > 1) return ok_status();
+  if (!o.recover || o.agent_program.empty()) return ok_status();
+  const uint16_t port = o.control_port > 0 ? o.control_port : neighbour_port(plan_.port, 2);
+  if (o.nodes > 1 && o.node_rank == 0 && !can_lead_others(port)) return ok_status();
+  std::vector<std::string> environment = plan_.inherited;
+  environment.emplace_back("GRPC_VERBOSITY=NONE");  // unless the caller has set it
   CONVOY_ASSIGN_OR_RETURN(
-      crew_, Crew::create({.program = o.agent_program,
-                           .environment = plan_.inherited,
-                           .job = plan_.job_id,
-                           .run_dir = plan_.run_dir,
-                           .mesh = o.mesh,
-                           .address = o.master_addr,
-                           .ranks = o.ranks,
-                           .spares = o.spares},
-                          {.spawn = [this](int rank, uint64_t g) { respawn(rank, g); },
-                           .kill = [this](uint64_t worker) { kill_worker(worker); },
-                           .place =
-                               [this](uint64_t worker, int rank) {
-                                 for (const auto& r : ranks_) {
-                                   if (r->worker == worker) r->rank = rank;
-                                 }
-                               },
-                           .end = [this](int code, int cause,
-                                         const std::string& why) { end_job(code, cause, why); }},
-                          *loop_, terminal_));
+      crew_,
+      Crew::create({.program = o.agent_program,
+                    .environment = std::move(environment),
+                    .job = plan_.job_id,
+                    .has_common_id = plan_.has_common_id,
+                    .run_dir = plan_.run_dir,
+                    .mesh = o.mesh,
+                    .address = o.node_rank == 0 ? o.master_addr : "",
+                    .ranks = o.ranks,
+                    .spares = o.spares,
+                    .nodes = o.nodes,
+                    .node = o.node_rank,
+                    .port = port,
+                    .leader = o.master_addr,
+                    .protection = o.protection},
+                   {.spawn = [this](int rank, uint64_t g) { respawn(rank, g); },
+                    .kill = [this](uint64_t worker) { kill_worker(worker); },
+                    .place = [this](uint64_t worker, int rank) { place_worker(worker, rank); },
+                    .end = [this](int code, int cause,
+                                  const std::string& why) { end_job(code, cause, why); }},
+                   *loop_, terminal_));
   return ok_status();
+}
+
+bool Job::can_lead_others(uint16_t port) {
+  const LaunchOptions& o = plan_.options;
+  if (!listen_tcp(port).ok()) {
+    terminal_.say("convoy: no fault will be survived: port " + number(port) +
+                  ", where other machines would connect to the job's supervisor, is in use here; "
+                  "--control-port, the same on every machine, chooses another one.");
+    return false;
+  }
+  const bool is_loopback = o.master_addr.starts_with("127.") || o.master_addr == "localhost";
+  if (o.protection.empty() && !is_loopback) {
+    terminal_.say("convoy: whoever reaches port " + number(port) +
+                  " of this machine can end the job; --token-file and --tls-… keep others out.");
+  }
+  return true;
 }
 
 void Job::respawn(int rank, uint64_t /*generation*/) {
@@ -167,11 +188,23 @@ void Job::kill_worker(uint64_t worker) {
   }
 }
 
-// What can't be survived: the supervisor knows the cause, and the exit code.
+// A rank that another machine has now is none of ours any more.
+void Job::place_worker(uint64_t worker, int rank) {
+  for (const auto& r : ranks_) {
+    if (r->worker == worker) {
+      r->rank = rank;
+    } else if (r->rank == rank && worker >> 32U != static_cast<uint64_t>(plan_.options.node_rank)) {
+      r->rank = kNoRank;
+    }
+  }
+}
+
+// What can't be survived, or several machines' success: the supervisor knows the cause, and the
+// exit code.
 void Job::end_job(int code, int cause, const std::string& why) {
   if (ending_) return;
   verdict_ = code;
-  terminal_.say("convoy: the job ends: " + why);
+  if (code != kExitOk) terminal_.say("convoy: the job ends: " + why);
   for (const auto& rank : ranks_) {
     if (rank->rank == cause && rank->exit) cause_ = rank.get();
   }
@@ -192,7 +225,7 @@ std::vector<std::string> Job::rank_environment(int rank, uint64_t worker, bool s
     values[entry.substr(0, equals)] = entry.substr(equals + 1);
   }
   const int global = std::max(rank, 0);  // a spare learns its rank later
-  const int local = global - o.node_rank * o.ranks;
+  const int local = global % o.ranks;    // as long as each machine has its own ranks
   values["RANK"] = number(global);
   values["WORLD_SIZE"] = number(o.nodes * o.ranks);
   values["LOCAL_RANK"] = number(local);
@@ -229,7 +262,9 @@ std::string Job::reports_of(int rank, uint64_t worker) const {
 }
 
 Status Job::start_rank(int rank, bool standby) {
-  const uint64_t worker = ranks_.size() + 1;
+  // Of no other process of the job, on whatever machine.
+  const uint64_t worker =
+      (static_cast<uint64_t>(plan_.options.node_rank) << 32U) + ranks_.size() + 1;
   const std::string name = rank == kNoRank ? "spare" : "rank_" + number(rank);
   CONVOY_ASSIGN_OR_RETURN(RankLog log, RankLog::open(plan_.run_dir + "/logs/" + name + ".log"));
   if (plan_.options.rehearsal) {
@@ -335,6 +370,9 @@ void Job::on_exit(Rank& rank) {
     if (running_ == 0) loop_->stop();
   } else if (is_cause) {
     note_halted();
+    if (crew_ != nullptr) {
+      crew_->leave(code_of(*rank.exit), "rank " + number(rank.rank) + ": " + how(*rank.exit));
+    }
     end_ranks(SIGTERM, kDeathGrace);
     if (running_ == 0) loop_->stop();
   }
@@ -354,6 +392,7 @@ bool Job::is_survived(const Rank& rank) {
 // No rank is left that anything is to be expected of.
 bool Job::has_ended() const {
   if (running_ == 0 && ending_) return true;
+  if (plan_.options.nodes > 1 && crew_ != nullptr && crew_->leads()) return false;  // see end_job()
   std::map<int, const Rank*> newest;
   for (const auto& rank : ranks_) {
     if (rank->rank != kNoRank) newest[rank->rank] = rank.get();
@@ -406,6 +445,7 @@ void Job::on_signal(int signal) {
   const Nanos grace = plan_.options.grace;
   terminal_.say("convoy: " + signal_name(signal) + ": asked " + number(running_) +
                 " ranks to end; SIGKILL in " + format_duration(grace) + ", or on a second one.");
+  if (crew_ != nullptr) crew_->leave(kExitSignalBase + signal, signal_name(signal));
   end_ranks(signal, grace);
 }
 

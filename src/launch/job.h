@@ -45,6 +45,9 @@ class Job {
   Status listen_for_agent();
   Status lead_crew();
   std::string reports_of(int rank, uint64_t worker) const;
+  // Where the first machine's supervisor takes the others' launchers. False: it can't, which is
+  // said.
+  bool can_lead_others(uint16_t port);
   std::vector<std::string> rank_environment(int rank, uint64_t worker, bool standby) const;
   // Starts a process for the rank (kNoRank: a spare); `standby`: a generation that goes on waits
   // for it.
@@ -53,6 +56,7 @@ class Job {
   // What the supervisor orders.
   void respawn(int rank, uint64_t generation);
   void kill_worker(uint64_t worker);
+  void place_worker(uint64_t worker, int rank);
   void end_job(int code, int cause, const std::string& why);
   Status watch_signals();
   void on_output(Rank& rank, bool is_error);

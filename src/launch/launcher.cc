@@ -130,6 +130,17 @@ void warn_of_unknown(const LaunchOptions& options) {
 
 }  // namespace
 
+void add_words(const Protection& protection, std::vector<std::string>* words) {
+  const std::pair<const char*, const std::string&> options[] = {
+      {"--token-file", protection.token_file},
+      {"--tls-certificate", protection.certificate},
+      {"--tls-key", protection.key},
+      {"--tls-roots", protection.roots}};
+  for (const auto& [name, value] : options) {
+    if (!value.empty()) words->insert(words->end(), {name, value});
+  }
+}
+
 Result<int> launch(const LaunchOptions& options) {
   CONVOY_ASSIGN_OR_RETURN(const Plan plan, plan_launch(options));
   warn_of_unknown(options);

@@ -21,4 +21,13 @@ struct Plan {
   std::vector<std::string> inherited;  // "NAME=value" of the caller
 };
 
+// Other ports of the job, derived from its store's so that all machines know them: 1 the tracer's,
+// 2 the supervisor's.
+inline uint16_t neighbour_port(uint16_t port, int offset) {
+  return static_cast<uint16_t>(port + offset <= UINT16_MAX ? port + offset : port - offset);
+}
+
+// The options of `convoy trace` and `convoy supervisor` that say the same.
+void add_words(const Protection& protection, std::vector<std::string>* words);
+
 }  // namespace convoy::launch

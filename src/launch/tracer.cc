@@ -50,23 +50,12 @@ Status add_serve(const Plan& plan, uint16_t port, std::vector<std::string>* word
   return ok_status();
 }
 
-void add_protection(const Tracing& tracing, std::vector<std::string>* words) {
-  const std::pair<const char*, const std::string&> options[] = {
-      {"--token-file", tracing.token_file},
-      {"--tls-certificate", tracing.certificate},
-      {"--tls-key", tracing.key},
-      {"--tls-roots", tracing.roots}};
-  for (const auto& [name, value] : options) {
-    if (!value.empty()) words->insert(words->end(), {name, value});
-  }
-}
-
 // Behind `convoy`; `line`: the descriptor on which it hears.
 Result<std::vector<std::string>> words_of(const Plan& plan, int line) {
   const LaunchOptions& o = plan.options;
   uint16_t port = o.tracing->port;
   if (port == 0 && o.nodes > 1) {
-    port = static_cast<uint16_t>(plan.port < UINT16_MAX ? plan.port + 1 : plan.port - 1);
+    port = neighbour_port(plan.port, 1);
   }
   std::vector<std::string> words{"trace"};
   if (!o.tracing->aggregator.empty()) {
@@ -78,7 +67,7 @@ Result<std::vector<std::string>> words_of(const Plan& plan, int line) {
   }
   words.insert(words.end(), {"--launcher", std::to_string(line), "--world-size",
                              std::to_string(o.nodes * o.ranks)});
-  add_protection(*o.tracing, &words);
+  add_words(o.tracing->protection, &words);
   if (!o.mesh.empty()) words.insert(words.end(), {"--mesh", o.mesh});
   // The first machine's id counts; another machine that made up its own says none.
   if (plan.has_common_id || words[1] == "serve") {

@@ -1,5 +1,6 @@
 // How a worker goes from one generation of its job into the next: what it leaves, whom it meets,
 // and in which order.
+#include "src/comm/host/tcp_socket.h"
 #include "src/runtime/start.h"
 #include "src/runtime/store_server.h"
 #include <convoy/base/config.h>
@@ -107,11 +108,15 @@ Status Runtime::enter(const resilience::Summons& summons) {
       c10d::TCPStoreOptions options;
       options.port = 0;  // any free one
       options.waitWorkers = false;
-      server = serve_store(environment_.master_addr, options);
+      server = serve_store(own_name(environment_), options);
     }
-    const uint16_t port = server ? server->getPort() : 0;
+    resilience::StorePlace place;
+    if (server) {
+      CONVOY_ASSIGN_OR_RETURN(place.host, host::choose_address(""));
+      place.port = server->getPort();
+    }
     CONVOY_ASSIGN_OR_RETURN(const resilience::Go go,
-                            member_->ready(summons, port, environment_.timeout));
+                            member_->ready(summons, place, environment_.timeout));
     gone_at_ = Clock::system().now();
     return form_groups(summons, go, std::move(server));
   });

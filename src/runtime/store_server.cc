@@ -5,6 +5,14 @@
 #include <arpa/inet.h>
 
 namespace convoy::runtime {
+namespace {
+
+bool is_ipv4(const std::string& host) {
+  in_addr unused{};
+  return ::inet_pton(AF_INET, host.c_str(), &unused) == 1;
+}
+
+}  // namespace
 
 bool meets_in_file(const launch::Environment& e) {
   return !e.control.empty() && !e.run_dir.empty() && e.local_world_size == e.world_size;
@@ -17,11 +25,14 @@ c10::intrusive_ptr<c10d::Store> file_store(const launch::Environment& environmen
   return store;
 }
 
+std::string own_name(const launch::Environment& e) {
+  return is_ipv4(e.master_addr) ? "127.0.0.1" : "localhost";
+}
+
 c10::intrusive_ptr<c10d::TCPStore> serve_store(const std::string& host,
                                                c10d::TCPStoreOptions options) {
   options.isServer = true;
-  in_addr unused{};
-  if (::inet_pton(AF_INET, host.c_str(), &unused) == 1) {
+  if (is_ipv4(host)) {
     // Where that fails c10d tries its own way, and says what is wrong.
     auto socket = listen_tcp(options.port);
     const auto port = socket.ok() ? bound_port(socket->get()) : Result<uint16_t>(socket.status());

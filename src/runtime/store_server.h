@@ -16,6 +16,10 @@ bool meets_in_file(const launch::Environment& environment);
 // CONVOY_RUN_DIR/control/store.GENERATION, which the launcher keeps free of earlier runs' files.
 c10::intrusive_ptr<c10d::Store> file_store(const launch::Environment& environment, int generation);
 
+// How a rank that serves a store connects to it itself, wherever the job's first store was: an
+// address of the same kind.
+std::string own_name(const launch::Environment& environment);
+
 // Serves a TCPStore at options.port (0: any free one) and connects to it as `host`. Listens on IPv4
 // alone where `host` is such an address: c10d's server asks for the name of each peer that
 // connects, and an IPv4 address in IPv6's form stands in no hosts file, so that every connection

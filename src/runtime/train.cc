@@ -490,7 +490,7 @@ Status Run::work() {
   }
   CONVOY_RETURN_IF_ERROR(checkpoints_->finish());
   // Nobody leaves before all are through: who fails until then is replaced.
-  if (runtime_.can_recover()) runtime_.groups().world().barrier();
+  if (runtime_.ends_together()) runtime_.groups().world().barrier();
   return ok_status();
 }
 

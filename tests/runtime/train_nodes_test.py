@@ -118,7 +118,7 @@ def lost_machine(folder: pathlib.Path, reference: dict, agents: bool, options: l
         machines[1].lose()
         lost = ended(jobs)
         assert lost[0].returncode not in (0, None) and lost[1].returncode == -signal.SIGKILL, [one.returncode for one in lost]
-        assert "rank " in lost[0].stderr, lost[0].stderr  # whom it missed
+        assert "is gone" in lost[0].stderr and "ranks 2 and 3" in lost[0].stderr, lost[0].stderr  # whom it missed
         machines[1].end()
         machines[1] = Machine(folder, 1, agents)
         port = free_port()

@@ -33,6 +33,16 @@ struct Rehearsal {
   uint64_t seed = 0;
 };
 
+// Keeps others out of what a job's machines say to each other. Files; all empty: whoever reaches a
+// port is heard. All machines need the same ones, each with a certificate of its own.
+struct Protection {
+  std::string token_file;               // both sides know its first line
+  std::string certificate, key, roots;  // PEM, for mutual TLS
+  bool empty() const {
+    return token_file.empty() && certificate.empty() && key.empty() && roots.empty();
+  }
+};
+
 // What ranks record is brought together while they run: see docs/trace.md.
 struct Tracing {
   std::string program;     // `convoy`
@@ -40,8 +50,7 @@ struct Tracing {
   std::string aggregator;  // HOST:PORT of one that runs elsewhere; "": the first machine starts one
   // Of the one that is started; 0: any free one, on several machines the store's port plus 1.
   uint16_t port = 0;
-  std::string token_file;  // see `convoy trace serve`, as the next ones; all machines need them
-  std::string certificate, key, roots;
+  Protection protection;
 };
 
 struct LaunchOptions {
@@ -68,6 +77,9 @@ struct LaunchOptions {
   // the job, as it does where ranks don't ask to be led.
   bool recover = true;
   int spares = 0;  // started beside the ranks, to take the place of one that fails
+  // Of several machines: where the first one's supervisor listens; 0: the store's port plus 2.
+  uint16_t control_port = 0;
+  Protection protection;  // of the lines to the supervisor
 };
 
 // Runs the job and blocks until every process that it started is gone; returns the exit code.

@@ -32,6 +32,12 @@ struct Summons {
   std::string reason;         // why there is a new generation, for people
 };
 
+// Where other workers reach a store that this one serves.
+struct StorePlace {
+  std::string host;   // empty: on one machine, or as the launcher knows it
+  uint16_t port = 0;  // 0: there is none
+};
+
 // All workers of a generation are ready.
 struct Go {
   uint64_t generation = 0;
@@ -77,9 +83,9 @@ class Member {
   // Blocks until there is a generation that is later than the last one which this returned.
   // kDeadlineExceeded; kUnavailable: the launcher has gone.
   Result<Summons> await_summons(Nanos timeout);
-  // Tells that this worker stands at a border of steps and has left its groups; `store_port` of the
-  // store that it serves. Blocks until all have told so. kAborted: there is a later generation.
-  Result<Go> ready(const Summons& summons, uint16_t store_port, Nanos timeout);
+  // Tells that this worker stands at a border of steps and has left its groups; `store`: that it
+  // serves. Blocks until all have told so. kAborted: there is a later generation.
+  Result<Go> ready(const Summons& summons, const StorePlace& store, Nanos timeout);
   void running(uint64_t generation, const FirstStep& first);
   void trouble(uint64_t generation, const Trouble& trouble);
 

@@ -1,7 +1,9 @@
 #pragma once
 
 #include <convoy/base/status.h>
+#include <convoy/rpc/message.h>
 
+#include <cstdint>
 #include <string>
 
 namespace convoy::resilience {
@@ -10,15 +12,31 @@ namespace convoy::resilience {
 struct SuperviseOptions {
   int line = -1;  // a descriptor: packets to and from the launcher that started it
   std::string job;
-  std::string run_dir;  // for control/state.json and incidents.jsonl
+  bool has_common_id = false;  // all machines know the job by this name
+  std::string run_dir;         // for control/state.json and incidents.jsonl
   std::string mesh;
-  int ranks = 1;
+  int ranks = 1;  // of the job
   int nodes = 1;
-  int spares = 0;
+  int spares = 0;     // on each node
+  uint16_t port = 0;  // of several nodes: where the other ones' launchers connect
+  rpc::ConnectionOptions connection;
 };
 
 // Serves the job until the other end of the line has gone. Blocks. Its state is in the run folder:
-// a supervisor that dies is simply started again. kInvalidArgument, kDataLoss (control/state.json).
+// a supervisor that dies is simply started again. kInvalidArgument, kDataLoss (control/state.json),
+// kAlreadyExists (port).
 Status supervise(const SuperviseOptions& options);
+
+// What `convoy supervisor --to` is told.
+struct RelayOptions {
+  int line = -1;   // a descriptor: packets to and from the launcher that started it
+  std::string to;  // HOST:PORT of the supervisor
+  rpc::ConnectionOptions connection;
+};
+
+// Stands for the supervisor on a machine where it does not run, until the other end of `line` has
+// gone: hands packets on, both ways, and connects again whenever the line to it ends. Blocks.
+// kInvalidArgument: TLS files.
+Status relay(const RelayOptions& options);
 
 }  // namespace convoy::resilience

@@ -73,6 +73,11 @@ class Runtime {
   bool can_recover() const { return member_ != nullptr; }
   // Tells the supervisor, if there is one, that replicas differ; `wrong`: ranks, if that is known.
   void report_corruption(const std::string& what, const std::vector<int>& wrong, int64_t step);
+  // Whether ranks wait for each other at the end, since one might still be replaced. The same on
+  // all ranks, though machines may differ in whether theirs can be.
+  bool ends_together() const {
+    return can_recover() || environment_.local_world_size < environment_.world_size;
+  }
   // Whether this process has come into a job that was under way, to take a failed rank's place: its
   // state is to be had from the others.
   bool is_newcomer() const { return is_newcomer_; }

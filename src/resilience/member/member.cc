@@ -173,11 +173,12 @@ Result<Summons> Member::await_summons(Nanos timeout) {
   return Status(Code::kDeadlineExceeded, "the supervisor has announced no new generation");
 }
 
-Result<Go> Member::ready(const Summons& summons, uint16_t store_port, Nanos timeout) {
+Result<Go> Member::ready(const Summons& summons, const StorePlace& store, Nanos timeout) {
   State& s = *state_;
   proto::FromWorker message;
   message.mutable_ready()->set_generation(summons.generation);
-  message.mutable_ready()->set_store_port(store_port);
+  message.mutable_ready()->set_store_port(store.port);
+  message.mutable_ready()->set_store_host(store.host);
   s.say(message);
   std::unique_lock lock(s.mutex);
   const auto may_go = [&] { return s.go && s.go->generation == summons.generation; };

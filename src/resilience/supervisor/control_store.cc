@@ -50,6 +50,9 @@ Result<ControlState> ControlStore::load() const {
     json.at("incidents").get_to(state.incidents);
     json.at("is_recovering").get_to(state.is_recovering);
     json.at("lost_s").get_to(state.lost_s);
+    json.at("had_all_nodes").get_to(state.had_all_nodes);
+    json.at("lost_nodes").get_to(state.lost_nodes);
+    json.at("quarantined").get_to(state.quarantined);
     const auto& costs = json.at("costs");
     costs.at("step").get_to(state.costs.step);
     costs.at("reconfigure").get_to(state.costs.reconfigure);
@@ -71,6 +74,9 @@ Status ControlStore::save(const ControlState& s) const {
                              {"incidents", s.incidents},
                              {"is_recovering", s.is_recovering},
                              {"lost_s", s.lost_s},
+                             {"had_all_nodes", s.had_all_nodes},
+                             {"lost_nodes", s.lost_nodes},
+                             {"quarantined", s.quarantined},
                              {"costs",
                               {{"step", s.costs.step},
                                {"reconfigure", s.costs.reconfigure},

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace convoy::resilience {
 
@@ -18,6 +19,8 @@ struct ControlState {
   History history{};
   bool is_recovering = false;  // the generation has no step yet
   double lost_s = 0;           // of all incidents: nobody trained
+  bool had_all_nodes = false;  // all had come, so one that is not there is missed
+  std::vector<int> lost_nodes{}, quarantined{};
 };
 
 // The job's control state in a file of its run folder. Each save replaces the file at once, on

@@ -1,4 +1,6 @@
-// The supervisor's process on one machine: packets of the launcher in, orders out.
+// The supervisor's process: packets of the launcher that started it, and lines of other machines'
+// launchers, in; orders out.
+#include "src/resilience/supervisor/remote_nodes.h"
 #include "src/resilience/supervisor/supervisor.h"
 #include <convoy/base/event_loop.h>
 #include <convoy/base/fd.h>
@@ -6,6 +8,8 @@
 #include <convoy/base/packet.h>
 #include <convoy/resilience/supervise.h>
 
+#include <functional>
+#include <optional>
 #include <sys/epoll.h>
 
 namespace convoy::resilience {
@@ -13,46 +17,108 @@ namespace {
 
 constexpr Nanos kTick = std::chrono::milliseconds(100);
 constexpr int kTicksAlive = 5;  // it tells so often that it lives
+// For what was said last to other machines, once the launcher has gone.
+constexpr Nanos kFarewell = std::chrono::milliseconds(250);
 
-}  // namespace
+class Process {
+ public:
+  Process(const SuperviseOptions& options, EventLoop& loop)
+      : options_(options), loop_(loop), line_(options.line) {}
 
-Status supervise(const SuperviseOptions& options) {
-  const UniqueFd line(options.line);
-  CONVOY_ASSIGN_OR_RETURN(const auto loop, EventLoop::create());
-  CONVOY_ASSIGN_OR_RETURN(Supervisor supervisor,
-                          Supervisor::create({.job = options.job,
-                                              .run_dir = options.run_dir,
-                                              .mesh = options.mesh,
-                                              .ranks = options.ranks,
-                                              .nodes = options.nodes,
-                                              .spares = options.spares},
-                                             Clock::system(), [&](int, const proto::ToNode& order) {
-                                               const Status sent = send_packet(
-                                                   line.get(), order.SerializeAsString());
-                                               if (!sent.ok()) loop->stop();
-                                             }));
-  CONVOY_RETURN_IF_ERROR(loop->watch(line.get(), EPOLLIN, [&](uint32_t) {
-    const auto packet = receive_packet(line.get());
-    if (!packet.ok() || packet->ended) return loop->stop();
+  Status start() {
+    CONVOY_ASSIGN_OR_RETURN(
+        supervisor_,
+        Supervisor::create({.job = options_.job,
+                            .run_dir = options_.run_dir,
+                            .mesh = options_.mesh,
+                            .ranks = options_.ranks,
+                            .nodes = options_.nodes,
+                            .spares = options_.spares},
+                           Clock::system(),
+                           [this](int node, const proto::ToNode& order) { send(node, order); }));
+    if (options_.nodes > 1) CONVOY_RETURN_IF_ERROR(listen());
+    CONVOY_RETURN_IF_ERROR(loop_.watch(line_.get(), EPOLLIN, [this](uint32_t) { on_packet(); }));
+    tick();
+    return ok_status();
+  }
+
+  // The launcher has gone: other machines' are told what was said last.
+  Status finish() {
+    if (!nodes_) return ok_status();
+    loop_.unwatch(line_.get());
+    nodes_->end();
+    loop_.after(kFarewell, [this] { loop_.stop(); });
+    return nodes_->empty() ? ok_status() : loop_.run();
+  }
+
+ private:
+  Status listen() {
+    CONVOY_ASSIGN_OR_RETURN(auto lines, listen_lines(options_.port, options_.connection));
+    const bool has_id = options_.has_common_id;
+    nodes_.emplace(
+        std::move(lines),
+        RemoteNodes::Expected{.job = has_id ? options_.job : "",
+                              .mesh = options_.mesh,
+                              .nodes = options_.nodes,
+                              .ranks = options_.ranks / options_.nodes},
+        [this](int node, const proto::FromNode& message) { supervisor_->take(node, message); },
+        [this](int node, const std::string& why) { supervisor_->node_gone(node, why); });
+    return loop_.watch(nodes_->fd(), EPOLLIN, [this](uint32_t) {
+      nodes_->serve();
+      if (is_ending_ && nodes_->empty()) loop_.stop();
+    });
+  }
+
+  void send(int node, const proto::ToNode& order) {
+    if (node != 0) {
+      if (nodes_) nodes_->send(node, order);
+    } else if (!is_ending_ && !send_packet(line_.get(), order.SerializeAsString()).ok()) {
+      launcher_has_gone();
+    }
+  }
+
+  void on_packet() {
+    const auto packet = receive_packet(line_.get());
+    if (!packet.ok() || packet->ended) return launcher_has_gone();
     proto::FromNode message;
     if (!message.ParseFromString(packet->bytes)) {
       CONVOY_LOG(Warn) << "a packet that is no message was dropped";
       return;
     }
-    supervisor.take(0, message);
-  }));
-  proto::ToNode alive;
-  alive.set_alive(true);
-  int ticks = 0;
-  const std::function<void()> tick = [&] {
-    supervisor.tick();
-    if (ticks++ % kTicksAlive == 0 && !send_packet(line.get(), alive.SerializeAsString()).ok()) {
-      return loop->stop();
-    }
-    loop->after(kTick, tick);
-  };
-  tick();
-  return loop->run();
+    supervisor_->take(0, message);
+  }
+
+  void launcher_has_gone() {
+    is_ending_ = true;
+    loop_.stop();
+  }
+
+  void tick() {
+    if (is_ending_) return;
+    supervisor_->tick();
+    proto::ToNode alive;
+    alive.set_alive(true);
+    if (ticks_++ % kTicksAlive == 0) send(0, alive);
+    loop_.after(kTick, [this] { tick(); });
+  }
+
+  const SuperviseOptions& options_;
+  EventLoop& loop_;
+  const UniqueFd line_;
+  std::optional<Supervisor> supervisor_;
+  std::optional<RemoteNodes> nodes_;  // none on one machine
+  int ticks_ = 0;
+  bool is_ending_ = false;
+};
+
+}  // namespace
+
+Status supervise(const SuperviseOptions& options) {
+  CONVOY_ASSIGN_OR_RETURN(const auto loop, EventLoop::create());
+  Process process(options, *loop);
+  CONVOY_RETURN_IF_ERROR(process.start());
+  CONVOY_RETURN_IF_ERROR(loop->run());
+  return process.finish();
 }
 
 }  // namespace convoy::resilience

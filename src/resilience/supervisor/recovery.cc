@@ -30,6 +30,10 @@ std::string names(const char* what, const std::vector<int>& numbers) {
 // --- deadlines ---
 
 void Supervisor::tick() {
+  if (options_.nodes > 1 && phase_ != Phase::kOver) {
+    look_for_lost_nodes();
+    if (!is_complete() || is_any_silent()) return;  // what is not heard would look like a hang
+  }
   if (phase_ == Phase::kSteady) return look_for_hang();
   if (phase_ != Phase::kOver) look_for_late();
 }
@@ -91,6 +95,11 @@ void Supervisor::open_incident(const char* kind, const std::vector<int>& ranks,
 
 void Supervisor::fault(FaultKind kind, const std::vector<int>& ranks, const std::string& what,
                        int node, bool is_overtaken) {
+  if (!is_complete()) {
+    if (held_.empty()) held_ = what;  // look_at_all() goes into it
+    return;
+  }
+  held_.clear();
   open_incident(name_of(kind), ranks, what);
   if (is_overtaken && !state_.history.empty()) state_.history.back().is_over = true;
   Fault fault{.kind = kind, .step = newest_step(), .at = elapsed_s()};
@@ -98,10 +107,20 @@ void Supervisor::fault(FaultKind kind, const std::vector<int>& ranks, const std:
   if (node != kNone) nodes.insert(node);
   for (const int rank : ranks) {
     blocks.insert(block_of(rank));
-    if (const Worker* w = of_rank(rank); w != nullptr) nodes.insert(w->node);
+    const Worker* w = of_rank(rank);
+    if (w != nullptr || options_.nodes > 1) {
+      nodes.insert(w != nullptr ? w->node : place_[static_cast<size_t>(rank)]);
+    }
   }
   fault.blocks.assign(blocks.begin(), blocks.end());
-  const Plan plan = decide(job(), state_.history, fault);
+  const bool is_lost = kind == FaultKind::kNodeLost;
+  if (is_lost) fault.nodes.assign(nodes.begin(), nodes.end());
+  const std::set<int> homes = is_lost ? std::set<int>{} : nodes;
+  Plan plan = decide(job(homes), state_.history, fault);
+  if (plan.action == Action::kWait && !state_.quarantined.empty()) {
+    state_.quarantined.clear();  // a node that fails now and then is better than none
+    plan = decide(job(homes), state_.history, fault);
+  }
   state_.history.push_back({fault, {nodes.begin(), nodes.end()}, /*is_over=*/false});
   for (const int n : nodes) {
     const std::string& name = nodes_[n].name();
@@ -111,29 +130,19 @@ void Supervisor::fault(FaultKind kind, const std::vector<int>& ranks, const std:
   carry_out(plan, ranks);
 }
 
-Job Supervisor::job() const {
-  Job job{.blocks = blocks_, .parts = mesh_.size("pp"), .replicas_min = 1};
+Job Supervisor::job(const std::set<int>& homes) const {
+  Job job{.blocks = blocks_, .parts = parts_, .replicas_min = 1};
   job.is_replicated = mesh_.size("dp") > 1;
   job.shrinking = Shrinking::kNever;
   job.step = newest_step();
   job.costs = state_.costs;
-  const int per_block = options_.ranks / static_cast<int>(blocks_.size());
   for (int n = 0; n < options_.nodes; ++n) {
-    const auto at = nodes_.find(n);
-    Node node{.name = at == nodes_.end() ? std::to_string(n) : at->second.name()};
-    // Of a block that spans ranks mostly one is lost, so each spare counts.
-    node.slots = ranks_per_node() / per_block + options_.spares;
-    int spares = 0;
-    for (const auto& [id, w] : workers_) {
-      if (w.node == n && w.rank == kNone && w.has_joined) ++spares;
-    }
-    node.warm = spares;
-    job.nodes.push_back(std::move(node));
+    job.nodes.push_back(node_for_policy(n, homes.contains(n)));
   }
   for (int rank = 0; rank < options_.ranks; ++rank) {
     Block& block = job.blocks[static_cast<size_t>(block_of(rank))];
     const Worker* w = of_rank(rank);
-    block.node = w == nullptr ? rank / ranks_per_node() : w->node;
+    block.node = w == nullptr ? place_[static_cast<size_t>(rank)] : w->node;
     block.is_alive = block.is_alive && w != nullptr;
   }
   // Workers find out themselves where state is; what it will cost is known only roughly.
@@ -156,20 +165,28 @@ void Supervisor::carry_out(const Plan& plan, const std::vector<int>& ranks) {
     case Action::kNothing:
       event("decided: nothing: " + plan.reason);
       return;
+    case Action::kWait:
+      event("decided: stop: nobody has room for " + names("rank", ranks));
+      return stop(code_, kNone,
+                  "no machine that is left has room for them; --spares says how many processes "
+                  "more each may run");
     case Action::kRestart:
       event("decided: all processes anew: " + plan.reason);
+      take_places(plan);
       return restart_all();
     default:
       break;
   }
+  take_places(plan);
   std::vector<int> lost;
   for (int rank = 0; rank < options_.ranks; ++rank) {
     Worker* w = of_rank(rank);
     // Whoever hangs can't be asked to leave; who is to blame for wrong values is healed in place.
     const bool is_blamed = state_.history.back().fault.kind == FaultKind::kHang &&
                            std::find(ranks.begin(), ranks.end(), rank) != ranks.end();
-    if (w != nullptr && is_blamed) condemn(*w);
-    if ((w == nullptr && !starting_.contains(rank)) || is_blamed) lost.push_back(rank);
+    const bool moves = w != nullptr && w->node != place_[static_cast<size_t>(rank)];
+    if (w != nullptr && (is_blamed || moves)) condemn(*w);
+    if ((w == nullptr && !starting_.contains(rank)) || is_blamed || moves) lost.push_back(rank);
   }
   event("decided: " + std::string(name_of(plan.action)) +
         (lost.empty() ? "" : " " + names("rank", lost)) +
@@ -198,7 +215,7 @@ void Supervisor::begin_generation(const std::vector<int>& lost) {
     w.is_ready = w.is_running = false;
     w.is_new = w.is_new && w.rank != kNone;  // and has not trained yet
   }
-  for (const int rank : lost) give_rank(rank, rank / ranks_per_node());
+  for (const int rank : lost) give_rank(rank, place_[static_cast<size_t>(rank)]);
   const std::vector<Worker*> all = members();
   all_new_ = std::all_of(all.begin(), all.end(), [](const Worker* w) { return w->is_new; });
   server_ = 0;
@@ -218,12 +235,15 @@ void Supervisor::begin_generation(const std::vector<int>& lost) {
 
 // A spare that waits there, or a process that is to be started.
 void Supervisor::give_rank(int rank, int node) {
+  done_.erase(rank);
   for (auto& [id, w] : workers_) {
     if (w.node != node || w.rank != kNone || !w.has_joined || w.is_condemned) continue;
     w.rank = rank;
     w.is_new = true;
     ++incident_->spares_used;
-    event("a spare (pid " + std::to_string(w.pid) + ") takes rank " + std::to_string(rank));
+    ++spares_used_[node];
+    event("a spare (pid " + std::to_string(w.pid) + place_of(node) + ") takes rank " +
+          std::to_string(rank));
     proto::ToNode order;
     order.mutable_places()->set_generation(state_.generation);
     proto::Worker& place = *order.mutable_places()->add_workers();
@@ -233,7 +253,7 @@ void Supervisor::give_rank(int rank, int node) {
   }
   ++incident_->processes_started;
   starting_.insert(rank);
-  event("a process is started for rank " + std::to_string(rank));
+  event("a process is started for rank " + std::to_string(rank) + place_of(node));
   proto::ToNode order;
   order.mutable_spawn()->set_rank(rank);
   order.mutable_spawn()->set_generation(state_.generation);
@@ -257,8 +277,10 @@ void Supervisor::summon(const Worker& worker) {
   s.set_generation(state_.generation);
   s.set_rank(static_cast<uint32_t>(worker.rank));
   s.set_world_size(static_cast<uint32_t>(options_.ranks));
-  s.set_local_rank(static_cast<uint32_t>(worker.rank % ranks_per_node()));
-  s.set_local_world_size(static_cast<uint32_t>(ranks_per_node()));
+  const auto here = std::count(place_.begin(), place_.end(), worker.node);
+  const auto before = std::count(place_.begin(), place_.begin() + worker.rank, worker.node);
+  s.set_local_rank(static_cast<uint32_t>(before));
+  s.set_local_world_size(static_cast<uint32_t>(here));
   s.set_mesh(options_.mesh);
   s.set_serves_store(worker.rank == server_);
   s.set_reason(incident_ ? incident_->what : "");
@@ -271,6 +293,7 @@ void Supervisor::go() {
   incident_->ready = since(seen_at_);
   event("all " + std::to_string(options_.ranks) + " ranks have left generation " +
         std::to_string(incident_->generation) + " and are ready");
+  tell_places();
   proto::Go go;
   go.set_generation(state_.generation);
   go.set_host(store_host_);
@@ -310,15 +333,10 @@ void Supervisor::survived() {
     CONVOY_LOG(Warn) << written.message();
   }
   say(headline(r) + ". `convoy why` tells more.");
-  const int spares_used = r.spares_used;
   incident_.reset();
   for (auto& [id, w] : workers_) w.is_new = false;
   save();
-  for (int i = 0; i < spares_used; ++i) {
-    proto::ToNode order;
-    order.mutable_spawn()->set_rank(kNone);
-    send_(0, order);
-  }
+  refill_spares();
 }
 
 void Supervisor::stop(int code, int cause, const std::string& why) {
@@ -336,7 +354,8 @@ void Supervisor::stop(int code, int cause, const std::string& why) {
   order.mutable_end()->set_code(code);
   order.mutable_end()->set_cause(cause);
   order.mutable_end()->set_text(r.what + "; " + why);
-  for (const auto& [node, hello] : nodes_) send_(node, order);
+  end_ = order.end();
+  broadcast(order);
 }
 
 }  // namespace convoy::resilience

@@ -16,7 +16,7 @@ void Supervisor::request(int node, const proto::Request& request) {
     answer.mutable_answer()->set_text(status());
     return send_(node, answer);
   }
-  if (what == "restart" && phase_ == Phase::kSteady) {
+  if (what == "restart" && phase_ == Phase::kSteady && is_complete()) {
     text["done"] = true;
     open_incident("a request", {}, "an operator asked for new processes");
     event("decided: all processes anew");
@@ -70,6 +70,23 @@ std::string Supervisor::status() const {
             [](const auto& a, const auto& b) { return a["rank"] < b["rank"]; });
   json["ranks"] = std::move(ranks);
   json["spares"] = spares;
+  nlohmann::ordered_json nodes = nlohmann::ordered_json::array();
+  for (int node = 0; node < options_.nodes; ++node) {
+    const auto has = [&](bool is_rank) {
+      return std::count_if(workers_.begin(), workers_.end(), [&](const auto& entry) {
+        const Worker& w = entry.second;
+        return w.node == node && w.has_joined && !w.is_condemned && (w.rank != kNone) == is_rank;
+      });
+    };
+    nodes.push_back({{"node", node},
+                     {"name", node_name(node)},
+                     {"state", is_lost(node)    ? "lost"
+                               : is_there(node) ? "there"
+                                                : "away"},
+                     {"ranks", has(true)},
+                     {"spares", has(false)}});
+  }
+  json["nodes"] = std::move(nodes);
   if (incident_) {
     json["incident"] = {{"what", incident_->what},
                         {"since_s", since(seen_at_)},

@@ -56,11 +56,28 @@ Supervisor::Supervisor(Options options, const Clock& clock, Send send, Mesh mesh
       store_(options_.run_dir),
       state_(std::move(state)) {
   if (state_.began == 0) state_.began = static_cast<double>(::time(nullptr));
-  std::map<std::pair<int, int>, int> blocks;
+  created_at_ = clock_->now();
+  make_blocks();
+}
+
+// Ranks that must share a node. Where a mesh lays them over several all the same, each is alone.
+void Supervisor::make_blocks() {
+  const int of_model = mesh_.size() / mesh_.size("dp"), stages = mesh_.size("pp");
+  const int together = of_model / stages;
+  const bool share = options_.nodes == 1 || ranks_per_node() % together == 0;
+  parts_ = share ? stages : of_model;
+  std::map<std::vector<int>, int> blocks, parts;
   for (int rank = 0; rank < options_.ranks; ++rank) {
-    const int replica = mesh_.coordinate(rank, "dp"), part = mesh_.coordinate(rank, "pp");
-    const auto [at, is_new] = blocks.try_emplace({replica, part}, static_cast<int>(blocks.size()));
-    if (is_new) blocks_.push_back({.replica = replica, .part = part});
+    place_.push_back(rank / ranks_per_node());
+    const int replica = mesh_.coordinate(rank, "dp");
+    std::vector<int> part{mesh_.coordinate(rank, "pp")};
+    for (const MeshDim& dim : mesh_.dims()) {
+      if (!share && dim.name != "dp") part.push_back(mesh_.coordinate(rank, dim.name));
+    }
+    const int number = parts.try_emplace(part, static_cast<int>(parts.size())).first->second;
+    part.push_back(replica);
+    const auto [at, is_new] = blocks.try_emplace(part, static_cast<int>(blocks.size()));
+    if (is_new) blocks_.push_back({.replica = replica, .part = number});
     block_of_rank_.push_back(at->second);
   }
 }
@@ -68,7 +85,15 @@ Supervisor::Supervisor(Options options, const Clock& clock, Send send, Mesh mesh
 // --- events ---
 
 void Supervisor::take(int node, const proto::FromNode& message) {
-  if (phase_ == Phase::kOver) return;
+  if (phase_ == Phase::kOver) {
+    if (!message.has_hello() || !end_) return;
+    proto::ToNode order;
+    *order.mutable_end() = *end_;
+    return send_(node, order);
+  }
+  if (const auto at = presence_.find(node); at != presence_.end() && !message.has_hello()) {
+    at->second.beats.heard(clock_->now());
+  }
   switch (message.what_case()) {
     case proto::FromNode::kHello:
       return node_said(node, message.hello());
@@ -85,36 +110,20 @@ void Supervisor::take(int node, const proto::FromNode& message) {
       return;
     case proto::FromNode::kRequest:
       return request(node, message.request());
+    case proto::FromNode::kLeaving:
+      return leaving(node, message.leaving());
     default:
       CONVOY_LOG(Debug) << "a message of node " << node << " that says nothing was dropped";
   }
 }
 
-void Supervisor::node_said(int node, const proto::NodeHello& hello) {
-  if (hello.version() != kProtocolVersion) {
-    CONVOY_LOG(Error) << "node " << hello.name() << " speaks version " << hello.version();
-    return;
-  }
-  nodes_[node] = hello;
-  state_.generation = std::max(state_.generation, hello.generation());
-  for (const proto::Worker& worker : hello.workers()) started(node, worker);
-  if (static_cast<int>(nodes_.size()) < options_.nodes) return;
-  std::vector<int> lost;
-  for (int rank = 0; rank < options_.ranks; ++rank) {
-    if (of_rank(rank) == nullptr) lost.push_back(rank);
-  }
-  if (!lost.empty()) {
-    fault(FaultKind::kKilled, lost, names("rank", lost) + " ended while no supervisor was there");
-  } else if (state_.is_recovering) {
-    fault(FaultKind::kNetwork, {}, "a supervisor died in the middle of a recovery");
-  }
-}
-
 void Supervisor::started(int node, const proto::Worker& told) {
+  if (told.rank() < kNone || told.rank() >= options_.ranks) return;
   Worker& worker = workers_[told.worker()];
   worker.id = told.worker();
   worker.node = node;
   worker.rank = told.rank();
+  if (told.rank() != kNone) place_[static_cast<size_t>(told.rank())] = node;
   starting_.erase(told.rank());
   worker.pid = told.pid();
   worker.has_joined = told.has_joined();
@@ -128,10 +137,13 @@ void Supervisor::ended(const proto::Ended& ended) {
   workers_.erase(worker.id);
   if (worker.is_condemned) return;  // who takes its place is known
   if (worker.rank == kNone) return spare_ended(worker);
-  if (WIFEXITED(ended.wait_status()) && WEXITSTATUS(ended.wait_status()) == 0) return;
+  if (WIFEXITED(ended.wait_status()) && WEXITSTATUS(ended.wait_status()) == 0) {
+    done_.insert(worker.rank);
+    return finish();
+  }
   std::string what = "rank " + std::to_string(worker.rank) + " (pid " + std::to_string(worker.pid) +
                      ") " + (WIFEXITED(ended.wait_status()) ? "ended: " : "was ended: ") +
-                     how(ended.wait_status());
+                     how(ended.wait_status()) + place_of(worker.node);
   if (!worker.last_words.empty()) what += " (" + worker.last_words + ")";
   const bool begins = WIFEXITED(ended.wait_status()) && newest_step() == 0 && !incident_;
   if (begins || is_hopeless(ended.wait_status())) {
@@ -182,7 +194,7 @@ void Supervisor::ready(Worker& worker, const proto::Ready& ready) {
   worker.is_ready = true;
   if (worker.rank == server_) {
     store_port_ = static_cast<uint16_t>(ready.store_port());
-    store_host_ = nodes_[worker.node].address();
+    store_host_ = ready.store_host().empty() ? nodes_[worker.node].address() : ready.store_host();
   }
   if (missing(&Worker::is_ready).empty()) go();
 }
@@ -225,12 +237,14 @@ void Supervisor::corruption(const proto::Trouble& trouble) {
 }
 
 void Supervisor::vitals(const proto::Vitals& told) {
-  std::map<int, RankVitals> ranks;
   for (const proto::Vital& v : told.of()) {
     Worker* worker = find(v.worker());
     if (worker == nullptr) continue;
     worker->vitals = {v.step(), v.waiting(), v.training(), v.halted(), Nanos(v.step_ns())};
-    if (worker->rank != kNone) ranks[worker->rank] = worker->vitals;
+  }
+  std::map<int, RankVitals> ranks;
+  for (const auto& [id, w] : workers_) {
+    if (w.rank != kNone) ranks[w.rank] = w.vitals;
   }
   if (phase_ == Phase::kSteady) watch_.take(clock_->now(), ranks);
 }
@@ -293,7 +307,7 @@ void Supervisor::event(const std::string& text) {
 void Supervisor::say(const std::string& text) {
   proto::ToNode order;
   order.mutable_say()->set_text(text);
-  for (const auto& [node, hello] : nodes_) send_(node, order);
+  broadcast(order);
 }
 
 void Supervisor::save() {

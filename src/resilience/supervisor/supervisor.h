@@ -3,6 +3,7 @@
 #include "src/resilience/incident/incident.h"
 #include "src/resilience/protocol/messages.pb.h"
 #include "src/resilience/supervisor/control_store.h"
+#include "src/resilience/supervisor/heartbeats.h"
 #include "src/resilience/supervisor/watch.h"
 #include <convoy/base/clock.h>
 #include <convoy/base/status.h>
@@ -41,6 +42,8 @@ class Supervisor {
   static Result<Supervisor> create(Options options, const Clock& clock, Send send);
 
   void take(int node, const proto::FromNode& message);
+  // The line to a node has ended. It is lost if it does not come back soon.
+  void node_gone(int node, const std::string& why);
   // Some times a second: deadlines.
   void tick();
 
@@ -66,6 +69,13 @@ class Supervisor {
 
   Supervisor(Options options, const Clock& clock, Send send, Mesh mesh, ControlState state);
 
+  struct Presence {
+    Heartbeats beats;
+    std::string why{};  // its line has ended
+  };
+
+  void make_blocks();
+
   // Events.
   void node_said(int node, const proto::NodeHello& hello);
   void started(int node, const proto::Worker& started);
@@ -76,8 +86,27 @@ class Supervisor {
   void trouble(Worker& worker, const proto::Trouble& trouble);
   void corruption(const proto::Trouble& trouble);
   void vitals(const proto::Vitals& vitals);
+  void leaving(int node, const proto::Leaving& leaving);
   void request(int node, const proto::Request& request);
   void spare_ended(const Worker& worker);
+
+  // Nodes, in nodes.cc.
+  void reconcile(int node, const proto::NodeHello& hello);
+  void look_at_all();
+  void look_for_lost_nodes();
+  void lose(const std::vector<int>& nodes, const std::string& what);
+  void say_who_is_missing();
+  bool is_lost(int node) const;
+  bool is_there(int node) const;
+  // All nodes that are not lost are there: whoever is missing then has died.
+  bool is_complete() const;
+  bool is_any_silent() const;
+  Node node_for_policy(int node, bool is_home) const;
+  std::string node_name(int node) const;
+  std::string place_of(int node) const;  // " on NAME", if there are several
+  void broadcast(const proto::ToNode& order);
+  void refill_spares();
+  void finish();
 
   // see → decide → act.
   void open_incident(const char* kind, const std::vector<int>& ranks, const std::string& what);
@@ -85,8 +114,11 @@ class Supervisor {
   // that goes on would have brought a step but for this.
   void fault(FaultKind kind, const std::vector<int>& ranks, const std::string& what,
              int node = kNone, bool is_overtaken = false);
-  Job job() const;
+  // `homes`: where blocks are that lost only some of their ranks.
+  Job job(const std::set<int>& homes) const;
   void carry_out(const Plan& plan, const std::vector<int>& lost);
+  void take_places(const Plan& plan);
+  void tell_places();
   void begin_generation(const std::vector<int>& lost);
   void restart_all();
   void give_rank(int rank, int node);
@@ -120,10 +152,18 @@ class Supervisor {
   Mesh mesh_;
   std::vector<int> block_of_rank_;
   std::vector<Block> blocks_;  // without places
+  int parts_ = 1;              // of the model
+  std::vector<int> place_;     // the node of each rank, of those too that are still to come
   ControlStore store_;
   ControlState state_;
   std::map<int, proto::NodeHello> nodes_;  // by node
-  std::map<uint64_t, Worker> workers_;     // by id
+  std::map<int, Presence> presence_;       // of nodes but the first, whose end is ours
+  TimePoint created_at_{}, ticked_at_{};
+  bool missing_is_told_ = false;
+  std::set<int> done_;                  // ranks that have ended with success
+  std::string held_;                    // what can't be judged before all nodes are there
+  std::optional<proto::End> end_;       // of the job
+  std::map<uint64_t, Worker> workers_;  // by id
   Phase phase_ = Phase::kSteady;
   HangWatch watch_;
   std::optional<IncidentRecord> incident_;
@@ -135,6 +175,7 @@ class Supervisor {
   int server_ = kNone;      // the rank that serves the store
   std::set<int> starting_;  // ranks for which a process was ordered that is not there yet
   int spare_deaths_ = 0;
+  std::map<int, int> spares_used_;  // of the incident, by node
   int code_ = 1;  // of the last rank that ended: the job's, should it have to stop
 };
 

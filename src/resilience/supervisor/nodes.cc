@@ -1,0 +1,305 @@
+// The job's nodes: who has come, who is gone, and what that means for their ranks. The first one's
+// launcher is the supervisor's parent, so it is there as long as anyone is.
+#include "src/resilience/protocol/protocol.h"
+#include "src/resilience/supervisor/supervisor.h"
+#include <convoy/base/log.h>
+#include <convoy/base/units.h>
+
+#include <algorithm>
+#include <cstdio>
+
+namespace convoy::resilience {
+namespace {
+
+// For nodes that another supervisor has known to come to this one.
+constexpr Nanos kComesBack = std::chrono::seconds(6);
+// A job that begins is told who it waits for. Its ranks have a deadline of their own.
+constexpr Nanos kToldAfter = std::chrono::seconds(15);
+// Who was halted himself for so long has not listened.
+constexpr Nanos kHalted = std::chrono::seconds(1);
+constexpr int kExitLost = 69;     // as a rank's that can't reach the others
+constexpr int kPlacesMax = 1000;  // of one message
+
+}  // namespace
+
+// --- who is there ---
+
+void Supervisor::node_said(int node, const proto::NodeHello& hello) {
+  if (hello.version() != kProtocolVersion) {
+    CONVOY_LOG(Error) << "node " << hello.name() << " speaks version " << hello.version();
+    return;
+  }
+  if (is_lost(node)) {
+    proto::ToNode order;
+    order.mutable_end()->set_code(kExitLost);
+    order.mutable_end()->set_cause(kNone);
+    order.mutable_end()->set_text(
+        "this machine was not heard of for too long, and the job has gone on without it");
+    return send_(node, order);
+  }
+  nodes_[node] = hello;
+  for (const auto& [other, known] : nodes_) {
+    if (other != node && known.name() == hello.name()) {
+      nodes_[node].set_name(hello.name() + "/" + std::to_string(node));
+    }
+  }
+  const TimePoint now = clock_->now();
+  if (node != 0) presence_.try_emplace(node, Heartbeats(now)).first->second.beats.opened(now);
+  state_.generation = std::max(state_.generation, hello.generation());
+  done_.insert(hello.done().begin(), hello.done().end());
+  reconcile(node, hello);
+  look_at_all();
+}
+
+// What was said while its line was away is in its hello; what it was told then it may not know.
+void Supervisor::reconcile(int node, const proto::NodeHello& hello) {
+  std::erase_if(starting_, [&](int rank) { return place_[static_cast<size_t>(rank)] == node; });
+  std::set<uint64_t> there;
+  for (const proto::Worker& told : hello.workers()) {
+    there.insert(told.worker());
+    Worker* known = find(told.worker());
+    if (known == nullptr) {
+      started(node, told);
+      continue;
+    }
+    known->has_joined = told.has_joined();
+    if (known->is_condemned) condemn(*known);
+  }
+  std::erase_if(workers_, [&](const auto& entry) {
+    return entry.second.node == node && !there.contains(entry.first);
+  });
+}
+
+// Once all nodes are there: whoever is missing has died.
+void Supervisor::look_at_all() {
+  if (!is_complete()) return;
+  if (options_.nodes > 1) {
+    if (!state_.had_all_nodes) {
+      state_.had_all_nodes = true;
+      save();
+    }
+    proto::ToNode order;
+    order.set_whole(true);
+    broadcast(order);
+  }
+  std::vector<int> lost;
+  for (int rank = 0; rank < options_.ranks; ++rank) {
+    if (of_rank(rank) == nullptr && !starting_.contains(rank) && !done_.contains(rank)) {
+      lost.push_back(rank);
+    }
+  }
+  if (!lost.empty()) {
+    fault(FaultKind::kKilled, lost, names("rank", lost) + " ended while no supervisor was there");
+  } else if (!held_.empty()) {
+    fault(FaultKind::kNetwork, {}, std::string(held_));
+  } else if (state_.is_recovering) {
+    fault(FaultKind::kNetwork, {},
+          incident_ ? "a machine was away in the middle of a recovery"
+                    : "a supervisor died in the middle of a recovery");
+  }
+  finish();
+}
+
+void Supervisor::node_gone(int node, const std::string& why) {
+  const auto at = presence_.find(node);
+  if (at == presence_.end()) return;
+  CONVOY_LOG(Warn) << "the line to " << node_name(node) << " has ended: " << why;
+  at->second.beats.ended();
+  at->second.why = why;
+}
+
+bool Supervisor::is_lost(int node) const {
+  const auto& lost = state_.lost_nodes;
+  return std::find(lost.begin(), lost.end(), node) != lost.end();
+}
+
+bool Supervisor::is_there(int node) const {
+  if (node == 0) return nodes_.contains(0);
+  const auto at = presence_.find(node);
+  return at != presence_.end() && at->second.beats.is_open();
+}
+
+bool Supervisor::is_complete() const {
+  for (int node = 0; node < options_.nodes; ++node) {
+    if (!is_lost(node) && !is_there(node)) return false;
+  }
+  return true;
+}
+
+bool Supervisor::is_any_silent() const {
+  const TimePoint now = clock_->now();
+  return std::any_of(presence_.begin(), presence_.end(),
+                     [&](const auto& p) { return p.second.beats.is_unusual(now); });
+}
+
+std::string Supervisor::node_name(int node) const {
+  const auto at = nodes_.find(node);
+  return at == nodes_.end() ? "node " + std::to_string(node) : at->second.name();
+}
+
+std::string Supervisor::place_of(int node) const {
+  return options_.nodes == 1 ? "" : " on " + node_name(node);
+}
+
+// --- who is lost ---
+
+void Supervisor::look_for_lost_nodes() {
+  const TimePoint now = clock_->now();
+  if (ticked_at_ != TimePoint{} && now - ticked_at_ > kHalted) {
+    for (auto& [node, presence] : presence_) presence.beats.forgive(now);
+  }
+  ticked_at_ = now;
+  if (!state_.had_all_nodes) return say_who_is_missing();
+  std::vector<int> lost;
+  std::string what;
+  char text[160];
+  for (int node = 1; node < options_.nodes; ++node) {
+    if (is_lost(node)) continue;
+    const auto at = presence_.find(node);
+    if (at == presence_.end()) {
+      if (now - created_at_ < kComesBack) continue;
+      std::snprintf(text, sizeof text, "it did not come to the new supervisor within %.0f s",
+                    to_seconds(kComesBack));
+    } else {
+      const Heartbeats& beats = at->second.beats;
+      if (!beats.is_lost(now)) continue;
+      std::snprintf(text, sizeof text,
+                    beats.is_open() ? "it says nothing for %.1f s (limit %.1f s)"
+                                    : "its line ended, and nothing came for %.1f s (limit %.1f s)",
+                    to_seconds(beats.silence(now)), to_seconds(beats.limit()));
+    }
+    lost.push_back(node);
+    what += (what.empty() ? "" : "; ") + node_name(node) + " is gone: " + text;
+  }
+  if (!lost.empty()) lose(lost, what);
+}
+
+void Supervisor::lose(const std::vector<int>& nodes, const std::string& what) {
+  std::vector<int> ranks;
+  for (const int node : nodes) {
+    state_.lost_nodes.push_back(node);
+    presence_.erase(node);
+    for (int rank = 0; rank < options_.ranks; ++rank) {
+      if (place_[static_cast<size_t>(rank)] != node || done_.contains(rank)) continue;
+      ranks.push_back(rank);
+      starting_.erase(rank);
+    }
+    std::erase_if(workers_, [&](const auto& entry) { return entry.second.node == node; });
+  }
+  save();
+  if (ranks.empty()) {
+    say(what + "; it had no ranks");
+    return look_at_all();
+  }
+  std::sort(ranks.begin(), ranks.end());
+  code_ = kExitLost;
+  fault(FaultKind::kNodeLost, ranks, what + ", with " + names("rank", ranks), nodes.front());
+}
+
+void Supervisor::say_who_is_missing() {
+  if (missing_is_told_ || clock_->now() - created_at_ < kToldAfter) return;
+  missing_is_told_ = true;
+  std::vector<int> missing;
+  for (int node = 0; node < options_.nodes; ++node) {
+    if (!is_there(node)) missing.push_back(node);
+  }
+  if (missing.empty()) return;
+  say(names("machine", missing) + " of " + std::to_string(options_.nodes) +
+      " (--node-rank) did not connect to the supervisor yet; until then a death ends the job.");
+}
+
+// --- what the policy and the nodes are told ---
+
+// Ranks of one block have to share the node, so a whole one needs room for all of them. Where it
+// has lost only some, each spare counts.
+Node Supervisor::node_for_policy(int node, bool is_home) const {
+  const int per_block = options_.ranks / static_cast<int>(blocks_.size());
+  int spares = 0;
+  for (const auto& [id, w] : workers_) {
+    if (w.node == node && w.rank == kNone && w.has_joined && !w.is_condemned) ++spares;
+  }
+  Node told{.name = node_name(node)};
+  const bool each_counts = is_home || options_.nodes == 1;
+  told.slots = each_counts ? ranks_per_node() / per_block + options_.spares
+                           : (ranks_per_node() + options_.spares) / per_block;
+  told.warm = each_counts ? spares : spares / per_block;
+  const auto& unfit = state_.quarantined;
+  if (std::find(unfit.begin(), unfit.end(), node) != unfit.end()) {
+    told.state = NodeState::kQuarantined;
+  }
+  if (is_lost(node)) told.state = NodeState::kLost;
+  return told;
+}
+
+void Supervisor::take_places(const Plan& plan) {
+  for (const Move& move : plan.moves) {
+    for (int rank = 0; rank < options_.ranks; ++rank) {
+      if (block_of(rank) == move.block) place_[static_cast<size_t>(rank)] = move.node;
+    }
+  }
+  for (const int node : plan.quarantined) state_.quarantined.push_back(node);
+}
+
+// So that each launcher knows which ranks are not its own any more.
+void Supervisor::tell_places() {
+  if (options_.nodes == 1) return;
+  const std::vector<Worker*> all = members();
+  for (size_t begin = 0; begin < all.size(); begin += kPlacesMax) {
+    proto::ToNode order;
+    order.mutable_places()->set_generation(state_.generation);
+    for (size_t i = begin; i < std::min(all.size(), begin + kPlacesMax); ++i) {
+      proto::Worker& place = *order.mutable_places()->add_workers();
+      place.set_worker(all[i]->id);
+      place.set_rank(all[i]->rank);
+    }
+    broadcast(order);
+  }
+}
+
+// Those that were used are replaced where there is room for them still.
+void Supervisor::refill_spares() {
+  for (const auto& [node, used] : spares_used_) {
+    if (is_lost(node)) continue;
+    int there = 0;
+    for (const auto& [id, w] : workers_) there += w.node == node && !w.is_condemned ? 1 : 0;
+    const int room = ranks_per_node() + options_.spares - there;
+    for (int i = 0; i < std::min(used, room); ++i) {
+      proto::ToNode order;
+      order.mutable_spawn()->set_rank(kNone);
+      send_(node, order);
+    }
+  }
+  spares_used_.clear();
+}
+
+void Supervisor::broadcast(const proto::ToNode& order) {
+  // The first one last: with its launcher this process ends.
+  for (auto at = nodes_.rbegin(); at != nodes_.rend(); ++at) {
+    if (!is_lost(at->first)) send_(at->first, order);
+  }
+}
+
+// --- the end ---
+
+// On several machines no launcher knows by itself when all ranks have ended.
+void Supervisor::finish() {
+  if (options_.nodes == 1 || static_cast<int>(done_.size()) < options_.ranks) return;
+  if (phase_ == Phase::kOver) return;
+  phase_ = Phase::kOver;
+  end_.emplace().set_cause(kNone);
+  proto::ToNode order;
+  *order.mutable_end() = *end_;
+  broadcast(order);
+}
+
+void Supervisor::leaving(int node, const proto::Leaving& leaving) {
+  phase_ = Phase::kOver;
+  end_.emplace().set_code(leaving.code());
+  end_->set_cause(kNone);
+  end_->set_text(node_name(node) + " has ended it: " + leaving.text());
+  proto::ToNode order;
+  *order.mutable_end() = *end_;
+  broadcast(order);
+}
+
+}  // namespace convoy::resilience
