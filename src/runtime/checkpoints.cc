@@ -82,7 +82,8 @@ ckpt::ClientOptions client_options(const TrainOptions& options, Runtime& runtime
   ckpt::ClientOptions client;
   client.agent = std::move(agent);
   client.job = job_name(environment);
-  client.generation = static_cast<uint64_t>(environment.generation);
+  client.generation = static_cast<uint64_t>(runtime.spans_machines() ? runtime.generation()
+                                                                     : environment.generation);
   client.rank = static_cast<uint32_t>(environment.rank);
   client.world_size = static_cast<uint32_t>(environment.world_size);
   client.local_size = static_cast<uint32_t>(environment.local_world_size);

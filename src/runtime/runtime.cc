@@ -77,7 +77,8 @@ int threads_per_rank(const launch::Environment& environment) {
 Runtime::Runtime(launch::Environment environment, RuntimeOptions options)
     : options_(std::move(options)),
       environment_(std::move(environment)),
-      generation_(environment_.generation) {}
+      generation_(environment_.generation),
+      spans_machines_(environment_.local_world_size < environment_.world_size) {}
 
 Result<std::unique_ptr<Runtime>> Runtime::start(const RuntimeOptions& options) {
   CONVOY_RETURN_IF_ERROR(check_torch_version(TORCH_ABI_VERSION, aoti_torch_abi_version()));

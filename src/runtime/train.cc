@@ -420,8 +420,11 @@ Status Run::come_together() {
     if (checkpoints_) checkpoints_->before_update();
   });
   if (!caught.now.is_valid) return begin();
+  // Several machines have to agree on who they are, each time anew.
+  const bool together = runtime_.spans_machines();
+  if (together) checkpoints_.reset();
   if (!checkpoints_) {
-    CONVOY_ASSIGN_OR_RETURN(checkpoints_, Checkpoints::open(options_, runtime_, /*alone=*/true));
+    CONVOY_ASSIGN_OR_RETURN(checkpoints_, Checkpoints::open(options_, runtime_, !together));
   }
   if (!caught.is_whole) {
     CONVOY_RETURN_IF_ERROR(go_back(caught.now));

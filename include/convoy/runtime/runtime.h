@@ -75,9 +75,9 @@ class Runtime {
   void report_corruption(const std::string& what, const std::vector<int>& wrong, int64_t step);
   // Whether ranks wait for each other at the end, since one might still be replaced. The same on
   // all ranks, though machines may differ in whether theirs can be.
-  bool ends_together() const {
-    return can_recover() || environment_.local_world_size < environment_.world_size;
-  }
+  bool ends_together() const { return can_recover() || spans_machines_; }
+  // Whether the job was started on several machines, of which some may be lost by now.
+  bool spans_machines() const { return spans_machines_; }
   // Whether this process has come into a job that was under way, to take a failed rank's place: its
   // state is to be had from the others.
   bool is_newcomer() const { return is_newcomer_; }
@@ -114,6 +114,7 @@ class Runtime {
   c10::intrusive_ptr<c10d::Store> store_;
   std::unique_ptr<comm::MeshGroups> groups_;
   int generation_ = 0;
+  bool spans_machines_ = false;
   bool is_newcomer_ = false;
   bool first_step_is_told_ = true;  // of this generation
   resilience::FirstStep first_step_;
