@@ -59,7 +59,10 @@ void Supervisor::look_for_late() {
   for (Worker* w : members()) {
     if (gathering ? w->is_ready : w->is_running) continue;
     Nanos limit = kStartLimit;
-    if (gathering && !w->is_new) limit = kReadyLimit + 4 * watch_.longest_step();
+    // Starting takes its time, but nobody starts while it is halted.
+    if ((gathering && !w->is_new) || w->vitals.halted) {
+      limit = kReadyLimit + 4 * watch_.longest_step();
+    }
     if (now - (gathering ? summoned_at_ : gone_at_) > limit) late.push_back(w->rank);
   }
   if (late.empty()) return;
