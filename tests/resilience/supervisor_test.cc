@@ -240,6 +240,17 @@ TEST_CASE("many that die at once are one recovery: who lives stays") {
   CHECK(records->front().nodes == std::vector<std::string>{"node"});
 }
 
+TEST_CASE("many that crash at once have failed in their step once, not many times") {
+  const TempFolder folder;
+  Crew crew(folder.path(), 8, 1, 5);
+  crew.settle();
+  crew.tick();
+  for (const int rank : {0, 1, 2, 3, 5}) crew.die(crew.of_rank(rank), SIGSEGV);
+  crew.settle();
+  CHECK_FALSE(crew.end);
+  CHECK(crew.trains());
+}
+
 TEST_CASE("processes that die before they are ready end the job, not go on for ever") {
   const TempFolder folder;
   Crew crew(folder.path(), 4, 0, 6);

@@ -53,7 +53,7 @@ std::string program_to_blame(const History& history, const Fault& fault) {
   if (fault.kind == FaultKind::kMismatch) return name_of(fault.kind);
   const auto in_this_step = [&](auto&& is_alike) {
     return static_cast<int>(std::count_if(history.begin(), history.end(), [&](const Incident& i) {
-      return i.fault.step == fault.step && is_alike(i.fault.kind);
+      return i.fault.step == fault.step && !i.fault.is_one_more && is_alike(i.fault.kind);
     }));
   };
   const std::string step = std::to_string(fault.step);
@@ -61,7 +61,9 @@ std::string program_to_blame(const History& history, const Fault& fault) {
     const bool again = in_this_step([](FaultKind k) { return k == FaultKind::kNonFinite; }) > 0;
     return again ? "the loss is not finite, again in step " + step + " after it was repeated" : "";
   }
-  if (!ends_processes(fault.kind) || in_this_step(ends_processes) + 1 < kSameStepMax) return "";
+  if (!ends_processes(fault.kind) || fault.is_one_more ||
+      in_this_step(ends_processes) + 1 < kSameStepMax)
+    return "";
   return "processes ended in step " + step + " for the " + std::to_string(kSameStepMax) +
          "rd time, wherever they ran";
 }

@@ -18,6 +18,7 @@ ordered_json json_of(const Incident& i) {
           {"fault_nodes", i.fault.nodes},
           {"step", i.fault.step},
           {"at", i.fault.at},
+          {"is_one_more", i.fault.is_one_more},
           {"nodes", i.nodes},
           {"is_over", i.is_over}};
 }
@@ -29,6 +30,7 @@ Incident incident_of(const nlohmann::json& json) {
   json.at("fault_nodes").get_to(i.fault.nodes);
   json.at("step").get_to(i.fault.step);
   json.at("at").get_to(i.fault.at);
+  i.fault.is_one_more = json.value("is_one_more", false);  // not in files of earlier versions
   json.at("nodes").get_to(i.nodes);
   json.at("is_over").get_to(i.is_over);
   return i;
