@@ -2,8 +2,8 @@
 """Real jobs under `convoy chaos`: campaign.py CONVOY TRAIN_LLAMA [--faults 6] [--seed 1] [--steps 4000] [--seconds 0] [--out FOLDER]
 
 Method: a run that nobody disturbs gives the reference: in float64, loss, gradient norm and tokens of each step. Then jobs like it, 8
-ranks, tp=2 pp=2 dp=2 with a spare, a tracer and checkpoints, one after the other, each with a chunk of faults that its seed draws, the
-first chunk with one in the middle of a recovery, until FAULTS faults were survived or SECONDS have passed. Every job must end when it is
+ranks, tp=2 pp=2 dp=2 with a spare, a tracer and checkpoints, one after the other, each with some faults that its seed draws, those of
+the first job with one in the middle of a recovery, until FAULTS faults were survived or SECONDS have passed. Every job must end when it is
 asked to, with nothing left behind; `convoy chaos` checks the rest, step by step against the reference.
 
 Exit code 0: everything held; 1: it did not, the seeds that show it again are printed and the folders kept.
@@ -68,8 +68,8 @@ class Campaign:
         out = self.folder / "reference"
         began = time.monotonic()
         job = self.start(out, self.arguments.steps, ["--no-recover"], [])
-        chunk = min(self.arguments.faults, FAULTS_PER_JOB)
-        while job.poll() is None and time.monotonic() - began < 12 + 4 * chunk:
+        count = min(self.arguments.faults, FAULTS_PER_JOB)
+        while job.poll() is None and time.monotonic() - began < 12 + 4 * count:
             time.sleep(0.1)
         end(job)
         print(f"reference: {len((out / 'metrics.jsonl').read_text().splitlines())} steps, nobody disturbs them", flush=True)

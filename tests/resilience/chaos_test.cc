@@ -138,6 +138,13 @@ TEST_CASE("incidents that should not be are found") {
   REQUIRE(verdict(an_incident(0, 1), kill) == Names{"steps_lost"});
   REQUIRE(verdict(an_incident(5, 0), kill) == Names{"caused"});
   REQUIRE(verdict(an_incident(0, 0), {a_fault(Kind::kPause, {1}, 0)}) == Names{"caused"});
+  // The next supervisor begins an incident of its own, and what was lost before counts.
+  Done supervisor = a_fault(Kind::kKillSupervisor, {}, 1);
+  REQUIRE(verdict(an_incident(1, 0), {supervisor}) == Names{"caused"});
+  supervisor.was_recovering = true;
+  REQUIRE(verdict(an_incident(1, 0), {kill[0], supervisor}).empty());
+  REQUIRE(verdict(an_incident(1, 1), {kill[0], supervisor}) == Names{"steps_lost"});
+  REQUIRE(verdict(an_incident(1, 1), {a_fault(Kind::kKill, {1, 3}, 0), supervisor}).empty());
   IncidentRecord end = an_incident(0, 0);
   end.survived = false;
   REQUIRE(verdict(end, kill) == Names{"survived"});

@@ -57,11 +57,17 @@ bool Invariants::all_hold() const {
 }
 
 std::vector<const Done*> causes_of(const IncidentRecord& incident, const std::vector<Done>& done) {
-  std::vector<const Done*> causes;
   const double end = incident.unix_time + kClockSlack + std::max(incident.first_step, 0.0);
-  for (const Done& d : done) {
-    if (d.generation < incident.generation || d.generation > incident.next_generation) continue;
-    if (d.why_not.empty() && d.unix_time <= end) causes.push_back(&d);
+  const auto belongs = [&](const Done& d) {
+    return d.generation >= incident.generation && d.generation <= incident.next_generation &&
+           d.why_not.empty() && d.unix_time <= end;
+  };
+  std::vector<const Done*> causes;
+  bool is_chain = false;  // the one behind it came while the job was recovering from this one
+  for (auto d = done.rbegin(); d != done.rend(); ++d) {
+    const bool is_cause = belongs(*d) || (is_chain && d->why_not.empty());
+    is_chain = is_cause ? d->was_recovering : is_chain && !d->why_not.empty();
+    if (is_cause) causes.push_back(&*d);
   }
   return causes;
 }
