@@ -52,6 +52,7 @@ Result<ControlState> ControlStore::load() const {
     json.at("incidents").get_to(state.incidents);
     json.at("is_recovering").get_to(state.is_recovering);
     json.at("lost_s").get_to(state.lost_s);
+    state.veterans = json.value("veterans", state.veterans);
     const auto& costs = json.at("costs");
     costs.at("step").get_to(state.costs.step);
     costs.at("reconfigure").get_to(state.costs.reconfigure);
@@ -73,6 +74,7 @@ Status ControlStore::save(const ControlState& s) const {
                              {"incidents", s.incidents},
                              {"is_recovering", s.is_recovering},
                              {"lost_s", s.lost_s},
+                             {"veterans", s.veterans},
                              {"costs",
                               {{"step", s.costs.step},
                                {"reconfigure", s.costs.reconfigure},

@@ -5,6 +5,7 @@
 #include <convoy/resilience/policy.h>
 
 #include <cstdint>
+#include <set>
 #include <string>
 
 namespace convoy::resilience {
@@ -17,7 +18,9 @@ struct ControlState {
   Costs costs{};            // as measured so far
   History history{};
   bool is_recovering = false;  // the generation has no step yet
-  double lost_s = 0;           // of all incidents: nobody trained
+  // Workers that have trained before it: the others have neither groups nor state.
+  std::set<uint64_t> veterans{};
+  double lost_s = 0;  // of all incidents: nobody trained
 };
 
 // The job's control state in a file of its run folder. Each save replaces the file at once, on

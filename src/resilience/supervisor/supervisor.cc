@@ -97,7 +97,12 @@ void Supervisor::node_said(int node, const proto::NodeHello& hello) {
   }
   nodes_[node] = hello;
   state_.generation = std::max(state_.generation, hello.generation());
-  for (const proto::Worker& worker : hello.workers()) started(node, worker);
+  for (const proto::Worker& worker : hello.workers()) {
+    started(node, worker);
+    Worker& known = workers_[worker.worker()];
+    known.is_new =
+        state_.is_recovering && known.rank != kNone && !state_.veterans.contains(known.id);
+  }
   if (static_cast<int>(nodes_.size()) < options_.nodes) return;
   std::vector<int> lost;
   for (int rank = 0; rank < options_.ranks; ++rank) {
