@@ -115,6 +115,14 @@ TEST_CASE("nothing may be lost while each part of the model is on a rank that li
   REQUIRE(promised(incident, {first, a_fault(Kind::kPause, {2}, 0)}, mesh, {}) == 0);
   REQUIRE(promised(incident, {a_fault(Kind::kCorrupt, {0, 1, 2, 3}, 0)}, mesh,
                    {.folder_steps = 40}) == 40);
+  // The agent's memory has gone, too.
+  Done agent = a_fault(Kind::kKillAgent, {}, 1);
+  agent.step = 19;
+  const Done part = a_fault(Kind::kKill, {0, 2}, 0);
+  REQUIRE(promised(incident, {part, agent}, mesh, {.folder_steps = 40}) == 40);
+  REQUIRE(promised(incident, {first, agent}, mesh, {.folder_steps = 40}) == 0);
+  agent.step = 10;
+  REQUIRE(promised(incident, {part, agent}, mesh, {.folder_steps = 40}) == 1);
 }
 
 std::vector<std::string> broken(const Invariants& invariants) {

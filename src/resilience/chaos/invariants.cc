@@ -75,13 +75,17 @@ std::vector<const Done*> causes_of(const IncidentRecord& incident, const std::ve
 int64_t promised(const IncidentRecord& incident, const std::vector<Done>& done, const Mesh& mesh,
                  const Promise& promise) {
   std::set<int> lost(incident.ranks.begin(), incident.ranks.end());
+  bool has_memory = true;  // the agent's, which holds the newest snapshots
   for (const Done* cause : causes_of(incident, done)) {
     if (cause->fault.kind == Kind::kCorrupt) return promise.folder_steps;
+    const bool is_recent = cause->step + promise.steps + 1 >= incident.step;
+    if (cause->fault.kind == Kind::kKillAgent && is_recent) has_memory = false;
     if (breaks_ranks(cause->fault.kind)) {
       lost.insert(cause->struck.ranks.begin(), cause->struck.ranks.end());
     }
   }
-  return promise.is_sharded || loses_a_part(lost, mesh) ? promise.steps : 0;
+  if (!promise.is_sharded && !loses_a_part(lost, mesh)) return 0;
+  return has_memory ? promise.steps : std::max(promise.steps, promise.folder_steps);
 }
 
 void check_incidents(const std::vector<IncidentRecord>& incidents, const std::vector<Done>& done,

@@ -100,7 +100,8 @@ void Supervisor::fault(FaultKind kind, const std::vector<int>& ranks, const std:
                        int node, bool is_overtaken) {
   open_incident(name_of(kind), ranks, what);
   if (is_overtaken && !state_.history.empty()) state_.history.back().is_over = true;
-  Fault fault{.kind = kind, .step = newest_step(), .at = elapsed_s(), .is_one_more = is_overtaken};
+  Fault fault{.kind = kind, .step = newest_step(), .at = elapsed_s()};
+  fault.is_one_more = phase_ == Phase::kGathering;
   std::set<int> blocks, nodes;
   if (node != kNone) nodes.insert(node);
   for (const int rank : ranks) {
