@@ -6,9 +6,9 @@ PRESET ?= release
 BUILD := build/$(PRESET)
 export CONVOY_VENV
 
-.PHONY: help deps build test demo bench gpu-check lint sanitize clean
+.PHONY: help deps build test demo bench chaos gpu-check lint sanitize clean
 help:
-	@sed -n '1,2s/^# //p' Makefile; echo; echo "  make demo | test | bench [BENCH=comm] | lint | sanitize | gpu-check | build | deps | clean"
+	@sed -n '1,2s/^# //p' Makefile; echo; echo "  make demo | test | bench [BENCH=comm] | chaos [SEED=1 FAULTS=6 STEPS=4000] | lint | sanitize | gpu-check | build | deps | clean"
 
 deps:
 	@.ci/setup.sh
@@ -31,6 +31,11 @@ $(KJV).train.tokens: examples/kjv_text.py | build
 
 demo: build $(KJV).train.tokens
 	@python3 examples/demo.py $(BUILD)/src/cli/convoy $(BUILD)/examples/train_llama $(KJV) $(if $(STEPS),--steps $(STEPS),)
+
+# Faults that a seed draws, into jobs of 8 ranks, until FAULTS are survived.
+chaos: build
+	@python3 tests/chaos/campaign.py $(BUILD)/src/cli/convoy $(BUILD)/examples/train_llama --seed $(or $(SEED),1) \
+	  --faults $(or $(FAULTS),6) --steps $(or $(STEPS),4000)
 
 # What only a GPU can show; on a machine that has one.
 gpu-check: build

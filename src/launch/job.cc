@@ -383,10 +383,11 @@ void Job::on_exit(Rank& rank) {
 bool Job::is_survived(const Rank& rank) {
   if (rank.rank == kNoRank || rank.is_replaced) return true;
   if (crew_ == nullptr || ending_ || !crew_->leads()) return false;
-  if (WIFSIGNALED(rank.exit->wait_status)) return true;
-  return std::all_of(ranks_.begin(), ranks_.end(), [&](const auto& other) {
-    return other->exit || other->rank == kNoRank || crew_->has_joined(other->worker);
-  });
+  // Once is enough: later there are those that are on their way to a failed one's place.
+  all_had_come_ = all_had_come_ || std::all_of(ranks_.begin(), ranks_.end(), [&](const auto& r) {
+                    return r->exit || r->rank == kNoRank || crew_->has_joined(r->worker);
+                  });
+  return WIFSIGNALED(rank.exit->wait_status) || all_had_come_;
 }
 
 // No rank is left that anything is to be expected of.

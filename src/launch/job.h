@@ -95,6 +95,7 @@ class Job {
   std::optional<int> verdict_;     // the supervisor's exit code
   std::optional<int> stopped_by_;  // the signal that the user sent
   bool ending_ = false;
+  bool all_had_come_ = false;  // at one time, all ranks had opened their line
   bool draining_ = false;
   bool give_up_ = false;
   bool guardian_died_ = false;

@@ -24,6 +24,7 @@ namespace {
 // what it saw: its group may have failed with all ranks alive.
 constexpr Nanos kNews = std::chrono::seconds(1);
 constexpr const char* kSetsKey = "sets";
+constexpr Nanos kLook = std::chrono::milliseconds(1);
 // A spare waits for as long as the job takes.
 constexpr Nanos kSpareWait = std::chrono::hours(24 * 365);
 
@@ -118,8 +119,25 @@ Status Runtime::enter(const resilience::Summons& summons) {
     CONVOY_ASSIGN_OR_RETURN(const resilience::Go go,
                             member_->ready(summons, place, environment_.timeout));
     gone_at_ = Clock::system().now();
-    return form_groups(summons, go, std::move(server));
+    const Status formed = attempt([&] { return form_groups(summons, go, std::move(server)); });
+    // Whoever can't be reached has died, and somebody takes its place; only a launcher that can't
+    // be reached is the end.
+    return formed.code() == Code::kUnavailable ? Status(Code::kAborted, formed.message()) : formed;
   });
+}
+
+// Who should tell may die before it does: a wait inside the store would not hear of that.
+Result<std::string> Runtime::told_by_survivor(c10d::Store& store) {
+  const Deadline deadline = Deadline::after(environment_.timeout);
+  while (!store.check({kSetsKey})) {
+    if (member_->summoned()) return Status(Code::kAborted, "there is a later generation");
+    if (deadline.passed()) {
+      return Status(Code::kDeadlineExceeded, "no survivor tells which groups there are");
+    }
+    Clock::system().sleep_for(kLook);
+  }
+  const std::vector<uint8_t> bytes = store.get(kSetsKey);
+  return std::string(bytes.begin(), bytes.end());
 }
 
 Status Runtime::form_groups(const resilience::Summons& summons, const resilience::Go& go,
@@ -136,6 +154,7 @@ Status Runtime::form_groups(const resilience::Summons& summons, const resilience
   store = c10::make_intrusive<c10d::PrefixStore>(prefix, store);
   const bool is_new = groups_ == nullptr;
   if (is_new) {
+    is_newcomer_ = true;  // until it has caught up, in whichever generation that will be
     CONVOY_ASSIGN_OR_RETURN(
         mesh_, Mesh::parse(summons.mesh.empty() ? "dp=*" : summons.mesh, summons.world_size));
   }
@@ -152,13 +171,12 @@ Status Runtime::form_groups(const resilience::Summons& summons, const resilience
       sets = groups_->sets();
       store->set(kSetsKey, bytes_of(joined(sets)));
     } else {
-      const std::vector<uint8_t> bytes = store->get(kSetsKey);
-      sets = parted({bytes.begin(), bytes.end()});
+      CONVOY_ASSIGN_OR_RETURN(const std::string told, told_by_survivor(*store));
+      sets = parted(told);
     }
   }
-  groups_->reform(store, prefix, sets);
+  groups_->reform(store, prefix, sets, [this] { return member_->summoned(); });
   if (member_->summoned()) return {Code::kAborted, "there is a later generation"};
-  is_newcomer_ = is_new && go.has_survivors;
   first_step_ = {};
   first_step_.joined = seconds_since(gone_at_);
   first_step_is_told_ = false;

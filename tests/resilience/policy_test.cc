@@ -134,6 +134,12 @@ TEST_CASE("the program's own fault is not recovered from for ever") {
   const Plan plan = decide(job, twice, exit);
   CHECK(plan.action == Action::kStop);
   CHECK(plan.reason.find("step 101") != std::string::npos);
+  // Several at once are one time.
+  Fault with_it = exit;
+  with_it.is_one_more = true;
+  CHECK(decide(job, twice, with_it).action == Action::kReplace);
+  CHECK(decide(job, {twice[0], incident_of(with_it, {1}, 101, 950)}, exit).action ==
+        Action::kReplace);
   // In other steps it is chance.
   CHECK(decide(job, {incident_of(exit, {0}, 40, 400), incident_of(exit, {1}, 70, 700)}, exit)
             .action == Action::kReplace);

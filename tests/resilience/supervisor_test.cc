@@ -84,6 +84,7 @@ class Crew {
     }
     std::vector<uint64_t> due;
     for (const auto& [id, w] : workers) {
+      if (workers.contains(w.held_by)) continue;
       if (!w.joined || w.must_get_ready || w.must_step) due.push_back(id);
     }
     if (due.empty()) return false;
@@ -123,11 +124,13 @@ class Crew {
     bool joined = false;
     uint64_t generation = 0;
     bool must_get_ready = false, must_step = false, hangs = false;
+    uint64_t held_by = 0;  // comes no further while that one lives
   };
   ManualClock clock;
   std::map<uint64_t, Worker> workers;
   uint64_t newest = 0;  // generation that was summoned to
   int64_t step = 10;
+  int store_server = -1;  // the rank that serves the store, and tells of groups
   std::optional<proto::End> end;
   std::vector<std::string> said;
 
@@ -157,6 +160,7 @@ class Crew {
       Worker& w = at->second;
       if (order.tell().what().has_summons()) {
         const auto& s = order.tell().what().summons();
+        if (s.serves_store()) store_server = static_cast<int>(s.rank());
         CHECK(s.generation() > w.generation);
         CHECK(s.generation() >= newest);
         newest = s.generation();
@@ -240,6 +244,17 @@ TEST_CASE("many that die at once are one recovery: who lives stays") {
   CHECK(records->front().nodes == std::vector<std::string>{"node"});
 }
 
+TEST_CASE("many that crash at once have failed in their step once, not many times") {
+  const TempFolder folder;
+  Crew crew(folder.path(), 8, 1, 5);
+  crew.settle();
+  crew.tick();
+  for (const int rank : {0, 1, 2, 3, 5}) crew.die(crew.of_rank(rank), SIGSEGV);
+  crew.settle();
+  CHECK_FALSE(crew.end);
+  CHECK(crew.trains());
+}
+
 TEST_CASE("processes that die before they are ready end the job, not go on for ever") {
   const TempFolder folder;
   Crew crew(folder.path(), 4, 0, 6);
@@ -306,6 +321,32 @@ TEST_CASE("who hangs is killed and replaced, in training and on the way into a g
   CHECK_FALSE(crew.workers.contains(second));
   CHECK(crew.trains());
   CHECK_FALSE(crew.end);
+  // One that is halted holds a lock: who waits for that is not to blame.
+  const uint64_t third = crew.of_rank(2), waits = crew.of_rank(1);
+  crew.workers[third].hangs = true;
+  crew.workers[waits].held_by = third;
+  crew.die(crew.of_rank(0), kKilled);
+  let_time_pass();
+  CHECK_FALSE(crew.workers.contains(third));
+  CHECK(crew.workers.contains(waits));
+  CHECK(crew.trains());
+}
+
+TEST_CASE("the next supervisor knows who has trained: only those know of groups") {
+  const TempFolder folder;
+  Crew crew(folder.path(), 4, 1, 3);
+  crew.settle();
+  crew.tick();
+  crew.die(crew.of_rank(0), kKilled);
+  crew.store_server = -1;
+  while (crew.store_server < 0 && crew.move()) {
+  }
+  CHECK(crew.store_server == 1);  // not the spare that has rank 0
+  crew.replace_supervisor();
+  crew.store_server = -1;
+  crew.settle();
+  CHECK(crew.store_server == 1);
+  CHECK(crew.trains());
 }
 
 TEST_CASE("what another try would not mend ends the job, with the program's exit code") {

@@ -78,8 +78,11 @@ class MeshGroups {
   // through a store that knows nothing of the old ones. Copies of a comm::Group that were handed
   // out go on with the new one. `sets`: as sets() of one of the ranks, the same on all; groups
   // along other dimensions are forgotten. Collective over the mesh. `prefix` as in the options.
-  void reform(c10::intrusive_ptr<c10d::Store> store, const std::string& prefix,
-              const std::vector<std::string>& sets);
+  // `called_off`: whether an abort() that was meant for it may have come before.
+  void reform(
+      c10::intrusive_ptr<c10d::Store> store, const std::string& prefix,
+      const std::vector<std::string>& sets,
+      const std::function<bool()>& called_off = [] { return false; });
   // The dimensions of each group that was made, such as "dp" and "dp,tp".
   std::vector<std::string> sets() const;
 

@@ -98,6 +98,7 @@ struct Fault {
   Step step = 0;              // in which it happened
   Seconds at = 0;             // since the job's start
   double slow_down = 0;       // of kSlow: share of the step time that it costs
+  bool is_one_more = false;   // struck with the one before: nobody had tried the step again
 };
 
 // Faults so far, oldest first, the one in question not among them.

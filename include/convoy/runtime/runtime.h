@@ -105,6 +105,8 @@ class Runtime {
   // The generation's groups, through the store that one of its ranks serves.
   Status form_groups(const resilience::Summons& summons, const resilience::Go& go,
                      c10::intrusive_ptr<c10d::Store> server);
+  // The dimensions of the groups that survivors have.
+  Result<std::string> told_by_survivor(c10d::Store& store);
 
   RuntimeOptions options_;
   launch::Environment environment_;

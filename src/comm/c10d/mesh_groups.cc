@@ -64,8 +64,11 @@ Group MeshGroups::group(std::span<const std::string_view> names) {
     if (found != groups_.end()) return found->second.group;
   }
   const Group made = formed(names);
-  const std::lock_guard lock(mutex_);
-  groups_.emplace(mesh_.group_name(names, rank_), Made{{names.begin(), names.end()}, made});
+  {
+    const std::lock_guard lock(mutex_);
+    groups_.emplace(mesh_.group_name(names, rank_), Made{{names.begin(), names.end()}, made});
+  }
+  if (*stops_) abort();  // it was not among those that abort() knew
   return made;
 }
 
@@ -117,9 +120,11 @@ std::vector<std::string> MeshGroups::sets() const {
 }
 
 void MeshGroups::reform(c10::intrusive_ptr<c10d::Store> store, const std::string& prefix,
-                        const std::vector<std::string>& sets) {
+                        const std::vector<std::string>& sets,
+                        const std::function<bool()>& called_off) {
   const std::lock_guard making(making_);
   stops_->store(false);
+  if (called_off()) stops_->store(true);
   store_ = std::move(store);
   options_.prefix = prefix;
   {

@@ -53,7 +53,7 @@ std::string program_to_blame(const History& history, const Fault& fault) {
   if (fault.kind == FaultKind::kMismatch) return name_of(fault.kind);
   const auto in_this_step = [&](auto&& is_alike) {
     return static_cast<int>(std::count_if(history.begin(), history.end(), [&](const Incident& i) {
-      return i.fault.step == fault.step && is_alike(i.fault.kind);
+      return i.fault.step == fault.step && !i.fault.is_one_more && is_alike(i.fault.kind);
     }));
   };
   const std::string step = std::to_string(fault.step);
@@ -66,7 +66,10 @@ std::string program_to_blame(const History& history, const Fault& fault) {
     return "replicas differ after step " + step + " for the " + std::to_string(kSameStepMax) +
            "rd time: the program does not treat them alike";
   }
-  if (!ends_processes(fault.kind) || in_this_step(ends_processes) + 1 < kSameStepMax) return "";
+  if (!ends_processes(fault.kind) || fault.is_one_more ||
+      in_this_step(ends_processes) + 1 < kSameStepMax) {
+    return "";
+  }
   return "processes ended in step " + step + " for the " + std::to_string(kSameStepMax) +
          "rd time, wherever they ran";
 }

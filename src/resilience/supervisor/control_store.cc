@@ -18,6 +18,7 @@ ordered_json json_of(const Incident& i) {
           {"fault_nodes", i.fault.nodes},
           {"step", i.fault.step},
           {"at", i.fault.at},
+          {"is_one_more", i.fault.is_one_more},
           {"nodes", i.nodes},
           {"is_over", i.is_over}};
 }
@@ -29,6 +30,7 @@ Incident incident_of(const nlohmann::json& json) {
   json.at("fault_nodes").get_to(i.fault.nodes);
   json.at("step").get_to(i.fault.step);
   json.at("at").get_to(i.fault.at);
+  i.fault.is_one_more = json.value("is_one_more", false);  // not in files of earlier versions
   json.at("nodes").get_to(i.nodes);
   json.at("is_over").get_to(i.is_over);
   return i;
@@ -53,6 +55,7 @@ Result<ControlState> ControlStore::load() const {
     json.at("had_all_nodes").get_to(state.had_all_nodes);
     json.at("lost_nodes").get_to(state.lost_nodes);
     json.at("quarantined").get_to(state.quarantined);
+    state.veterans = json.value("veterans", state.veterans);
     const auto& costs = json.at("costs");
     costs.at("step").get_to(state.costs.step);
     costs.at("reconfigure").get_to(state.costs.reconfigure);
@@ -77,6 +80,7 @@ Status ControlStore::save(const ControlState& s) const {
                              {"had_all_nodes", s.had_all_nodes},
                              {"lost_nodes", s.lost_nodes},
                              {"quarantined", s.quarantined},
+                             {"veterans", s.veterans},
                              {"costs",
                               {{"step", s.costs.step},
                                {"reconfigure", s.costs.reconfigure},

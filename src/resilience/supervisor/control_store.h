@@ -5,6 +5,7 @@
 #include <convoy/resilience/policy.h>
 
 #include <cstdint>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,8 @@ struct ControlState {
   double lost_s = 0;           // of all incidents: nobody trained
   bool had_all_nodes = false;  // all had come, so one that is not there is missed
   std::vector<int> lost_nodes{}, quarantined{};
+  // Workers that have trained before it: the others have neither groups nor state.
+  std::set<uint64_t> veterans{};
 };
 
 // The job's control state in a file of its run folder. Each save replaces the file at once, on

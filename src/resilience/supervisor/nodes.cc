@@ -60,6 +60,10 @@ void Supervisor::reconcile(int node, const proto::NodeHello& hello) {
     Worker* known = find(told.worker());
     if (known == nullptr) {
       started(node, told);
+      if (Worker* fresh = find(told.worker()); fresh != nullptr) {
+        fresh->is_new =
+            state_.is_recovering && fresh->rank != kNone && !state_.veterans.contains(fresh->id);
+      }
       continue;
     }
     known->has_joined = told.has_joined();

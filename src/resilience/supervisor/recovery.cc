@@ -59,14 +59,21 @@ void Supervisor::look_for_hang() {
 void Supervisor::look_for_late() {
   const TimePoint now = clock_->now();
   const bool gathering = phase_ == Phase::kGathering;
-  std::vector<int> late;
+  std::vector<int> late, halted;
   for (Worker* w : members()) {
     if (gathering ? w->is_ready : w->is_running) continue;
     Nanos limit = kStartLimit;
-    if (gathering && !w->is_new) limit = kReadyLimit + 4 * watch_.longest_step();
-    if (now - (gathering ? summoned_at_ : gone_at_) > limit) late.push_back(w->rank);
+    // Starting takes its time, but nobody starts while it is halted.
+    if ((gathering && !w->is_new) || w->vitals.halted) {
+      limit = kReadyLimit + 4 * watch_.longest_step();
+    }
+    if (now - (gathering ? summoned_at_ : gone_at_) <= limit) continue;
+    late.push_back(w->rank);
+    if (w->vitals.halted) halted.push_back(w->rank);
   }
   if (late.empty()) return;
+  // Who is halted may hold a lock that the others wait for.
+  if (!halted.empty()) late = halted;
   fault(FaultKind::kHang, late,
         names("rank", late) + (gathering ? " did not leave the old generation"
                                          : " did no step of the new generation"));
@@ -103,6 +110,7 @@ void Supervisor::fault(FaultKind kind, const std::vector<int>& ranks, const std:
   open_incident(name_of(kind), ranks, what);
   if (is_overtaken && !state_.history.empty()) state_.history.back().is_over = true;
   Fault fault{.kind = kind, .step = newest_step(), .at = elapsed_s()};
+  fault.is_one_more = phase_ == Phase::kGathering;
   std::set<int> blocks, nodes;
   if (node != kNone) nodes.insert(node);
   for (const int rank : ranks) {
@@ -206,6 +214,10 @@ void Supervisor::condemn(Worker& worker) {
 void Supervisor::begin_generation(const std::vector<int>& lost) {
   ++state_.generation;
   state_.is_recovering = true;
+  state_.veterans.clear();
+  for (const auto& [id, w] : workers_) {
+    if (w.rank != kNone && !w.is_new) state_.veterans.insert(id);
+  }
   save();  // before anyone hears of it: the number must never be used again
   phase_ = Phase::kGathering;
   summoned_at_ = clock_->now();

@@ -91,6 +91,9 @@ std::string Supervisor::status() const {
     json["incident"] = {{"what", incident_->what},
                         {"since_s", since(seen_at_)},
                         {"doing", incident_->events.back().text}};
+    for (const Event& e : incident_->events) {
+      json["incident"]["events"].push_back({{"at", e.at}, {"text", e.text}});
+    }
   }
   return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }

@@ -1,0 +1,237 @@
+#include "src/resilience/chaos/plan.h"
+
+#include <convoy/base/config.h>
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <array>
+#include <numeric>
+#include <random>
+#include <utility>
+
+namespace convoy::resilience::chaos {
+namespace {
+
+// How often a kind is drawn, beside the others.
+struct Row {
+  std::string_view name;
+  int weight;
+};
+constexpr std::array<Row, kKinds> kTable{{{"kill", 10},
+                                          {"crash", 3},
+                                          {"terminate", 2},
+                                          {"halt", 3},
+                                          {"pause", 2},
+                                          {"hog", 1},
+                                          {"memory", 1},
+                                          {"kill_spare", 2},
+                                          {"kill_supervisor", 3},
+                                          {"halt_supervisor", 1},
+                                          {"kill_agent", 2},
+                                          {"kill_tracer", 1},
+                                          {"corrupt", 1}}};
+constexpr int kWeights = [] {
+  int sum = 0;
+  for (const Row& row : kTable) sum += row.weight;
+  return sum;
+}();
+constexpr int kDoublePercent = 20;   // of the faults that follow one which breaks ranks
+constexpr int kSeveralPercent = 25;  // of the faults that strike ranks
+
+// Distributions of the standard library differ from one to the next; the engine does not.
+class Dice {
+ public:
+  explicit Dice(uint64_t seed) : engine_(seed) {}
+  int below(int n) { return static_cast<int>(engine_() % static_cast<uint64_t>(n)); }
+  double between(double low, double high) { return low + (high - low) * below(1000) / 1000.0; }
+
+ private:
+  std::mt19937_64 engine_;
+};
+
+bool strikes_ranks(Kind kind) {
+  return kind <= Kind::kPause;
+}
+
+bool is_possible(Kind kind, const Target& target, bool tracer_is_gone) {
+  if (kind == Kind::kKillSpare) return target.has_spares;
+  if (kind == Kind::kKillAgent) return target.has_agent;
+  if (kind == Kind::kKillTracer) return target.has_tracer && !tracer_is_gone;
+  return kind != Kind::kCorrupt || target.has_folder;
+}
+
+Kind draw_kind(Dice& dice, const Target& target, bool tracer_is_gone, bool in_recovery) {
+  while (true) {
+    int at = dice.below(kWeights);
+    size_t i = 0;
+    while (at >= kTable[i].weight) at -= kTable[i++].weight;
+    const Kind kind = static_cast<Kind>(i);
+    // What lasts, or waits for the job to be whole, says nothing in the middle of a recovery.
+    const bool fits = !in_recovery || breaks_ranks(kind) || kind == Kind::kKillSupervisor ||
+                      kind == Kind::kKillAgent || kind == Kind::kHaltSupervisor;
+    if (fits && !(in_recovery && kind == Kind::kCorrupt) &&
+        is_possible(kind, target, tracer_is_gone)) {
+      return kind;
+    }
+  }
+}
+
+std::vector<int> draw_ranks(Dice& dice, int ranks) {
+  int count = 1;
+  if (ranks > 2 && dice.below(100) < kSeveralPercent) count = 2 + dice.below(ranks / 2);
+  std::vector<int> all(static_cast<size_t>(ranks));
+  std::iota(all.begin(), all.end(), 0);
+  for (int i = 0; i < count; ++i) {
+    std::swap(all[static_cast<size_t>(i)], all[static_cast<size_t>(i + dice.below(ranks - i))]);
+  }
+  all.resize(static_cast<size_t>(count));
+  std::sort(all.begin(), all.end());
+  return all;
+}
+
+std::string known_kinds() {
+  std::string text;
+  for (const Row& row : kTable) text += (text.empty() ? "" : ", ") + std::string(row.name);
+  return text;
+}
+
+Result<Kind> kind_of(const std::string& name) {
+  std::vector<std::string> names;
+  for (size_t i = 0; i < kTable.size(); ++i) {
+    if (kTable[i].name == name) return static_cast<Kind>(i);
+    names.emplace_back(kTable[i].name);
+  }
+  const std::string near = nearest_name(name, names);
+  return Status(Code::kInvalidArgument, "there is no fault of kind '" + name + "'" +
+                                            (near.empty() ? "" : "; did you mean " + near + "?") +
+                                            ". Kinds: " + known_kinds());
+}
+
+Status check(const Fault& fault, const Target& target, bool is_first) {
+  if (strikes_ranks(fault.kind) && fault.ranks.empty()) {
+    return {Code::kInvalidArgument, "needs \"ranks\": [0, …]"};
+  }
+  for (const int rank : fault.ranks) {
+    if (rank >= 0 && rank < target.ranks) continue;
+    return {Code::kInvalidArgument, "there is no rank " + std::to_string(rank) + ": the job has " +
+                                        std::to_string(target.ranks)};
+  }
+  if (!is_possible(fault.kind, target, false)) {
+    return {
+        Code::kInvalidArgument,
+        "the job has no " + std::string(fault.kind == Kind::kKillSpare    ? "spare (--spares 1)"
+                                        : fault.kind == Kind::kKillAgent  ? "agent yet"
+                                        : fault.kind == Kind::kKillTracer ? "tracer (--trace)"
+                                                                          : "checkpoint folder")};
+  }
+  if (fault.in_recovery && is_first) {
+    return {Code::kInvalidArgument, "\"in_recovery\" needs a fault before it"};
+  }
+  if (fault.seconds < 0 || fault.after_s < 0 || fault.amount < 1) {
+    return {Code::kInvalidArgument, "times can't be negative, nor an amount below 1"};
+  }
+  return ok_status();
+}
+
+Result<Fault> fault_of(const nlohmann::json& json) {
+  static constexpr std::array kFields{"kind",        "ranks",   "after_s", "at_step",
+                                      "in_recovery", "seconds", "amount"};
+  Fault fault;
+  for (const auto& [name, value] : json.items()) {
+    if (std::find(kFields.begin(), kFields.end(), name) != kFields.end()) continue;
+    return Status(Code::kInvalidArgument,
+                  "there is no field '" + name +
+                      "'. Fields: kind, ranks, after_s, at_step, in_recovery, seconds, amount");
+  }
+  CONVOY_ASSIGN_OR_RETURN(fault.kind, kind_of(json.value("kind", "")));
+  fault.ranks = json.value("ranks", std::vector<int>());
+  fault.after_s = json.value("after_s", fault.after_s);
+  fault.at_step = json.value("at_step", fault.at_step);
+  fault.in_recovery = json.value("in_recovery", false);
+  fault.seconds = json.value("seconds", fault.seconds);
+  fault.amount = json.value("amount", fault.kind == Kind::kMemory ? int64_t{256} : fault.amount);
+  return fault;
+}
+
+}  // namespace
+
+std::string_view name_of(Kind kind) {
+  return kTable[static_cast<size_t>(kind)].name;
+}
+
+bool breaks_ranks(Kind kind) {
+  return kind <= Kind::kHalt || kind == Kind::kCorrupt;
+}
+
+std::string describe(const Fault& fault) {
+  std::string text(name_of(fault.kind));
+  for (size_t i = 0; i < fault.ranks.size(); ++i) {
+    text += i > 0 ? ", " : fault.ranks.size() > 1 ? " of ranks " : " of rank ";
+    text += std::to_string(fault.ranks[i]);
+  }
+  return text + (fault.in_recovery ? ", in a recovery" : "");
+}
+
+std::string to_json(const Fault& fault) {
+  nlohmann::ordered_json json;
+  json["kind"] = std::string(name_of(fault.kind));
+  if (!fault.ranks.empty()) json["ranks"] = fault.ranks;
+  if (fault.at_step >= 0) {
+    json["at_step"] = fault.at_step;
+  } else if (fault.in_recovery) {
+    json["in_recovery"] = true;
+  } else {
+    json["after_s"] = fault.after_s;
+  }
+  if (fault.kind == Kind::kPause || fault.kind == Kind::kHog || fault.kind == Kind::kMemory) {
+    json["seconds"] = fault.seconds;
+  }
+  if (fault.kind == Kind::kHog || fault.kind == Kind::kMemory) json["amount"] = fault.amount;
+  return json.dump();
+}
+
+std::vector<Fault> draw(uint64_t seed, int count, double every_s, const Target& target) {
+  Dice dice(seed);
+  std::vector<Fault> faults;
+  bool tracer_is_gone = false;
+  for (int i = 0; i < count; ++i) {
+    Fault fault;
+    fault.in_recovery =
+        i > 0 && breaks_ranks(faults.back().kind) && dice.below(100) < kDoublePercent;
+    fault.kind = draw_kind(dice, target, tracer_is_gone, fault.in_recovery);
+    tracer_is_gone = tracer_is_gone || fault.kind == Kind::kKillTracer;
+    if (strikes_ranks(fault.kind)) fault.ranks = draw_ranks(dice, target.ranks);
+    fault.after_s = dice.between(0.5 * every_s, 1.5 * every_s);
+    // Well below the least hang limit, 2 s.
+    fault.seconds = fault.kind == Kind::kPause ? dice.between(0.1, 1.0) : dice.between(1, 3);
+    if (fault.kind == Kind::kMemory) fault.amount = 64 + dice.below(192);
+    if (fault.kind == Kind::kHog) fault.amount = 1 + dice.below(4);
+    faults.push_back(std::move(fault));
+  }
+  return faults;
+}
+
+Result<std::vector<Fault>> scenario_of_json(const std::string& text, const Target& target) {
+  const auto json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object() || !json.contains("faults") || !json["faults"].is_array()) {
+    return Status(Code::kInvalidArgument, "a scenario is a JSON object {\"faults\": [{…}, …]}");
+  }
+  std::vector<Fault> faults;
+  for (const auto& entry : json["faults"]) {
+    const std::string where = "fault " + std::to_string(faults.size() + 1);
+    try {
+      auto fault = fault_of(entry);
+      if (!fault.ok()) return fault.status().with_context(where);
+      const Status fits = check(*fault, target, faults.empty());
+      if (!fits.ok()) return fits.with_context(where + ", " + describe(*fault));
+      faults.push_back(std::move(fault).value());
+    } catch (const nlohmann::json::exception& error) {
+      return Status(Code::kInvalidArgument, where + ": " + error.what());
+    }
+  }
+  if (faults.empty()) return Status(Code::kInvalidArgument, "the scenario has no faults");
+  return faults;
+}
+
+}  // namespace convoy::resilience::chaos

@@ -1,0 +1,37 @@
+#pragma once
+
+#include "src/resilience/chaos/plan.h"
+#include "src/resilience/chaos/sight.h"
+#include <convoy/base/clock.h>
+
+#include <string>
+#include <vector>
+
+// Carries faults out. Nothing but the job's own processes is ever struck, and nothing counts as
+// done before it was seen: the process has ended, has halted, holds the memory.
+namespace convoy::resilience::chaos {
+
+struct Struck {
+  std::vector<int> ranks{};            // whose processes were struck
+  std::vector<ProcessId> processes{};  // that must be gone, or come back (kPause)
+  std::vector<pid_t> helpers{};        // of ours: busy ones, one that holds memory
+  int64_t damaged_step = -1;           // of the checkpoint folder
+};
+
+struct StrikeSetting {
+  Sight sight{};
+  Household home{};
+  std::string checkpoints{};  // folder; "": none
+};
+
+// Blocks until the fault is seen to have happened; for kPause also until it is over.
+// kFailedPrecondition: it can't be done now (a rank has no process at this moment);
+// kDeadlineExceeded: it was done, and did nothing.
+Result<Struck> strike(const Fault& fault, const StrikeSetting& setting);
+// Ends the helpers.
+void end_helpers(Struck& struck);
+
+// Flips a bit of the newest committed step of a checkpoint folder; the step.
+Result<int64_t> damage_newest_step(const std::string& folder);
+
+}  // namespace convoy::resilience::chaos
