@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <poll.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <utility>
@@ -23,6 +24,7 @@ namespace fs = std::filesystem;
 // The report of a large job takes its time; beyond this it is stuck.
 constexpr Nanos kFinishTimeout = std::chrono::minutes(2);
 constexpr Nanos kReadyTimeout = std::chrono::seconds(3);
+constexpr Nanos kReadTimeout = std::chrono::milliseconds(200);
 constexpr Nanos kToldAfter = std::chrono::seconds(3);
 constexpr int kTickMs = 100;
 constexpr int kKillPatienceMs = 5000;
@@ -135,6 +137,12 @@ void Tracer::ended(pid_t rank, int wait_status) {
 
 void Tracer::job_is_stopped() {
   tell("stopped");
+  // It watches the ranks itself: should it see their ends before it reads this, they are crashes.
+  const Deadline deadline = Deadline::after(kReadTimeout);
+  for (int left = 1; line_ && left > 0 && !deadline.passed();) {
+    if (::ioctl(line_.get(), FIONREAD, &left) != 0 || left == 0) break;
+    Clock::system().sleep_for(std::chrono::milliseconds(1));
+  }
   job_has_ended();
 }
 

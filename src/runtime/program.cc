@@ -69,21 +69,23 @@ int exit_code_of(const Status& status) {
 }
 
 Status attempt(const std::function<Status()>& body) {
+  std::string text;
+  bool is_group = false;  // of a group that has failed, which is mostly another rank's doing
   try {
     return body();
   } catch (const c10::DistError& error) {
-    const Status status = status_of_text(error.what_without_backtrace());
-    if (status.code() != Code::kInternal) return status;
-    return {Code::kUnavailable, status.message()};
+    text = error.what_without_backtrace();
+    is_group = true;
   } catch (const c10::Error& error) {
-    const Status status = status_of_text(error.what_without_backtrace());
-    // Of an aborted communicator torch speaks in several kinds of error.
-    const bool is_nccl = status.message().find("NCCL") != std::string::npos;
-    if (!is_nccl || status.code() != Code::kInternal) return status;
-    return {Code::kUnavailable, status.message()};
+    text = error.what_without_backtrace();
   } catch (const std::exception& error) {
-    return status_of_text(error.what());
+    text = error.what();
   }
+  // Of an aborted communicator torch speaks in several kinds of error.
+  is_group = is_group || text.find("NCCL") != std::string::npos;
+  const Status status = status_of_text(text);
+  if (!is_group || status.code() != Code::kInternal) return status;
+  return {Code::kUnavailable, status.message()};
 }
 
 int run_program(const std::function<Status()>& body) {
