@@ -62,6 +62,11 @@ DiskTier::~DiskTier() {
   changed_.notify_all();
   thread_.join();
   if (catalog_ == nullptr || !took_over_) return;
+  // What stayed only until the store had it.
+  if (kept_for_store_) {
+    collect_old_steps(*catalog_, rules_, std::move(pins_), *kept_for_store_, options_.folder,
+                      "ckpt.tier");
+  }
   give_back(*catalog_, options_.folder);
 }
 
@@ -353,6 +358,7 @@ void DiskTier::collect(uint64_t step) {
     const std::lock_guard lock(mutex_);
     pins = pins_;
   }
+  kept_for_store_ = pins.empty() ? std::nullopt : std::optional(step);
   collect_old_steps(*catalog_, rules_, std::move(pins), step, options_.folder, "ckpt.tier");
 }
 

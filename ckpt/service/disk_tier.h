@@ -142,6 +142,8 @@ class DiskTier {
   std::deque<DiskJob> queued_;  // guarded by mutex_, as what follows
   TierRules next_rules_;
   std::set<uint64_t> pins_;
+  // The step after which old ones were removed last, if pins may have kept some. The thread's own.
+  std::optional<uint64_t> kept_for_store_;
   bool working_ = false;
   bool ending_ = false;
   uint64_t step_ = 0;
