@@ -3,6 +3,7 @@
 #include <cctype>
 #include <cstring>
 #include <fstream>
+#include <sstream>
 #include <sys/wait.h>
 
 namespace convoy {
@@ -16,13 +17,27 @@ int exit_code_of_wait(int wait_status) {
   return WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : 128 + WTERMSIG(wait_status);
 }
 
+std::optional<ProcessStat> parse_process_stat(const std::string& text) {
+  // "77 (a (name)) Z 1 …": the last parenthesis ends the name.
+  const size_t open = text.find('('), close = text.rfind(") ");
+  if (open == std::string::npos || close == std::string::npos || close < open) return std::nullopt;
+  ProcessStat stat;
+  stat.name = text.substr(open + 1, close - open - 1);
+  std::istringstream rest(text.substr(close + 2));
+  if (!(rest >> stat.state >> stat.parent)) return std::nullopt;
+  constexpr int kFieldOfStart = 22, kNextField = 5;
+  std::string skipped;
+  for (int field = kNextField; field < kFieldOfStart; ++field) rest >> skipped;
+  if (!(rest >> stat.started)) stat.started = 0;
+  return stat;
+}
+
 bool is_halted(pid_t pid) {
   std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
-  std::string stat;
-  std::getline(file, stat);
-  // The state follows the name, which may hold any character.
-  const size_t name_end = stat.rfind(") ");
-  return name_end != std::string::npos && std::tolower(stat[name_end + 2]) == 't';
+  std::string text;
+  std::getline(file, text);
+  const auto stat = parse_process_stat(text);
+  return stat && std::tolower(stat->state) == 't';
 }
 
 }  // namespace convoy

@@ -90,4 +90,18 @@ std::string format_bytes(uint64_t bytes) {
   return print(number, kSizes[unit]);
 }
 
+std::string enumerate(const std::vector<std::string>& parts) {
+  std::string text;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    text += (i == 0 ? "" : i + 1 == parts.size() ? " and " : ", ") + parts[i];
+  }
+  return text;
+}
+
+std::string names(const char* what, const std::vector<int>& numbers) {
+  std::vector<std::string> parts;
+  for (const int number : numbers) parts.push_back(std::to_string(number));
+  return std::string(what) + (parts.size() == 1 ? " " : "s ") + enumerate(parts);
+}
+
 }  // namespace convoy

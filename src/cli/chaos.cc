@@ -94,14 +94,13 @@ void print(const chaos::Report& r) {
   print_faults(r);
   std::printf("\n");
   print_invariants(r);
-  int64_t lost = 0;
-  for (const auto& i : r.incidents) lost += i.survived ? i.steps_lost() : 0;
   const auto times = chaos::times_to_next_step(r);
   std::printf(
       "\n%d of %d faults, %zu recoveries: median %.2f s, p95 %.2f s to the next step; "
       "%lld steps lost; goodput %.1f %% of %.0f s\n",
       r.happened(), r.planned, r.incidents.size(), chaos::quantile(times, 0.5),
-      chaos::quantile(times, 0.95), static_cast<long long>(lost), 100 * r.goodput, r.elapsed_s);
+      chaos::quantile(times, 0.95), static_cast<long long>(r.steps_lost()), 100 * r.goodput,
+      r.elapsed_s);
   if (r.job_has_ended) std::printf("the job has ended\n");
 }
 

@@ -188,11 +188,7 @@ std::string name_ranks(const std::set<int>& ranks) {
     while (++it != ranks.end() && *it == last + 1) last = *it;
     parts.push_back(std::to_string(first) + (last == first ? "" : "-" + std::to_string(last)));
   }
-  std::string text = ranks.size() == 1 ? "rank " : "ranks ";
-  for (size_t i = 0; i < parts.size(); ++i) {
-    text += (i == 0 ? "" : i + 1 == parts.size() ? " and " : ", ") + parts[i];
-  }
-  return text;
+  return (ranks.size() == 1 ? "rank " : "ranks ") + enumerate(parts);
 }
 
 RehearsalSummary summarize_rehearsal(const std::string& run_dir, const std::vector<RankExit>& exits,

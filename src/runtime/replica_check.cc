@@ -1,6 +1,7 @@
 #include "src/runtime/replica_check.h"
 
 #include <convoy/base/checksum.h>
+#include <convoy/base/units.h>
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/sum.h>
@@ -40,14 +41,6 @@ uint64_t hash_of(const std::vector<at::Tensor>& state, int64_t k, int64_t count)
   return hash.digest();
 }
 
-std::string joined(const std::vector<int>& ranks) {
-  std::string text;
-  for (size_t i = 0; i < ranks.size(); ++i) {
-    text += (i == 0 ? "" : i + 1 == ranks.size() ? " and " : ", ") + std::to_string(ranks[i]);
-  }
-  return text;
-}
-
 }  // namespace
 
 ReplicaCheck::ReplicaCheck(const Mesh& mesh, int rank, int64_t pieces)
@@ -60,20 +53,12 @@ ReplicaCheck::ReplicaCheck(const Mesh& mesh, int rank, int64_t pieces)
   set_ = sets.at(replicas_.front());
 }
 
-std::vector<double> ReplicaCheck::numbers(int64_t step, const std::vector<at::Tensor>& state) {
-  return is_on() ? numbers_of(step, hash_of(state, step % pieces_, pieces_))
-                 : std::vector<double>();
-}
-
-std::vector<double> ReplicaCheck::numbers_of_all(int64_t step,
-                                                 const std::vector<at::Tensor>& state) {
-  return is_on() ? numbers_of(step, hash_of(state, 0, 1)) : std::vector<double>();
-}
-
-std::vector<double> ReplicaCheck::numbers_of(int64_t step, uint64_t hash) {
+std::vector<double> ReplicaCheck::numbers(int64_t step, const std::vector<at::Tensor>& state,
+                                          bool all) {
+  if (!is_on()) return {};
   std::vector<double> numbers(2 * sets_, 0);
   step_ = step;
-  hash_ = hash;
+  hash_ = all ? hash_of(state, 0, 1) : hash_of(state, step % pieces_, pieces_);
   const auto h = static_cast<double>(hash_ & kHashMask);
   numbers[2 * set_] = h;
   numbers[2 * set_ + 1] = h * h;
@@ -112,13 +97,12 @@ ReplicaCheck::Finding ReplicaCheck::compare(const comm::Group& dp) {
       (hashes[i] == hash ? right : out.wrong).push_back(replicas_[i]);
     }
     out.is_wrong = std::bit_cast<int64_t>(hash_) != hash;
-    out.text = "rank" + std::string(out.wrong.size() == 1 ? " " : "s ") + joined(out.wrong) +
-               " has not the parameters that " + (right.size() == 1 ? "rank " : "ranks ") +
-               joined(right) + " agree on, after step " + std::to_string(step_);
+    out.text = names("rank", out.wrong) + " has not the parameters that " + names("rank", right) +
+               " agree on, after step " + std::to_string(step_);
     open_.reset();
     return out;
   }
-  out.text = "the replicas on ranks " + joined(replicas_) + " differ after step " +
+  out.text = "the replicas on " + names("rank", replicas_) + " differ after step " +
              std::to_string(step_) + ", and no majority tells which is right";
   open_ = out;
   open_hash_ = hash_;

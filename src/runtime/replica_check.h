@@ -35,10 +35,9 @@ class ReplicaCheck {
 
   bool is_on() const { return pieces_ > 0; }
   int64_t pieces() const { return pieces_; }
-  // This rank's summands after `step` steps; `state`: the same on all replicas, any device.
-  std::vector<double> numbers(int64_t step, const std::vector<at::Tensor>& state);
-  // Of all of it, for when there is reason to look.
-  std::vector<double> numbers_of_all(int64_t step, const std::vector<at::Tensor>& state);
+  // This rank's summands after `step` steps; `state`: the same on all replicas, any device. `all`:
+  // of all pieces at once, for when there is reason to look. None if it is off.
+  std::vector<double> numbers(int64_t step, const std::vector<at::Tensor>& state, bool all = false);
   // Of the sums over the world, so all ranks answer alike.
   bool differs(const std::vector<double>& sums) const;
   // Whether this rank's own set does.
@@ -50,7 +49,6 @@ class ReplicaCheck {
 
  private:
   bool differs(const std::vector<double>& sums, size_t set) const;
-  std::vector<double> numbers_of(int64_t step, uint64_t hash);
 
   int rank_;
   std::vector<int> replicas_;  // ranks

@@ -87,7 +87,7 @@ class Run {
   Status one_step();
   Status gradients(const at::Tensor& batch);
   Status repeat(const at::Tensor& batch, const StepResult& before);
-  std::vector<at::Tensor> replica_state();
+  Status compare_and_compute(const at::Tensor& batch, bool all);
   Status replicas_differ(const std::vector<double>& sums);
   Status after_step();
   Status record(double rate);
@@ -224,12 +224,8 @@ Status Run::one_step() {
 
 // Until it is clear that the update may be made.
 Status Run::gradients(const at::Tensor& batch) {
-  std::vector<double> sums = replicas_.numbers(steps_, replica_state());
-  const StepResult before = std::exchange(last_, trainer_->forward_backward(batch, &sums));
-  if (replicas_.differs(sums)) {
-    last_ = before;
-    return replicas_differ(sums);
-  }
+  const StepResult before = last_;
+  CONVOY_RETURN_IF_ERROR(compare_and_compute(batch, /*all=*/false));
   if (const auto answer = replicas_.answer()) {
     CONVOY_LOG(Warn) << *answer;
   }
@@ -239,14 +235,9 @@ Status Run::gradients(const at::Tensor& batch) {
 // All ranks see the same values. What the program does it does again; what hardware does, mostly
 // not, or not to all replicas.
 Status Run::repeat(const at::Tensor& batch, const StepResult& before) {
-  const StepResult first = last_;
-  std::vector<double> sums = replicas_.numbers_of_all(steps_, replica_state());
-  last_ = trainer_->forward_backward(batch, &sums);
-  if (replicas_.differs(sums)) {
-    last_ = before;
-    return replicas_differ(sums);
-  }
-  if (looks_wrong(first, before) && !looks_wrong(last_, before) && speaks()) {
+  const StepResult first = std::exchange(last_, before);
+  CONVOY_RETURN_IF_ERROR(compare_and_compute(batch, /*all=*/true));
+  if (!looks_wrong(last_, before) && speaks()) {
     CONVOY_LOG(Warn) << "step " << steps_ + 1 << " gave loss " << first.loss << ", gradient norm "
                      << first.grad_norm << ", and " << last_.loss << ", " << last_.grad_norm
                      << " when it was repeated: some rank's hardware has failed once (`convoy "
@@ -255,8 +246,15 @@ Status Run::repeat(const at::Tensor& batch, const StepResult& before) {
   return ok_status();
 }
 
-std::vector<at::Tensor> Run::replica_state() {
-  return replicas_.is_on() ? trainer_->replica_state() : std::vector<at::Tensor>();
+// Gradients, and whether the replicas that they were made from are equal: one piece of them, or
+// all. last_ stays if they are not.
+Status Run::compare_and_compute(const at::Tensor& batch, bool all) {
+  std::vector<double> sums;
+  if (replicas_.is_on()) sums = replicas_.numbers(steps_, trainer_->replica_state(), all);
+  const StepResult result = trainer_->forward_backward(batch, &sums);
+  if (replicas_.differs(sums)) return replicas_differ(sums);
+  last_ = result;
+  return ok_status();
 }
 
 Status Run::replicas_differ(const std::vector<double>& sums) {

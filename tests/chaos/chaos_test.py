@@ -14,6 +14,9 @@ import sys
 import tempfile
 import time
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "runtime"))
+from recover_test import prepare_text  # noqa: E402
+
 CONVOY, TRAIN = (str(pathlib.Path(path).resolve()) for path in sys.argv[1:3])
 PAGE = pathlib.Path(sys.argv[3]).read_text()
 SCENARIO = re.search(r"```json\n(.*?)```", PAGE, re.S).group(1)
@@ -94,9 +97,7 @@ def main() -> None:
     page_is_right()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        (folder / "text.txt").write_text("".join(f"{i} times {i} is {i * i}. " for i in range(3000)))
-        subprocess.run([CONVOY, "data", "prepare", str(folder / "text.txt"), "-o", str(folder / "text.tokens")], check=True,
-                       capture_output=True)
+        prepare_text(folder)
         assert start(folder, "reference", STEPS).wait(timeout=180) == 0
         survives(folder)
         finds(folder)

@@ -17,9 +17,11 @@ import sys
 import unittest
 import urllib.request
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "cli"))
+TESTS = pathlib.Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(TESTS), str(TESTS / "cli")]
 sys.argv, WORKER, PYTHON = sys.argv[:2], os.path.abspath(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else ""
 
+from certificate import make_certificate  # noqa: E402
 from jobs import CONVOY, PATIENCE_S, JobTest, environment  # noqa: E402
 
 COUNT = 100  # collectives of a rank, half a second
@@ -161,14 +163,11 @@ class RunTraceTest(JobTest):
         self.assertFalse(os.path.exists(self.folder + "/node1/trace"))
 
     def protection(self, *names):
-        # As two operators would: one authority, one certificate for all machines.
-        at = lambda name: os.path.join(self.folder, name)  # noqa: E731
-        make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-                "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", at("key.pem"), "-out", at("cert.pem")]
-        subprocess.run(make, check=True, capture_output=True)
-        pathlib.Path(at("token")).write_text("a-secret\n")
-        files = {"token-file": "token", "tls-certificate": "cert.pem", "tls-key": "key.pem", "tls-roots": "cert.pem"}
-        return [word for name in names for word in (f"--trace-{name}", at(files[name]))]
+        certificate, key = make_certificate(self.folder)
+        token = os.path.join(self.folder, "token")
+        pathlib.Path(token).write_text("a-secret\n")
+        files = {"token-file": token, "tls-certificate": certificate, "tls-key": key, "tls-roots": certificate}
+        return [word for name in names for word in (f"--trace-{name}", files[name])]
 
     @unittest.skipUnless(shutil.which("openssl"), "no openssl")
     def test_two_machines_with_token_and_tls(self):

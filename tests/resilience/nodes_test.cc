@@ -5,6 +5,7 @@
 #include "src/resilience/supervisor/heartbeats.h"
 #include "src/resilience/supervisor/remote_nodes.h"
 #include "src/resilience/supervisor/supervisor.h"
+#include "tests/resilience/made_up_worker.h"
 #include "tests/temp_folder.h"
 #include <convoy/base/socket.h>
 
@@ -29,11 +30,7 @@ constexpr int kRanks = 4, kNodes = 2;  // ranks: on each
 // All machines' launchers and workers, which do what they are told, one order at a time.
 class Cluster {
  public:
-  struct Worker {
-    int rank = -1;
-    bool joined = true;
-    uint64_t generation = 0;
-    bool must_get_ready = false, must_step = false;
+  struct Worker : MadeUpWorker {
     uint32_t local_rank = 0, local_size = 0;
   };
   struct Machine {
@@ -179,7 +176,9 @@ class Cluster {
   Worker& start(int node, int rank) {
     Machine& m = machines[static_cast<size_t>(node)];
     const uint64_t id = (static_cast<uint64_t>(node) << 32U) + ++m.last;
-    return m.workers[id] = {.rank = rank, .joined = false};
+    Worker& w = m.workers[id];
+    w.rank = rank;
+    return w;
   }
   void vitals(int node) {
     const Machine& m = machines[static_cast<size_t>(node)];
@@ -228,23 +227,7 @@ class Cluster {
     }
   }
   void act(int node, uint64_t id) {
-    Worker& w = machines[static_cast<size_t>(node)].workers[id];
-    proto::FromNode message;
-    message.mutable_said()->set_worker(id);
-    proto::FromWorker& what = *message.mutable_said()->mutable_what();
-    if (!w.joined) {
-      w.joined = true;
-      what.mutable_hello()->set_worker(id);
-    } else if (w.must_get_ready) {
-      w.must_get_ready = false;
-      what.mutable_ready()->set_generation(w.generation);
-    } else {
-      w.must_step = false;
-      what.mutable_running()->set_generation(w.generation);
-      what.mutable_running()->set_step(++step);
-      what.mutable_running()->set_resumed(step - 1);
-    }
-    tell(node, message);
+    tell(node, machines[static_cast<size_t>(node)].workers[id].act(id, step));
   }
 
   std::string run_dir_, mesh_;

@@ -4,6 +4,7 @@
 #include "src/resilience/supervisor/supervisor.h"
 
 #include "src/resilience/protocol/protocol.h"
+#include "tests/resilience/made_up_worker.h"
 #include "tests/temp_folder.h"
 
 #include <catch2/catch.hpp>
@@ -85,7 +86,7 @@ class Crew {
     std::vector<uint64_t> due;
     for (const auto& [id, w] : workers) {
       if (workers.contains(w.held_by)) continue;
-      if (!w.joined || w.must_get_ready || w.must_step) due.push_back(id);
+      if (w.is_due()) due.push_back(id);
     }
     if (due.empty()) return false;
     act(due[random_() % due.size()]);
@@ -119,11 +120,8 @@ class Crew {
     return static_cast<int>(present.size()) == ranks_;
   }
 
-  struct Worker {
-    int rank = -1;
-    bool joined = false;
-    uint64_t generation = 0;
-    bool must_get_ready = false, must_step = false, hangs = false;
+  struct Worker : MadeUpWorker {
+    bool hangs = false;
     uint64_t held_by = 0;  // comes no further while that one lives
   };
   ManualClock clock;
@@ -137,7 +135,9 @@ class Crew {
  private:
   void tell(const proto::FromNode& message) { supervisor_->take(0, message); }
   uint64_t start(int rank, bool joined) {
-    workers[++last_] = {.rank = rank, .joined = joined};
+    Worker& w = workers[++last_];
+    w.rank = rank;
+    w.joined = joined;
     return last_;
   }
 
@@ -178,25 +178,7 @@ class Crew {
     }
   }
 
-  void act(uint64_t id) {
-    Worker& w = workers[id];
-    proto::FromNode message;
-    message.mutable_said()->set_worker(id);
-    proto::FromWorker& what = *message.mutable_said()->mutable_what();
-    if (!w.joined) {
-      w.joined = true;
-      what.mutable_hello()->set_worker(id);
-    } else if (w.must_get_ready) {
-      w.must_get_ready = false;
-      what.mutable_ready()->set_generation(w.generation);
-    } else {
-      w.must_step = false;
-      what.mutable_running()->set_generation(w.generation);
-      what.mutable_running()->set_step(++step);
-      what.mutable_running()->set_resumed(step - 1);
-    }
-    tell(message);
-  }
+  void act(uint64_t id) { tell(workers[id].act(id, step)); }
 
   std::string run_dir_;
   int ranks_, spares_;

@@ -15,7 +15,9 @@ import sys
 import tempfile
 import time
 
-from recover_test import CONVOY, ENVIRONMENT, NUMBERS, TRAIN, Run
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from certificate import make_certificate  # noqa: E402
+from recover_test import NUMBERS, Run, prepare_text  # noqa: E402
 
 STEPS, AT = 60, 8  # of a run; the fault comes after this one
 MESH = "tp=2,pp=2,dp=2"  # each machine has a stage of the pipeline
@@ -42,17 +44,12 @@ class Machine(Run):
     """One launcher, and what it says. The first one's `status`, `pid` and `incidents` are the job's."""
 
     def __init__(self, folder: pathlib.Path, name: str, number: int, port: int, mesh: str, launcher: list[str], options: list[str], steps: int):
-        self.number, self.name = number, f"{name}-{number}"
-        self.out, self.ranks = folder / self.name, 2 * RANKS
-        self.events = open(folder / f"{self.name}.events", "w+", encoding="utf-8")
-        self.errors = open(folder / f"{self.name}.errors", "w+", encoding="utf-8")
-        self.job = subprocess.Popen(
-            [CONVOY, "run", "-n", str(RANKS), "--nnodes", "2", "--node-rank", str(number), "--rdzv", f"127.0.0.1:{port}", "--mesh", mesh,
-             "--output", str(self.out), "--json", *launcher, "--", TRAIN, "--data", str(folder / "text.tokens"), "--steps", str(steps),
-             "--batch", "8", "--sequence", "24", "--json", "--no-baseline", "--sample", "0", "--dtype", "float64", *options],
-            stdout=self.events, stderr=self.errors,
-            env=ENVIRONMENT | {"CONVOY_HOST_ID": f"machine-{number}", "CONVOY_ADDRESS": "127.0.0.1", "MACHINE": self.mark(),
-                               **({"CONVOY_JOB_ID": name} if options else {})})  # which saving needs
+        self.number = number
+        # Saving needs a common name.
+        environment = {"CONVOY_HOST_ID": f"machine-{number}", "CONVOY_ADDRESS": "127.0.0.1", "MACHINE": str(folder / f"{name}-{number}"),
+                       **({"CONVOY_JOB_ID": name} if options else {})}
+        super().__init__(folder, f"{name}-{number}", mesh, ["--nnodes", "2", "--node-rank", str(number), "--rdzv", f"127.0.0.1:{port}", *launcher],
+                         options, steps, RANKS, environment)
 
     def mark(self) -> str:
         return str(self.out)
@@ -66,6 +63,13 @@ class Machine(Run):
             except OSError:
                 pass
         return found
+
+    def relay(self) -> int:
+        for pid in self.processes():
+            words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if b"supervisor" in words and b"--to" in words:
+                return pid
+        raise AssertionError("there is no line to the supervisor")
 
     def kill(self) -> None:
         """As if the power had gone: nobody may see another one die and do something about it."""
@@ -165,7 +169,7 @@ def supervisor_and_rank(job: Job) -> dict:
 
 def the_line(job: Job) -> dict:
     """The process between the second launcher and the supervisor is killed, then a rank."""
-    os.kill(job.second.supervisor_relay(), signal.SIGKILL)
+    os.kill(job.second.relay(), signal.SIGKILL)
     job.await_step(AT + 5)
     job.kill(4)
     return {"lost": 0, "kept": 7, "on": [4, 4]}
@@ -198,17 +202,6 @@ SAVES = ["--checkpoint", "{folder}-checkpoints", "--checkpoint-every", "1", "--c
 FAULTS = {a_rank: (MESH, []), rank_zero: (MESH, ["--spares", "1"]), supervisor_then_rank: (MESH, []),
           supervisor_and_rank: (MESH, ["--spares", "1"]), the_line: (MESH, []), a_halt: (MESH, []), a_machine: (REPLICAS, ["--spares", "4"]),
           a_save: (REPLICAS, [], SAVES), a_stage: (MESH, ["--spares", "4"], SAVES)}
-
-
-def relay_of(machine: Machine) -> int:
-    for pid in machine.processes():
-        words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        if b"supervisor" in words and b"--to" in words:
-            return pid
-    raise AssertionError("there is no line to the supervisor")
-
-
-Machine.supervisor_relay = relay_of
 
 
 def check(fault, folder: pathlib.Path, reference: dict) -> None:
@@ -284,13 +277,10 @@ def wrong_token(folder: pathlib.Path) -> None:
 
 def protected(folder: pathlib.Path) -> None:
     """Token and mutual TLS: a rank of the second machine is replaced."""
-    at = lambda name: str(folder / name)  # noqa: E731
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext",
-                    "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", at("key.pem"), "-out", at("cert.pem")],
-                   check=True, capture_output=True)
+    certificate, key = make_certificate(folder)
     (folder / "token").write_text("a-secret\n")
-    job = Job(folder, "protected", ["--token-file", at("token"), "--tls-certificate", at("cert.pem"), "--tls-key", at("key.pem"),
-                                    "--tls-roots", at("cert.pem")])
+    job = Job(folder, "protected", ["--token-file", str(folder / "token"), "--tls-certificate", certificate, "--tls-key", key,
+                                    "--tls-roots", certificate])
     job.await_step(3)
     job.kill(4)
     job.end()
@@ -315,9 +305,7 @@ def main() -> None:
     wanted = sys.argv[3:]
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        (folder / "text.txt").write_text("".join(f"{i} times {i} is {i * i}. " for i in range(3000)))
-        subprocess.run([CONVOY, "data", "prepare", str(folder / "text.txt"), "-o", str(folder / "text.tokens")], check=True,
-                       capture_output=True)
+        prepare_text(folder)
         references = {}
         for fault, (mesh, *_) in FAULTS.items():
             if wanted and fault.__name__ not in wanted:

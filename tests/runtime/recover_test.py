@@ -7,6 +7,7 @@ with code 0 and the reference's numbers bit for bit, its record must say what ha
 before and after, and nothing may be left behind.
 """
 import json
+import math
 import os
 import pathlib
 import signal
@@ -25,18 +26,18 @@ NUMBERS = ("loss", "grad_norm", "validation_loss")
 class Run:
     """One job under `convoy run`."""
 
-    def __init__(self, folder: pathlib.Path, name: str, mesh: str, launcher: list[str], options: list[str], steps: int = STEPS):
+    def __init__(self, folder: pathlib.Path, name: str, mesh: str, launcher: list[str], options: list[str], steps: int = STEPS,
+                 ranks: int = 0, environment: dict | None = None):
+        """`ranks`: of this launcher, if not all of the mesh."""
         self.out = folder / name
-        ranks = 1
-        for part in mesh.split(","):
-            ranks *= int(part.split("=")[1])
-        self.ranks = ranks
+        self.ranks = ranks = ranks or math.prod(int(part.split("=")[1]) for part in mesh.split(","))
         self.events = open(folder / f"{name}.events", "w+", encoding="utf-8")
         self.errors = open(folder / f"{name}.errors", "w+", encoding="utf-8")
         self.job = subprocess.Popen(
             [CONVOY, "run", "-n", str(ranks), "--mesh", mesh, "--output", str(self.out), "--json", *launcher, "--", TRAIN, "--data",
              str(folder / "text.tokens"), "--steps", str(steps), "--batch", "8", "--sequence", "24", "--json", "--no-baseline",
-             "--sample", "0", "--dtype", "float64", *options], stdout=self.events, stderr=self.errors, env=ENVIRONMENT)
+             "--sample", "0", "--dtype", "float64", *options], stdout=self.events, stderr=self.errors,
+            env=ENVIRONMENT | (environment or {}))
 
     def text(self) -> str:
         return pathlib.Path(self.errors.name).read_text(errors="replace")
@@ -105,6 +106,12 @@ class Run:
     def incidents(self) -> list[dict]:
         path = self.out / "incidents.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def prepare_text(folder: pathlib.Path) -> None:
+    """folder/text.tokens, what jobs train on."""
+    (folder / "text.txt").write_text("".join(f"{i} times {i} is {i * i}. " for i in range(3000)))
+    subprocess.run([CONVOY, "data", "prepare", str(folder / "text.txt"), "-o", str(folder / "text.tokens")], check=True, capture_output=True)
 
 
 def kill(run: Run, rank: int, sent: int = signal.SIGKILL) -> None:
@@ -338,9 +345,7 @@ def main() -> None:
     wanted = sys.argv[3:]
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        (folder / "text.txt").write_text("".join(f"{i} times {i} is {i * i}. " for i in range(3000)))
-        subprocess.run([CONVOY, "data", "prepare", str(folder / "text.txt"), "-o", str(folder / "text.tokens")], check=True,
-                       capture_output=True)
+        prepare_text(folder)
         references = {}
         for fault, (mesh, _, options) in FAULTS.items():
             if wanted and fault.__name__ not in wanted:

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <sys/types.h>
 
@@ -10,6 +12,16 @@ namespace convoy {
 std::string signal_name(int signal);
 // Of what waitpid gives: the exit code, or 128 + the signal that ended it.
 int exit_code_of_wait(int wait_status);
+// What /proc/PID/stat tells (proc(5)).
+struct ProcessStat {
+  std::string name;  // may hold any character
+  char state = '?';  // 'T', 't': halted; 'Z': a zombie
+  pid_t parent = 0;
+  uint64_t started = 0;  // clock ticks since the machine's start; 0: not in the text
+};
+// nullopt: the text is none, or of a process that has gone meanwhile.
+std::optional<ProcessStat> parse_process_stat(const std::string& text);
+
 // Whether the process is halted, by SIGSTOP or by a debugger.
 bool is_halted(pid_t pid);
 

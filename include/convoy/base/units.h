@@ -7,8 +7,9 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
-// Durations and sizes as people write them.
+// Durations, sizes and lists as people write them.
 namespace convoy {
 
 // "90", "90s", "1.5m", "2h" or "250ms"; a bare number is seconds. Negative, infinite or unknown
@@ -30,5 +31,10 @@ inline double seconds_since(TimePoint begin) {
 Result<uint64_t> parse_bytes(std::string_view what, std::string_view text);
 // "4096 B", "64 KiB", "1.5 GiB".
 std::string format_bytes(uint64_t bytes);
+
+// "3", "1 and 5", "1, 2 and 5".
+std::string enumerate(const std::vector<std::string>& parts);
+// "rank 3", "ranks 1, 2 and 5".
+std::string names(const char* what, const std::vector<int>& numbers);
 
 }  // namespace convoy

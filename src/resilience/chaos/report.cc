@@ -43,6 +43,12 @@ int Report::happened() const {
       std::count_if(done.begin(), done.end(), [](const Done& d) { return d.why_not.empty(); }));
 }
 
+int64_t Report::steps_lost() const {
+  int64_t lost = 0;
+  for (const IncidentRecord& i : incidents) lost += i.survived ? i.steps_lost() : 0;
+  return lost;
+}
+
 double quantile(std::vector<double> values, double q) {
   if (values.empty()) return 0;
   std::sort(values.begin(), values.end());
@@ -67,15 +73,13 @@ std::string to_json(const Report& r) {
                           {"checked", i.checked},
                           {"broken", i.broken}});
   }
-  int64_t lost = 0;
-  for (const IncidentRecord& i : r.incidents) lost += i.survived ? i.steps_lost() : 0;
   const std::vector<double> times = times_to_next_step(r);
   const ordered_json json = {{"job", r.job},
                              {"held", r.all_hold},
                              {"planned", r.planned},
                              {"happened", r.happened()},
                              {"incidents", r.incidents.size()},
-                             {"steps_lost", lost},
+                             {"steps_lost", r.steps_lost()},
                              {"next_step_s", times},
                              {"next_step_median_s", quantile(times, 0.5)},
                              {"next_step_p95_s", quantile(times, 0.95)},

@@ -249,7 +249,6 @@ void Session::settle(size_t first) {
 // Processes that nobody struck stay.
 void Session::check_bystanders(const std::vector<Seat>& before, size_t first) {
   std::set<int> struck;
-  std::set<pid_t> pids;
   for (size_t i = first; i < done_.size(); ++i) {
     const Struck& s = done_[i].struck;
     if (breaks_ranks(done_[i].fault.kind)) struck.insert(s.ranks.begin(), s.ranks.end());
@@ -262,7 +261,7 @@ void Session::check_bystanders(const std::vector<Seat>& before, size_t first) {
                           ") was replaced, though fault " + std::to_string(done_[first].id) +
                           " did not strike it");
   }
-  for (const Seat& seat : sight_.seats) pids.insert(seat.pid);
+  const std::set<pid_t> pids = pids_of(sight_);
   invariants_.check(
       "all_present", pids.size() == before.size(),
       std::to_string(pids.size()) + " processes have ranks, of " + std::to_string(before.size()));

@@ -34,6 +34,7 @@ struct Report {
   double goodput = 1;    // of that time
 
   int happened() const;
+  int64_t steps_lost() const;  // of the incidents that were survived
 };
 std::string to_json(const Report& report);
 // A line of chaos.jsonl.

@@ -2,6 +2,7 @@
 
 #include <convoy/base/config.h>
 #include <convoy/base/fd.h>
+#include <convoy/base/process.h>
 #include <convoy/resilience/ask.h>
 
 #include <nlohmann/json.hpp>
@@ -11,7 +12,6 @@
 #include <cctype>
 #include <fcntl.h>
 #include <filesystem>
-#include <sstream>
 #include <unistd.h>
 
 namespace convoy::resilience::chaos {
@@ -37,19 +37,11 @@ std::string text_of(pid_t pid, const char* file) {
   return text;
 }
 
-// proc(5): the name, which may hold anything, stands in brackets; field 22 is the start.
 Process read_process(pid_t pid) {
-  const std::string stat = text_of(pid, "stat");
-  const size_t name_end = stat.rfind(") ");
-  if (name_end == std::string::npos) return {};
-  std::istringstream rest(stat.substr(name_end + 2));
-  Process process;
-  rest >> process.state >> process.parent;
-  std::string skipped;
-  for (int i = 5; i < 22; ++i) rest >> skipped;
-  rest >> process.id.started;
-  process.id.pid = pid;
-  return process;
+  const auto stat = parse_process_stat(text_of(pid, "stat"));
+  if (!stat) return {};
+  return {
+      .id = {.pid = pid, .started = stat->started}, .parent = stat->parent, .state = stat->state};
 }
 
 std::map<pid_t, Process> all_processes() {

@@ -3,9 +3,9 @@
 #include "src/resilience/doctor/checks.h"
 #include "src/resilience/doctor/kernel_files.h"
 #include <convoy/base/config.h>
+#include <convoy/base/process.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <filesystem>
 #include <optional>
 #include <sys/stat.h>
@@ -24,18 +24,10 @@ struct Process {
   long parent = 0;
 };
 
-// "77 (a (name)) Z 1 …": the name may hold anything, so the last parenthesis ends it.
 std::optional<Process> read_process(const std::string& folder, const std::string& pid) {
-  const auto stat = read_small_file(folder + "/stat");
+  const auto stat = parse_process_stat(read_small_file(folder + "/stat").value_or(""));
   if (!stat) return std::nullopt;  // gone by now
-  const size_t open = stat->find('('), close = stat->rfind(')');
-  if (open == std::string::npos || close == std::string::npos || close + 4 >= stat->size()) {
-    return std::nullopt;
-  }
-  return Process{.pid = pid,
-                 .name = stat->substr(open + 1, close - open - 1),
-                 .state = (*stat)[close + 2],
-                 .parent = std::strtol(stat->c_str() + close + 4, nullptr, 10)};
+  return Process{.pid = pid, .name = stat->name, .state = stat->state, .parent = stat->parent};
 }
 
 bool belongs_to_us(const std::string& folder) {

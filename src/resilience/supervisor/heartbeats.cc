@@ -5,9 +5,6 @@
 namespace convoy::resilience {
 namespace {
 
-constexpr size_t kPausesKept = 64;
-constexpr int kTimesLongest = 4;
-constexpr Nanos kMore = std::chrono::seconds(2);
 // Before anything is known: launchers tell their ranks' vitals four times a second.
 constexpr Nanos kExpected = std::chrono::milliseconds(250);
 
@@ -19,15 +16,12 @@ void Heartbeats::opened(TimePoint now) {
 }
 
 void Heartbeats::heard(TimePoint now) {
-  pauses_.push_back(now - heard_at_);
-  if (pauses_.size() > kPausesKept) pauses_.pop_front();
+  pauses_.add(now - heard_at_);
   heard_at_ = now;
 }
 
 Nanos Heartbeats::limit() const {
-  Nanos longest = kExpected;
-  for (const Nanos pause : pauses_) longest = std::max(longest, pause);
-  const Nanos limit = kTimesLongest * longest + kMore;
+  const Nanos limit = Recent::limit(std::max(kExpected, pauses_.longest()));
   return is_open_ ? limit : limit / 2;
 }
 

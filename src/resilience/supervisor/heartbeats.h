@@ -1,8 +1,7 @@
 #pragma once
 
+#include "src/resilience/supervisor/recent.h"
 #include <convoy/base/clock.h>
-
-#include <deque>
 
 namespace convoy::resilience {
 
@@ -28,7 +27,7 @@ class Heartbeats {
   bool is_lost(TimePoint now) const { return silence(now) > limit(); }
 
  private:
-  std::deque<Nanos> pauses_;  // the oldest first
+  Recent pauses_;
   TimePoint heard_at_;
   bool is_open_ = false;
 };

@@ -18,15 +18,6 @@ constexpr Nanos kStartLimit = std::chrono::seconds(120);
 
 }  // namespace
 
-std::string names(const char* what, const std::vector<int>& numbers) {
-  std::string text = what;
-  if (numbers.size() != 1) text += "s";
-  for (size_t i = 0; i < numbers.size(); ++i) {
-    text += (i == 0 ? " " : i + 1 == numbers.size() ? " and " : ", ") + std::to_string(numbers[i]);
-  }
-  return text;
-}
-
 // --- deadlines ---
 
 void Supervisor::tick() {

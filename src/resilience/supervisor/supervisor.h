@@ -179,7 +179,4 @@ class Supervisor {
   int code_ = 1;  // of the last rank that ended: the job's, should it have to stop
 };
 
-// "rank 3", "ranks 1, 2 and 5".
-std::string names(const char* what, const std::vector<int>& numbers);
-
 }  // namespace convoy::resilience

@@ -5,9 +5,6 @@
 namespace convoy::resilience {
 namespace {
 
-constexpr size_t kStepsKept = 64;
-constexpr int kTimesLongest = 4;
-constexpr Nanos kMore = std::chrono::seconds(2);
 // Vitals that are older say nothing: whoever reads them is held up, too.
 constexpr Nanos kFresh = std::chrono::seconds(2);
 
@@ -33,21 +30,16 @@ void HangWatch::take(TimePoint now, const std::map<int, RankVitals>& ranks) {
     Nanos took{};
     for (const auto& [rank, v] : ranks_) took = std::max(took, v.took);
     if (step_ >= 0 && !is_first_) took = std::max(took, Nanos((now - at_) / (newest - step_)));
-    if (took > Nanos(0)) steps_.push_back(took);
-    if (steps_.size() > kStepsKept) steps_.pop_front();
+    if (took > Nanos(0)) steps_.add(took);
   }
   is_first_ = step_ < 0;
   step_ = newest;
   at_ = now;
 }
 
-Nanos HangWatch::longest_step() const {
-  return steps_.empty() ? Nanos(0) : *std::max_element(steps_.begin(), steps_.end());
-}
-
 Nanos HangWatch::median_step() const {
   if (steps_.empty()) return Nanos(0);
-  std::vector<Nanos> sorted(steps_.begin(), steps_.end());
+  std::vector<Nanos> sorted(steps_.times().begin(), steps_.times().end());
   const auto middle = sorted.begin() + static_cast<std::ptrdiff_t>(sorted.size() / 2);
   std::nth_element(sorted.begin(), middle, sorted.end());
   return *middle;
@@ -55,7 +47,7 @@ Nanos HangWatch::median_step() const {
 
 std::optional<Nanos> HangWatch::limit() const {
   if (steps_.empty()) return std::nullopt;
-  return kTimesLongest * longest_step() + kMore;
+  return Recent::limit(longest_step());
 }
 
 // Who is halted; else who is a step behind, or computes while the others wait.

@@ -1,9 +1,9 @@
 #pragma once
 
+#include "src/resilience/supervisor/recent.h"
 #include <convoy/base/clock.h>
 
 #include <cstdint>
-#include <deque>
 #include <map>
 #include <optional>
 #include <vector>
@@ -35,18 +35,18 @@ class HangWatch {
   std::optional<Hang> look(TimePoint now);
   // 4 × the longest of the last 64 steps that were seen, and 2 s. No limit before the first one.
   std::optional<Nanos> limit() const;
-  Nanos longest_step() const;
+  Nanos longest_step() const { return steps_.longest(); }
   Nanos median_step() const;
 
  private:
   std::vector<int> culprits() const;
 
   std::map<int, RankVitals> ranks_;
-  std::deque<Nanos> steps_;  // what the last ones took, the oldest first
-  int64_t step_ = -1;        // the newest of any rank
-  TimePoint at_{};           // when it was seen first
-  TimePoint seen_{};         // the last take()
-  bool is_first_ = true;     // of a generation: it is longer, and no measure
+  Recent steps_;          // what they took
+  int64_t step_ = -1;     // the newest of any rank
+  TimePoint at_{};        // when it was seen first
+  TimePoint seen_{};      // the last take()
+  bool is_first_ = true;  // of a generation: it is longer, and no measure
   bool told_ = false;
 };
 
