@@ -83,7 +83,8 @@ std::vector<int> draw_ranks(Dice& dice, int ranks) {
   std::vector<int> all(static_cast<size_t>(ranks));
   std::iota(all.begin(), all.end(), 0);
   for (int i = 0; i < count; ++i) {
-    std::swap(all[static_cast<size_t>(i)], all[static_cast<size_t>(i + dice.below(ranks - i))]);
+    const int other = i + dice.below(ranks - i);
+    std::swap(all[static_cast<size_t>(i)], all[static_cast<size_t>(other)]);
   }
   all.resize(static_cast<size_t>(count));
   std::sort(all.begin(), all.end());

@@ -186,7 +186,7 @@ void Session::inject(const Fault& fault) {
     auto struck = strike(fault, {sight_, home_, options_.checkpoints});
     why_not = struck.status();
     if (struck.ok()) done.struck = std::move(struck).value();
-    if (struck.ok() || why_not.code() != Code::kFailedPrecondition) break;
+    if (why_not.code() != Code::kFailedPrecondition) break;  // it has happened, or never will
     std::this_thread::sleep_for(kFastTick);
   } while (seconds_since(began) < kRetryS && observe());
   if (!done.struck.helpers.empty()) {

@@ -45,8 +45,8 @@ Result<Sight> look(const std::string& run_dir);
 // A process, which a number alone does not name for ever.
 struct ProcessId {
   pid_t pid = 0;
-  uint64_t started = 0;  // ticks since boot
-  auto operator<=>(const ProcessId&) const = default;
+  uint64_t started = 0;                                // ticks since boot
+  auto operator<=>(const ProcessId&) const = default;  // NOLINT(modernize-use-nullptr)
 };
 bool is_alive(const ProcessId& process);  // a zombie is not
 

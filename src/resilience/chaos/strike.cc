@@ -239,7 +239,7 @@ Result<int64_t> damage_newest_step(const std::string& folder) {
   const std::string writer = name.substr(name.find('-') + 1) + "-";
   fs::path largest;
   for (const auto& entry : fs::recursive_directory_iterator(data, error)) {
-    const fs::path path = entry.path();
+    const fs::path& path = entry.path();
     if (path.extension() != ".chunks" ||
         !path.parent_path().filename().string().starts_with(writer)) {
       continue;

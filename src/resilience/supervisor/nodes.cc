@@ -44,7 +44,8 @@ void Supervisor::node_said(int node, const proto::NodeHello& hello) {
     }
   }
   const TimePoint now = clock_->now();
-  if (node != 0) presence_.try_emplace(node, Heartbeats(now)).first->second.beats.opened(now);
+  if (node != 0)
+    presence_.try_emplace(node, Presence{Heartbeats(now)}).first->second.beats.opened(now);
   state_.generation = std::max(state_.generation, hello.generation());
   done_.insert(hello.done().begin(), hello.done().end());
   reconcile(node, hello);
