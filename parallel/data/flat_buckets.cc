@@ -88,6 +88,8 @@ struct FlatBuckets::State {
 
   void lay_out(int64_t bucket_bytes);
   void allocate(Bucket& bucket);
+  // The part of this data-parallel rank. All have equal ones of memory that is sharded.
+  void cut(Bucket& bucket) const;
   void added(size_t param);
   void start(size_t bucket);
   void sum_tied();
@@ -145,21 +147,27 @@ void FlatBuckets::State::lay_out(int64_t bucket_bytes) {
 
 void FlatBuckets::State::allocate(Bucket& bucket) {
   const Slot& last = bucket.slots.back();
-  const int64_t parts = groups.dp.size();
+  const int64_t parts = sharded ? groups.dp.size() : 1;
   const int64_t size = round_up(last.offset + last.count, parts * kAlignElements);
   const at::Tensor& first = params[last.param].value;
   const at::ScalarType grad_type =
       narrow_type(first.scalar_type()) ? at::kFloat : first.scalar_type();
   bucket.params = at::zeros({size}, first.options().requires_grad(false));
   bucket.grads = at::zeros({size}, first.options().dtype(grad_type).requires_grad(false));
-  bucket.shard_count = size / parts;
-  bucket.shard_begin = bucket.shard_count * groups.dp.rank();
+  cut(bucket);
   for (const Slot& slot : bucket.slots) {
     const at::Tensor& value = params[slot.param].value;
     const at::Tensor data = bucket.params.narrow(0, slot.offset, slot.count).view(value.sizes());
     data.copy_(value.detach());
     value.set_data(data);
   }
+}
+
+void FlatBuckets::State::cut(Bucket& bucket) const {
+  const int64_t size = bucket.params.numel(), parts = groups.dp.size();
+  const int64_t part = round_up((size + parts - 1) / parts, kAlignElements);
+  bucket.shard_begin = std::min(size, part * groups.dp.rank());
+  bucket.shard_count = std::min(part, size - bucket.shard_begin);
 }
 
 void FlatBuckets::State::added(size_t param) {
@@ -295,6 +303,12 @@ double FlatBuckets::grad_norm(std::vector<double>* also) const {
   s.groups.world.all_reduce_numbers(sums);
   if (also) std::copy(sums.begin() + 1, sums.end(), also->begin());
   return std::sqrt(sums[0]);
+}
+
+void FlatBuckets::connect() {
+  State& s = *state_;
+  CONVOY_CHECK(!s.sharded, "what is sharded stays with the number of ranks that it was cut for");
+  for (Bucket& bucket : s.buckets) s.cut(bucket);
 }
 
 void FlatBuckets::gather_grads() {

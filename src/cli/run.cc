@@ -191,6 +191,11 @@ void add_run(CLI::App& root, Invocation& invocation) {
                   "processes that wait, ready to take the place of a rank that fails")
       ->check(CLI::Range(0, 64))
       ->type_name("K");
+  app->add_option("--min-dp", o.min_dp,
+                  "while machines are missing, go on with as few data-parallel replicas as this, "
+                  "with the same global batch; default: 1")
+      ->check(CLI::Range(1, 1 << 20))
+      ->type_name("N");
   app->add_flag("--no-recover", arguments->no_recover,
                 "a rank that dies ends the job, even if the program can go on without it");
   app->add_flag("--no-prefix", arguments->no_prefix, "show lines as they are, without \"[3] \"");

@@ -41,6 +41,7 @@ void add_supervisor(CLI::App& root, Invocation& invocation) {
   app->add_option("--mesh", o.mesh, "of the ranks; default: all data parallel");
   app->add_option("--ranks", o.ranks, "of the job")->needs(run_dir);
   app->add_option("--spares", o.spares, "that wait on each machine");
+  app->add_option("--min-dp", o.min_dp, "replicas with which the job goes on");
   app->add_option("--nnodes", o.nodes, "machines of the job")->check(CLI::Range(1, 100000));
   app->add_option("--port", o.port, "where other machines' launchers connect");
   add_connection(*app, arguments->connection);

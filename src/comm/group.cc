@@ -80,23 +80,21 @@ void Pending::wait() {
   tensors_.clear();
 }
 
-Group::Group(c10::intrusive_ptr<c10d::ProcessGroup> process_group) {
-  if (!process_group) return;
-  rank_ = process_group->getRank();
-  size_ = process_group->getSize();
-  members_ = std::make_shared<c10::intrusive_ptr<c10d::ProcessGroup>>(std::move(process_group));
+Group::Group(c10::intrusive_ptr<c10d::ProcessGroup> process_group)
+    : members_(std::make_shared<Members>()) {
+  replace(std::move(process_group));
 }
 
 const c10::intrusive_ptr<c10d::ProcessGroup>& Group::process_group() const {
   static const c10::intrusive_ptr<c10d::ProcessGroup> none;
-  return members_ ? *members_ : none;
+  return members_ ? members_->process_group : none;
 }
 
 void Group::replace(c10::intrusive_ptr<c10d::ProcessGroup> process_group) const {
-  TORCH_CHECK_VALUE(
-      members_ && process_group->getRank() == rank_ && process_group->getSize() == size_,
-      "a group can only be replaced by one with the same ranks");
-  *members_ = std::move(process_group);
+  TORCH_CHECK_VALUE(members_, "a group that is alone for ever can't be replaced");
+  members_->rank = process_group ? process_group->getRank() : 0;
+  members_->size = process_group ? process_group->getSize() : 1;
+  members_->process_group = std::move(process_group);
 }
 
 at::Device Group::device() const {
@@ -188,10 +186,10 @@ void Group::barrier() const {
 at::Tensor Group::all_gather(const at::Tensor& shard, const std::vector<int64_t>& sizes) const {
   if (alone()) return shard;
   const at::Tensor in = shard.contiguous();
-  int64_t rows = in.size(0) * size_;
+  int64_t rows = in.size(0) * size();
   if (!sizes.empty()) {
-    TORCH_CHECK(static_cast<int>(sizes.size()) == size_ && sizes[rank_] == in.size(0),
-                "all_gather in ", name(), ": rank ", rank_, " gives ", in.size(0),
+    TORCH_CHECK(static_cast<int>(sizes.size()) == size() && sizes[rank()] == in.size(0),
+                "all_gather in ", name(), ": rank ", rank(), " gives ", in.size(0),
                 " rows, which its size list doesn't say");
     rows = 0;
     for (const int64_t s : sizes) rows += s;

@@ -286,9 +286,9 @@ std::vector<std::string> Crew::supervisor_words(int line) const {
     add_words(o.protection, &words);
     return words;
   }
-  words.insert(words.end(),
-               {"--job", o.job, "--run-dir", o.run_dir, "--ranks",
-                std::to_string(o.ranks * o.nodes), "--spares", std::to_string(o.spares)});
+  words.insert(words.end(), {"--job", o.job, "--run-dir", o.run_dir, "--ranks",
+                             std::to_string(o.ranks * o.nodes), "--spares",
+                             std::to_string(o.spares), "--min-dp", std::to_string(o.min_dp)});
   if (!o.mesh.empty()) words.insert(words.end(), {"--mesh", o.mesh});
   if (o.nodes == 1) return words;
   words.insert(words.end(),
@@ -391,6 +391,12 @@ void Crew::on_order() {
   }
 }
 
+void Crew::forget_ranks() {
+  for (auto& [id, worker] : workers_) worker.rank = -1;
+  done_.clear();
+  orders_.renumber();
+}
+
 void Crew::carry_out(const proto::ToNode& order) {
   switch (order.what_case()) {
     case proto::ToNode::kSpawn:
@@ -412,6 +418,7 @@ void Crew::carry_out(const proto::ToNode& order) {
       return;
     }
     case proto::ToNode::kPlaces:
+      if (order.places().is_resized()) forget_ranks();
       for (const proto::Worker& w : order.places().workers()) {
         if (const auto at = workers_.find(w.worker()); at != workers_.end()) {
           at->second.rank = w.rank();

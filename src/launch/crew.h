@@ -36,6 +36,7 @@ class Crew {
     std::string address;  // where other workers reach a store that one of this machine serves
     int ranks = 1;        // on this machine
     int spares = 0;
+    int min_dp = 1;
     int nodes = 1, node = 0;
     uint16_t port = 0;  // of several machines: the supervisor's, on `leader`
     std::string leader;
@@ -46,6 +47,7 @@ class Crew {
     std::function<void(int rank, uint64_t generation)> spawn;  // rank -1: a spare
     std::function<void(uint64_t worker)> kill;
     std::function<void(uint64_t worker, int rank)> place;
+    std::function<void()> renumber;  // all ranks are placed anew, or are none any more
     std::function<void(int code, int cause, const std::string& why)> end;
   };
   static Result<std::unique_ptr<Crew>> create(Options options, Orders orders, EventLoop& loop,
@@ -96,6 +98,7 @@ class Crew {
   void on_supervisor_exit();
   void on_order();
   void carry_out(const resilience::proto::ToNode& order);
+  void forget_ranks();
   void on_timer();
   void tell_vitals();
   void end_supervisor(const char* why);

@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <csignal>
 #include <map>
+#include <random>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
@@ -129,6 +130,7 @@ Status Job::lead_crew() {
   if (!o.recover || o.agent_program.empty()) return ok_status();
   const uint16_t port = o.control_port > 0 ? o.control_port : neighbour_port(plan_.port, 2);
   if (o.nodes > 1 && o.node_rank == 0 && !can_lead_others(port)) return ok_status();
+  if (o.node_rank > 0) first_worker_ = uint64_t{std::random_device{}() & 0xfffffU} << 12U;
   std::vector<std::string> environment = plan_.inherited;
   environment.emplace_back("GRPC_VERBOSITY=NONE");  // unless the caller has set it
   CONVOY_ASSIGN_OR_RETURN(
@@ -142,6 +144,7 @@ Status Job::lead_crew() {
                     .address = o.node_rank == 0 ? o.master_addr : "",
                     .ranks = o.ranks,
                     .spares = o.spares,
+                    .min_dp = o.min_dp,
                     .nodes = o.nodes,
                     .node = o.node_rank,
                     .port = port,
@@ -150,6 +153,7 @@ Status Job::lead_crew() {
                    {.spawn = [this](int rank, uint64_t g) { respawn(rank, g); },
                     .kill = [this](uint64_t worker) { kill_worker(worker); },
                     .place = [this](uint64_t worker, int rank) { place_worker(worker, rank); },
+                    .renumber = [this] { forget_ranks(); },
                     .end = [this](int code, int cause,
                                   const std::string& why) { end_job(code, cause, why); }},
                    *loop_, terminal_));
@@ -188,6 +192,11 @@ void Job::kill_worker(uint64_t worker) {
   }
 }
 
+// The ranks of a job with another mesh are told next.
+void Job::forget_ranks() {
+  for (const auto& rank : ranks_) rank->rank = kNoRank;
+}
+
 // A rank that another machine has now is none of ours any more.
 void Job::place_worker(uint64_t worker, int rank) {
   for (const auto& r : ranks_) {
@@ -206,7 +215,7 @@ void Job::end_job(int code, int cause, const std::string& why) {
   verdict_ = code;
   if (code != kExitOk) terminal_.say("convoy: the job ends: " + why);
   for (const auto& rank : ranks_) {
-    if (rank->rank == cause && rank->exit) cause_ = rank.get();
+    if (cause != kNoRank && rank->rank == cause && rank->exit) cause_ = rank.get();
   }
   note_halted();
   end_ranks(SIGTERM, kDeathGrace);
@@ -264,7 +273,7 @@ std::string Job::reports_of(int rank, uint64_t worker) const {
 Status Job::start_rank(int rank, bool standby) {
   // Of no other process of the job, on whatever machine.
   const uint64_t worker =
-      (static_cast<uint64_t>(plan_.options.node_rank) << 32U) + ranks_.size() + 1;
+      (static_cast<uint64_t>(plan_.options.node_rank) << 32U) + first_worker_ + ranks_.size() + 1;
   const std::string name = rank == kNoRank ? "spare" : "rank_" + number(rank);
   CONVOY_ASSIGN_OR_RETURN(RankLog log, RankLog::open(plan_.run_dir + "/logs/" + name + ".log"));
   if (plan_.options.rehearsal) {

@@ -56,6 +56,7 @@ class Job {
   // What the supervisor orders.
   void respawn(int rank, uint64_t generation);
   void kill_worker(uint64_t worker);
+  void forget_ranks();
   void place_worker(uint64_t worker, int rank);
   void end_job(int code, int cause, const std::string& why);
   Status watch_signals();
@@ -91,6 +92,7 @@ class Job {
   std::unique_ptr<Crew> crew_;                // null: a death ends the job
   std::vector<std::unique_ptr<Rank>> ranks_;  // all that were started
   size_t running_ = 0;
+  uint64_t first_worker_ = 0;      // a launcher that comes back uses no number of its predecessor's
   const Rank* cause_ = nullptr;    // the first that died on its own, and that the job dies of
   std::optional<int> verdict_;     // the supervisor's exit code
   std::optional<int> stopped_by_;  // the signal that the user sent

@@ -12,7 +12,7 @@ namespace convoy::runtime {
 namespace {
 
 // A standing, and whether the next step lacks only its update, as numbers of a collective.
-constexpr int64_t kNumbers = 15;
+constexpr int64_t kNumbers = 16;
 using Numbers = std::array<int64_t, kNumbers>;
 
 struct Row {
@@ -37,7 +37,8 @@ Numbers numbers_of(const Row& row) {
           static_cast<int64_t>(s.position.epoch),
           static_cast<int64_t>(s.position.offset),
           s.is_sound ? 1 : 0,
-          s.trusted};
+          s.trusted,
+          s.is_resized ? 1 : 0};
 }
 
 Row row_of(const int64_t* n) {
@@ -57,6 +58,7 @@ Row row_of(const int64_t* n) {
   s.position.offset = static_cast<uint64_t>(n[12]);
   s.is_sound = n[13] != 0;
   s.trusted = n[14];
+  s.is_resized = n[15] != 0;
   return row;
 }
 
@@ -112,6 +114,7 @@ CaughtUp catch_up(Runtime& runtime, Trainer& trainer, const Standing& mine,
   CaughtUp out;
   for (const Row& row : rows) {
     if (!row.standing.is_valid) continue;
+    out.is_resized = out.is_resized || row.standing.is_resized;
     if (!out.now.is_valid || row.standing.steps > out.now.steps) out.now = row.standing;
   }
   if (!out.now.is_valid) return out;

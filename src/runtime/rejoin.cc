@@ -153,17 +153,16 @@ Status Runtime::form_groups(const resilience::Summons& summons, const resilience
   }
   store = c10::make_intrusive<c10d::PrefixStore>(prefix, store);
   const bool is_new = groups_ == nullptr;
-  if (is_new) {
-    is_newcomer_ = true;  // until it has caught up, in whichever generation that will be
-    CONVOY_ASSIGN_OR_RETURN(
-        mesh_, Mesh::parse(summons.mesh.empty() ? "dp=*" : summons.mesh, summons.world_size));
-  }
+  CONVOY_ASSIGN_OR_RETURN(
+      mesh_, Mesh::parse(summons.mesh.empty() ? "dp=*" : summons.mesh, summons.world_size));
   store_ = store;
   if (is_new) {
+    is_newcomer_ = true;  // until it has caught up, in whichever generation that will be
     start_trace(environment_, generation_);
     make_groups(prefix);
   } else {
-    trace::begin_generation(summons.generation);
+    trace::begin_generation(summons.generation, rank(), size());
+    groups_->move_to(mesh_, rank());
   }
   std::vector<std::string> sets;
   if (go.has_survivors) {

@@ -99,11 +99,12 @@ Result<std::unique_ptr<Runtime>> Runtime::start(const RuntimeOptions& options) {
     comm::enable_shared_tensors();
     runtime->shared_tensors_ = true;
   }
+  CONVOY_ASSIGN_OR_RETURN(runtime->full_mesh_, mesh_of(options, runtime->environment_));
   if (runtime->environment_.standby) {
     CONVOY_RETURN_IF_ERROR(runtime->await_place());
   } else {
     start_trace(runtime->environment_, runtime->generation_);
-    CONVOY_ASSIGN_OR_RETURN(runtime->mesh_, mesh_of(options, runtime->environment_));
+    runtime->mesh_ = runtime->full_mesh_;
     CONVOY_RETURN_IF_ERROR(runtime->choose_device(options.device));
     const Status connected = runtime->connect();
     if (!connected.ok()) CONVOY_RETURN_IF_ERROR(runtime->rejoin(connected, 0));

@@ -71,12 +71,9 @@ at::Tensor Samples::read(const dataset::TokenFile& file,
   return out;
 }
 
-Result<at::Tensor> Samples::next(int64_t batch, int dp_rank, int dp_size) {
-  CONVOY_ASSIGN_OR_RETURN(
-      const std::vector<uint64_t> indices,
-      sampler_.next(static_cast<uint64_t>(batch), static_cast<uint64_t>(dp_rank),
-                    static_cast<uint64_t>(dp_size)));
-  return read(train_, indices);
+at::Tensor Samples::next(int64_t batch, int64_t begin, int64_t count) {
+  const std::vector<uint64_t> all = sampler_.next(static_cast<uint64_t>(batch));
+  return read(train_, {all.begin() + begin, all.begin() + begin + count});
 }
 
 Status Samples::go_to(const dataset::SamplerState& position) {
@@ -92,12 +89,9 @@ Status Samples::go_to(const dataset::SamplerState& position) {
   return ok_status();
 }
 
-at::Tensor Samples::validation(int64_t rows, int64_t multiple, int dp_rank, int dp_size) const {
-  rows = std::min(rows, static_cast<int64_t>(validation_samples_) / dp_size);
-  rows -= rows % multiple;
-  std::vector<uint64_t> indices(static_cast<size_t>(rows));
-  std::iota(indices.begin(), indices.end(),
-            validation_first_ + static_cast<uint64_t>(dp_rank * rows));
+at::Tensor Samples::validation(int64_t begin, int64_t count) const {
+  std::vector<uint64_t> indices(static_cast<size_t>(count));
+  std::iota(indices.begin(), indices.end(), validation_first_ + static_cast<uint64_t>(begin));
   return read(validation_ ? *validation_ : train_, indices);
 }
 

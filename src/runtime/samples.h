@@ -19,12 +19,11 @@ class Samples {
   // kInvalidArgument if a file is too short for a batch.
   static Result<Samples> open(const TrainOptions& options, int64_t sequence, int64_t batch);
 
-  // The next global batch's share of a data-parallel rank, int64 [batch / dp, seq + 1].
-  Result<at::Tensor> next(int64_t batch, int dp_rank, int dp_size);
-  // Validation samples [0, rows * dp_size), of which each rank gets `rows` consecutive ones. Fewer
-  // where the file has fewer, but always a multiple of `multiple`; no rows if there aren't even
-  // those.
-  at::Tensor validation(int64_t rows, int64_t multiple, int dp_rank, int dp_size) const;
+  // Of the next `batch` samples `count` from `begin` on, int64 [count, seq + 1].
+  at::Tensor next(int64_t batch, int64_t begin, int64_t count);
+  // Always the same ones, int64 [count, seq + 1].
+  at::Tensor validation(int64_t begin, int64_t count) const;
+  int64_t validation_count() const { return static_cast<int64_t>(validation_samples_); }
 
   // Which training samples come next; a checkpoint goes on from there. kMismatch: of other data, or
   // of another --seed, which would change the order.

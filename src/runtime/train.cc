@@ -2,6 +2,7 @@
 // speaks; what decides how long the run goes on is rank 0's clock, which it tells the others.
 #include "src/runtime/catch_up.h"
 #include "src/runtime/checkpoints.h"
+#include "src/runtime/place.h"
 #include "src/runtime/replica_check.h"
 #include "src/runtime/run_folder.h"
 #include "src/runtime/samples.h"
@@ -58,16 +59,15 @@ bool looks_wrong(const StepResult& now, const StepResult& before) {
 class Run {
  public:
   Run(Runtime& runtime, const TrainOptions& options, const ModelPreset& preset, Samples samples,
-      RunFolder folder, const TrainerOptions& trainer)
+      std::string folder, const TrainerOptions& trainer)
       : runtime_(runtime),
         options_(options),
         preset_(preset),
         samples_(std::move(samples)),
-        folder_(std::move(folder)),
+        folder_path_(std::move(folder)),
         trainer_options_(trainer),
-        dp_rank_(runtime.mesh().coordinate(runtime.rank(), "dp")),
-        dp_size_(runtime.mesh().size("dp")),
-        replicas_(runtime.mesh(), runtime.rank(), trainer.zero ? 0 : options.check_replicas) {}
+        place_({runtime.mesh(), runtime.rank()}),
+        replicas_(runtime.mesh(), runtime.rank(), pieces()) {}
 
   Status run();
 
@@ -99,16 +99,22 @@ class Run {
   std::string sample();
   int64_t agreed_steps(int64_t done, double seconds);
   Standing standing() const;
+  void take_other_place();
+  Status open_folder();
+  Status speak(const char* mark);
   bool speaks() const { return runtime_.rank() == 0; }
+  int64_t pieces() const { return trainer_options_.zero ? 0 : options_.check_replicas; }
 
   Runtime& runtime_;
   const TrainOptions& options_;
   const ModelPreset& preset_;
   Samples samples_;
+  std::string folder_path_;
   RunFolder folder_;
+  bool is_speaker_ = false;                 // has opened it
   std::optional<Checkpoints> checkpoints_;  // none before the run has begun
   TrainerOptions trainer_options_;
-  int dp_rank_, dp_size_;
+  Place place_;  // that what follows is made for
   std::unique_ptr<Trainer> trainer_;
   std::optional<Progress> progress_;
   double one_process_ = 0;  // tokens/s
@@ -125,6 +131,7 @@ class Run {
   dataset::SamplerState first_position_;  // of the whole run
   StepResult last_;
   ReplicaCheck replicas_;
+  bool is_resized_ = false;      // the checkpoints are of another mesh
   bool is_sound_ = true;         // else this rank's parameters are not to be trusted …
   int64_t trusted_ = INT64_MAX;  // … nor any rank's newer ones than after this step
 };
@@ -136,13 +143,14 @@ double Run::one_process_rate(int threads) {
   alone.llama.sequence_parallel = false;
   alone.schedule = "1f1b";
   alone.chunks = alone.microbatches = 1;
+  alone.rows = 0;
   comm::MeshGroups groups(Mesh(), 0, {});
   Trainer trainer(alone, groups);
   Samples samples = Samples::open(options_, preset_.sequence, preset_.batch).value();
   std::vector<double> took;
   const TimePoint start = Clock::system().now();
   for (int i = 0; i < kBaselineSteps && (i < 2 || seconds_since(start) < kBaselineSeconds); ++i) {
-    const at::Tensor batch = samples.next(preset_.batch, 0, 1).value();
+    const at::Tensor batch = samples.next(preset_.batch, 0, preset_.batch);
     const TimePoint begin = Clock::system().now();
     trainer.step(batch);
     if (i > 0) took.push_back(seconds_since(begin));
@@ -180,11 +188,13 @@ int64_t Run::agreed_steps(int64_t done, double seconds) {
 
 // The loss over the first batches of the validation samples; not a number if there are too few.
 double Run::validation_loss(int64_t batches) {
-  const int64_t rows = trainer_->rows_per_rank();
-  const at::Tensor samples =
-      samples_.validation(batches * rows, rows / trainer_options_.microbatches, dp_rank_, dp_size_);
-  if (samples.size(0) == 0) return std::numeric_limits<double>::quiet_NaN();
-  return trainer_->evaluate(samples);
+  // The same samples however many data-parallel ranks there are by now.
+  const int64_t round = runtime_.full_mesh().size("dp") * trainer_options_.rows;
+  int64_t count = std::min(batches * preset_.batch, samples_.validation_count());
+  count -= count % round;
+  if (count == 0) return std::numeric_limits<double>::quiet_NaN();
+  const Trainer::Rows own = trainer_->share(count);
+  return trainer_->evaluate(samples_.validation(own.begin, own.count), count);
 }
 
 // A point of the validation curve.
@@ -209,7 +219,8 @@ Status Run::one_step() {
   const trace::Span step(trace::intern(trace::names::kStep), static_cast<uint64_t>(steps_ + 1));
   std::optional<trace::Span> data(std::in_place, trace::intern(trace::names::kData));
   CONVOY_RETURN_IF_ERROR(samples_.go_to(position_));  // where a step that failed had begun
-  CONVOY_ASSIGN_OR_RETURN(const at::Tensor batch, samples_.next(preset_.batch, dp_rank_, dp_size_));
+  const Trainer::Rows own = trainer_->share(preset_.batch);
+  const at::Tensor batch = samples_.next(preset_.batch, own.begin, own.count);
   data.reset();
   CONVOY_RETURN_IF_ERROR(gradients(batch));
   const double stalled = checkpoints_->before_update();
@@ -381,7 +392,10 @@ void Run::make_trainer() {
 
 // All ranks together, none of which has trained yet.
 Status Run::begin() {
+  if (speaks() && !is_speaker_) CONVOY_RETURN_IF_ERROR(open_folder());
   CONVOY_ASSIGN_OR_RETURN(checkpoints_, Checkpoints::open(options_, runtime_, /*alone=*/false));
+  is_resized_ = false;
+  is_sound_ = true;
   make_trainer();
   total_ = preset_.steps;
   CONVOY_RETURN_IF_ERROR(samples_.go_to(first_position_));
@@ -397,6 +411,7 @@ Standing Run::standing() const {
   Standing s;
   s.is_valid = has_begun_;
   s.is_sound = is_sound_;
+  s.is_resized = is_resized_;
   s.trusted = trusted_;
   s.steps = steps_;
   s.after = after_;
@@ -407,8 +422,24 @@ Standing Run::standing() const {
   return s;
 }
 
+// The mesh has become another one, or this rank's place in it.
+void Run::take_other_place() {
+  const Place now{runtime_.mesh(), runtime_.rank()};
+  if (!speaks()) is_speaker_ = false;
+  if (now == place_) return;
+  is_resized_ = true;
+  // Of another part of the model, or of its optimizer, this rank has no state.
+  if (!now.holds_the_same(place_, trainer_options_.zero)) {
+    is_sound_ = false;
+    trainer_.reset();
+  }
+  place_ = now;
+  replicas_ = ReplicaCheck(runtime_.mesh(), runtime_.rank(), pieces());
+}
+
 // Among the ranks of a new generation: the newest step that any of them has done.
 Status Run::come_together() {
+  take_other_place();
   if (trainer_ == nullptr) {
     make_trainer();
   } else {
@@ -418,12 +449,13 @@ Status Run::come_together() {
     if (checkpoints_) checkpoints_->before_update();
   });
   if (!caught.now.is_valid) return begin();
-  // Several machines have to agree on who they are, each time anew.
-  const bool together = runtime_.spans_machines();
+  // Several machines have to agree on who they are, each time anew; and so do other ranks.
+  const bool together = runtime_.spans_machines() || caught.is_resized;
   if (together) checkpoints_.reset();
   if (!checkpoints_) {
     CONVOY_ASSIGN_OR_RETURN(checkpoints_, Checkpoints::open(options_, runtime_, !together));
   }
+  is_resized_ = false;
   if (!caught.is_whole) {
     CONVOY_RETURN_IF_ERROR(go_back(caught.now));
   } else {
@@ -449,11 +481,29 @@ Status Run::take_place(const CaughtUp& caught) {
 Status Run::join_run(const Standing& run, const char* mark) {
   total_ = run.total;
   trainer_->set_total_steps(total_);
-  if (std::exchange(has_begun_, true)) return ok_status();
+  if (std::exchange(has_begun_, true)) return speaks() ? speak(mark) : ok_status();
   first_ = steps_;
   begin_ = Clock::system().now() -
            std::chrono::duration_cast<Nanos>(std::chrono::duration<double>(run.elapsed));
-  return speaks() ? folder_.resume(steps_, mark) : ok_status();
+  return speaks() ? speak(mark) : ok_status();
+}
+
+// Rank 0 is another process now: what its predecessor has written is its own.
+Status Run::speak(const char* mark) {
+  if (is_speaker_) return ok_status();
+  CONVOY_RETURN_IF_ERROR(open_folder());
+  return folder_.resume(steps_, mark);
+}
+
+Status Run::open_folder() {
+  is_speaker_ = true;
+  const bool live =
+      ::isatty(STDOUT_FILENO) == 1 || runtime_.environment().launcher == launch::Launcher::kConvoy;
+  if (!options_.json && !progress_) progress_.emplace(preset_.steps, live);
+  const std::string config = describe_json(options_, preset_, runtime_.full_mesh().to_string(),
+                                           trainer_options_.model.parameter_count());
+  CONVOY_ASSIGN_OR_RETURN(folder_, RunFolder::open(folder_path_, config));
+  return ok_status();
 }
 
 // No rank has all of the state any more: all go on from what was saved, or from the beginning.
@@ -465,9 +515,9 @@ Status Run::go_back(const Standing& run) {
   CONVOY_ASSIGN_OR_RETURN(steps_, checkpoints_->resume(*trainer_, samples_, run.trusted));
   after_ = steps_;
   position_ = samples_.position();
-  const bool is_new = !has_begun_;
+  const bool has_spoken = is_speaker_;
   CONVOY_RETURN_IF_ERROR(join_run(run, "went back"));
-  if (speaks() && !is_new) CONVOY_RETURN_IF_ERROR(folder_.resume(steps_, "went back"));
+  if (has_spoken) CONVOY_RETURN_IF_ERROR(folder_.resume(steps_, "went back"));
   runtime_.caught_up(steps_, steps_ > 0 ? checkpoints_->story() : "the beginning");
   return ok_status();
 }
@@ -511,9 +561,7 @@ bool may_be_others_fault(const Status& status) {
 
 Status Run::run() {
   first_position_ = samples_.position();
-  const bool live =
-      ::isatty(STDOUT_FILENO) == 1 || runtime_.environment().launcher == launch::Launcher::kConvoy;
-  if (speaks() && !options_.json) progress_.emplace(preset_.steps, live);
+  if (speaks() && !runtime_.is_newcomer()) CONVOY_RETURN_IF_ERROR(open_folder());
   Status status = attempt([this] {
     if (runtime_.is_newcomer()) return come_together();
     measure_one_process();  // the others wait, so that rank 0 has the machine to itself
@@ -539,15 +587,12 @@ Status train(Runtime& runtime, const TrainOptions& options) {
   CONVOY_ASSIGN_OR_RETURN(Samples samples, Samples::open(options, preset.sequence, preset.batch));
   const TrainerOptions trainer = trainer_options(
       options, preset, static_cast<int64_t>(samples.info().vocabulary_size), runtime);
-  CONVOY_RETURN_IF_ERROR(Trainer::check(trainer, runtime.mesh()));
+  TrainerOptions even = trainer;
+  even.rows = 0;
+  CONVOY_RETURN_IF_ERROR(Trainer::check(even, runtime.full_mesh()));
   const std::string path =
       options.run_dir.empty() ? runtime.environment().run_dir : options.run_dir;
-  CONVOY_ASSIGN_OR_RETURN(RunFolder folder,
-                          RunFolder::open(runtime.rank() == 0 ? path : "",
-                                          describe_json(options, preset, runtime.mesh().to_string(),
-                                                        trainer.model.parameter_count())));
-  const Status status =
-      Run(runtime, options, preset, std::move(samples), std::move(folder), trainer).run();
+  const Status status = Run(runtime, options, preset, std::move(samples), path, trainer).run();
   if (status.ok()) runtime.groups().shutdown();
   if (status.ok() && runtime.rank() == 0 && !path.empty() && !options.json) {
     std::printf("run folder: %s (config.json, metrics.jsonl, loss.svg)\n", path.c_str());

@@ -1,6 +1,7 @@
 // Cuts the model into this rank's chunks and wires model, buckets, optimizer and pipeline together.
 // How a parameter is described to the buckets is describe.cc's.
 #include <convoy/base/check.h>
+#include <convoy/dataset/sampler.h>
 #include <convoy/parallel/schedule/partition.h>
 #include <convoy/runtime/describe.h>
 #include <convoy/runtime/trainer.h>
@@ -28,6 +29,10 @@ Result<std::vector<schedule::LayerRange>> layers_of_stages(const TrainerOptions&
                                     stage_weights(options.model));
 }
 
+int64_t rows_of_microbatch(const TrainerOptions& options, int dp) {
+  return options.rows > 0 ? options.rows : options.batch / (dp * options.microbatches);
+}
+
 }  // namespace
 
 Status Trainer::check(const TrainerOptions& options, const Mesh& mesh) {
@@ -39,8 +44,15 @@ Status Trainer::check(const TrainerOptions& options, const Mesh& mesh) {
   }
   CONVOY_RETURN_IF_ERROR(model::check(options.model, tp, options.llama.sequence_parallel));
   if (const auto layers = layers_of_stages(options, pp); !layers.ok()) return layers.status();
+  if (options.rows > 0 &&
+      (options.batch % options.rows != 0 || options.batch < options.rows * dp)) {
+    return {Code::kInvalidArgument, "a batch of " + text(options.batch) +
+                                        " sequences can't be dealt out in micro-batches of " +
+                                        text(options.rows) + " to " + text(dp) +
+                                        " data-parallel ranks"};
+  }
   if (options.microbatches < 1 || options.batch < 1 ||
-      options.batch % (dp * options.microbatches) != 0) {
+      (options.rows == 0 && options.batch % (dp * options.microbatches) != 0)) {
     return {Code::kInvalidArgument,
             "a batch of " + text(options.batch) + " sequences can't be cut evenly into " +
                 text(options.microbatches) + " micro-batches on each of " + text(dp) +
@@ -59,9 +71,8 @@ Trainer::Trainer(const TrainerOptions& options, comm::MeshGroups& groups)
       world_(groups.world()) {
   const Status status = check(options, groups.mesh());
   CONVOY_CHECK(status.ok(), status.to_string());
-  schedule_ =
-      schedule::make_schedule(options.schedule, pp_.size(), options.microbatches, options.chunks)
-          .value();
+  options_.rows = rows_of_microbatch(options, dp_.size());
+  make_schedule();
   build_models(groups.mesh());
   build_buckets();
   optimizer_ = std::make_unique<data::AdamW>(*buckets_, options.adamw);
@@ -74,6 +85,27 @@ Trainer::Trainer(const TrainerOptions& options, comm::MeshGroups& groups)
 }
 
 Trainer::~Trainer() = default;
+
+void Trainer::make_schedule() {
+  const auto microbatches = static_cast<int>(rows_per_rank() / options_.rows);
+  schedule_ =
+      schedule::make_schedule(options_.schedule, pp_.size(), microbatches, options_.chunks).value();
+}
+
+void Trainer::connect() {
+  executor_->connect();
+  if (is_sharded()) return;
+  buckets_->connect();
+  make_schedule();
+}
+
+Trainer::Rows Trainer::share(int64_t batch) const {
+  const auto [begin, end] =
+      dataset::share_of(static_cast<uint64_t>(batch / options_.rows),
+                        static_cast<uint64_t>(dp_.rank()), static_cast<uint64_t>(dp_.size()));
+  const auto first = static_cast<int64_t>(begin), last = static_cast<int64_t>(end);
+  return {first * options_.rows, (last - first) * options_.rows};
+}
 
 void Trainer::build_models(const Mesh& mesh) {
   const auto layers = layers_of_stages(options_, mesh.size("pp")).value();
@@ -117,7 +149,7 @@ model::MicroBatch Trainer::microbatch(int index) const {
   }
   batch.seq = work_.tokens.size(1);
   batch.step = static_cast<uint64_t>(optimizer_->steps_done());
-  batch.first_sample = dp_.rank() * rows_per_rank() + index * work_.rows;
+  batch.first_sample = share(options_.batch).begin + index * work_.rows;
   batch.loss_scale = work_.loss_scale;
   batch.training = work_.purpose == Purpose::kTrain;
   return batch;
@@ -134,14 +166,14 @@ pipeline::HiddenState Trainer::hidden_state() const {
           at::TensorOptions(options_.llama.dtype).device(options_.llama.device)};
 }
 
-void Trainer::load(Purpose purpose, const at::Tensor& samples, double tokens) {
+void Trainer::load(Purpose purpose, const at::Tensor& samples, int64_t batch) {
   const int64_t seq = samples.size(1) - 1;
   work_.purpose = purpose;
   const at::Tensor on_device = samples.to(options_.llama.device);
   work_.tokens = on_device.narrow(1, 0, seq).contiguous();
   work_.targets = on_device.narrow(1, 1, seq).contiguous();
-  work_.rows = options_.batch / dp_.size() / options_.microbatches;
-  work_.loss_scale = 1 / tokens;
+  work_.rows = options_.rows;
+  work_.loss_scale = 1 / static_cast<double>(batch * seq);
 }
 
 // What this rank adds to the sum of losses over the world: every tensor rank of the last stage
@@ -155,9 +187,8 @@ double Trainer::local_loss(const std::vector<at::Tensor>& losses) const {
 
 StepResult Trainer::forward_backward(const at::Tensor& samples, std::vector<double>* also) {
   TORCH_CHECK(samples.dim() == 2 && samples.size(0) == rows_per_rank(), "a step takes ",
-              rows_per_rank(), " sequences on each data-parallel rank, not ", samples.sizes());
-  const int64_t seq = samples.size(1) - 1;
-  load(Purpose::kTrain, samples, static_cast<double>(options_.batch * seq));
+              rows_per_rank(), " sequences on this data-parallel rank, not ", samples.sizes());
+  load(Purpose::kTrain, samples, options_.batch);
   has_gradients_ = false;
   buckets_->begin_step();
   const std::vector<at::Tensor> losses =
@@ -193,13 +224,12 @@ StepResult Trainer::step(const at::Tensor& samples) {
   return result;
 }
 
-double Trainer::evaluate(const at::Tensor& samples) {
+double Trainer::evaluate(const at::Tensor& samples, int64_t batch) {
   const trace::Span span(trace::intern(trace::names::kEvaluate));
   const int64_t rows = samples.size(0);
-  const auto tokens = static_cast<double>(rows * dp_.size() * (samples.size(1) - 1));
-  load(Purpose::kEvaluate, samples, tokens);
-  TORCH_CHECK(rows % work_.rows == 0, "evaluation takes a multiple of ", work_.rows,
-              " sequences, not ", rows);
+  TORCH_CHECK(rows == share(batch).count, "this data-parallel rank's share of ", batch,
+              " sequences is ", share(batch).count, ", not ", rows);
+  load(Purpose::kEvaluate, samples, batch);
   const std::vector<at::Tensor> losses =
       executor_->forward_only(static_cast<int>(rows / work_.rows), hidden_state());
   double sum = local_loss(losses);

@@ -45,6 +45,7 @@ class Machine(Run):
 
     def __init__(self, folder: pathlib.Path, name: str, number: int, port: int, mesh: str, launcher: list[str], options: list[str], steps: int):
         self.number = number
+        self.again = lambda: Machine(folder, name + "-again", number, port, mesh, launcher, options, steps)
         # Saving needs a common name.
         environment = {"CONVOY_HOST_ID": f"machine-{number}", "CONVOY_ADDRESS": "127.0.0.1", "MACHINE": str(folder / f"{name}-{number}"),
                        **({"CONVOY_JOB_ID": name} if options else {})}
@@ -298,7 +299,64 @@ def port_taken(folder: pathlib.Path) -> None:
     print("  a taken port is told, and the job runs", flush=True)
 
 
-OTHERS = [no_room, the_first_machine, ended_by_hand, wrong_token, protected, port_taken]
+def near(numbers: dict, reference: dict) -> None:
+    """Sums of the same terms in another order, in float64."""
+    for key in NUMBERS:
+        assert abs(numbers[key] - reference[key]) <= 1e-9 * abs(reference[key]), f"{key}: {numbers[key]}, undisturbed {reference[key]}"
+
+
+def reference_of(folder: pathlib.Path) -> dict:
+    """Of REPLICAS, undisturbed."""
+    job = Job(folder, f"undisturbed-{time.monotonic_ns()}", mesh=REPLICAS)
+    job.end()
+    return job.result()
+
+
+def fewer_replicas(folder: pathlib.Path, options: tuple = ()) -> None:
+    """A machine is lost, no spares: the other replica goes on with all of the batch."""
+    job = Job(folder, f"fewer-{len(options)}", mesh=REPLICAS, options=options)
+    job.await_step(AT)
+    job.second.kill()
+    job.end((0, -signal.SIGKILL))
+    near(job.result(), reference_of(folder))
+    (record,) = job.first.incidents()
+    assert record["action"] == "shrink" and record["steps_lost"] == 0 and record["processes_kept"] == 4, record
+    print(f"  fewer replicas: back in {record['first_step_s']:.2f} s", flush=True)
+
+
+def uneven(folder: pathlib.Path) -> None:
+    """Four replicas on two machines; spares make it three of them afterwards: shares of the batch that differ, one of four micro-batches more."""
+    mesh = "tp=2,dp=4"
+    undisturbed = Job(folder, "even", mesh=mesh)
+    undisturbed.end()
+    job = Job(folder, "uneven", ["--spares", "2"], mesh=mesh)
+    job.await_step(AT)
+    job.second.kill()
+    job.first.await_generation(2, "training")
+    assert job.status()["mesh"] == "tp=2,dp=3", job.status()
+    job.end((0, -signal.SIGKILL))
+    near(job.result(), undisturbed.result())
+    assert [r["action"] for r in job.first.incidents()] == ["shrink", "grow"], job.first.incidents()
+    print("  three replicas of four, with uneven shares", flush=True)
+
+
+def and_back(folder: pathlib.Path) -> None:
+    """The same, and a machine in the place of the lost one comes: all replicas again, and nobody waits for its processes to start."""
+    job = Job(folder, "back", mesh=REPLICAS, steps=400)
+    job.await_step(AT)
+    job.second.kill()
+    job.first.await_generation(1, "training")
+    assert job.status()["mesh"] == "tp=2,pp=2,dp=1,order=tp-pp-dp", job.status()
+    job.second = job.machines[1] = job.second.again()
+    job.first.await_generation(2, "training")
+    assert [node["ranks"] for node in job.status()["nodes"]] == [4, 4], job.status()
+    job.end()
+    lost, back = job.first.incidents()
+    assert lost["action"] == "shrink" and back["action"] == "grow" and back["steps_lost"] == 0, (lost, back)
+    print(f"  a machine comes back: training stood still for {back['first_step_s']:.2f} s", flush=True)
+
+
+OTHERS = [fewer_replicas, uneven, and_back, no_room, the_first_machine, ended_by_hand, wrong_token, protected, port_taken]
 
 
 def main() -> None:

@@ -132,6 +132,8 @@ class NodeCollector final : public Collector {
   bool try_segment(int pid, Stranger& stranger, Time now);
   void adopt(std::shared_ptr<Segment> segment, bool parent_tells);
   void drain_all(Time now);
+  void resize(uint32_t world_size);
+  void renumber();
   void drain(Rank& rank, Time now);
   bool has_ended(Rank& rank, RankState& state, Time now);
   void repeat_death(Rank& rank, Time now);
@@ -269,9 +271,18 @@ void NodeCollector::adopt(std::shared_ptr<Segment> segment, bool parent_tells) {
   rank.process = std::make_unique<ProcessWatch>(segment->pid());
   if (segment->generation() > job_.generation || job_.world_size == 0) {
     job_.generation = std::max(job_.generation, segment->generation());
-    if (segment->world_size() > 0) job_.world_size = static_cast<uint32_t>(segment->world_size());
+    resize(static_cast<uint32_t>(std::max(0, segment->world_size())));
   }
   rank.drain = std::make_unique<RankDrain>(std::move(segment), registry_);
+}
+
+// The mesh is known of as many ranks as the job was started with.
+void NodeCollector::resize(uint32_t world_size) {
+  if (world_size == 0) return;
+  const uint32_t before = std::exchange(job_.world_size, world_size);
+  if (before == 0 || before == world_size) return;
+  const JobInfo& first = options_.job;
+  job_.mesh = first.world_size == world_size ? first.mesh : std::vector<Dimension>();
 }
 
 void NodeCollector::drain_all(Time now) {
@@ -281,6 +292,29 @@ void NodeCollector::drain_all(Time now) {
     } else {
       repeat_death(rank, now);
     }
+  }
+  renumber();
+}
+
+// A process may have another rank in another generation. Whose place is still taken waits: the one
+// there is about to leave it.
+void NodeCollector::renumber() {
+  std::vector<std::map<uint32_t, Rank>::node_type> moved;
+  for (auto at = ranks_.begin(); at != ranks_.end();) {
+    const auto next = std::next(at);
+    if (at->second.drain != nullptr && at->second.drain->rank() != at->first) {
+      moved.push_back(ranks_.extract(at));
+    }
+    at = next;
+  }
+  for (auto& node : moved) {
+    const uint32_t number = node.mapped().drain->rank();
+    const auto there = ranks_.find(number);
+    if (there == ranks_.end() || there->second.drain == nullptr) {
+      ranks_.erase(number);
+      node.key() = node.mapped().rank = number;
+    }
+    ranks_.insert(std::move(node));
   }
 }
 
@@ -296,7 +330,10 @@ void NodeCollector::drain(Rank& rank, Time now) {
     if (batch.generation > rank.generation) {  // the same process goes on in another one
       rank.generation = batch.generation;
       rank.is_told = false;
-      job_.generation = std::max(job_.generation, batch.generation);
+      if (batch.generation > job_.generation) {
+        job_.generation = batch.generation;
+        resize(rank.drain->world_size());
+      }
     }
     events_ += batch.operations.size() + batch.spans.size() + batch.counters.size();
     if (!std::exchange(rank.is_told, true)) {

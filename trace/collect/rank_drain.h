@@ -25,6 +25,8 @@ class RankDrain {
   void fill_state(RankState& state) const;
   // As of the last drain().
   uint64_t generation() const { return generation_; }
+  uint32_t rank() const { return static_cast<uint32_t>(segment_->rank()); }  // in it
+  uint32_t world_size() const { return static_cast<uint32_t>(segment_->world_size()); }
 
  private:
   struct Key {

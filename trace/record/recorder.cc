@@ -215,8 +215,10 @@ Result<std::shared_ptr<Segment>> open_recorder(const SegmentOptions& options, Le
   return s.segment;
 }
 
-void begin_generation(uint64_t generation) {
-  if (const auto segment = recorder_segment()) segment->begin_generation(generation, ticks());
+void begin_generation(uint64_t generation, int rank, int world_size) {
+  if (const auto segment = recorder_segment()) {
+    segment->begin_generation({generation, ticks(), rank, world_size});
+  }
 }
 
 std::shared_ptr<Segment> recorder_segment() {

@@ -141,10 +141,12 @@ Result<std::shared_ptr<Segment>> Segment::create(const SegmentOptions& options) 
   return std::shared_ptr<Segment>(new Segment(std::move(fd), header, bytes, true));
 }
 
-void Segment::begin_generation(uint64_t generation, uint64_t ticks) {
+void Segment::begin_generation(const GenerationStart& now) {
   CONVOY_CHECK(pid() == ::getpid(), "a generation begins in a process's own segment");
-  header_->generation_since = ticks;
-  header_->generation.store(generation, std::memory_order_release);
+  header_->rank = now.rank;
+  header_->world_size = now.world_size;
+  header_->generation_since = now.ticks;
+  header_->generation.store(now.generation, std::memory_order_release);
 }
 
 Result<std::shared_ptr<Segment>> Segment::open(int fd, bool writable) {

@@ -49,13 +49,14 @@ class Group {
   Group() = default;
   explicit Group(c10::intrusive_ptr<c10d::ProcessGroup> process_group);
 
-  int rank() const { return rank_; }
-  int size() const { return size_; }
-  bool alone() const { return size_ == 1; }
+  int rank() const { return members_ ? members_->rank : 0; }
+  int size() const { return members_ ? members_->size : 1; }
+  bool alone() const { return size() == 1; }
   std::string name() const;
   const c10::intrusive_ptr<c10d::ProcessGroup>& process_group() const;
-  // All copies of this value use another ProcessGroup with the same ranks from now on: so layers go
-  // on after a failure. Nothing may be under way.
+  // All copies of this value use another ProcessGroup from now on: so layers go on after a failure.
+  // It may have fewer or more ranks; whoever depends on their number has to look again. null: the
+  // group is alone now. Nothing may be under way. Not of a default-constructed value.
   void replace(c10::intrusive_ptr<c10d::ProcessGroup> process_group) const;
 
   // Where the group's tensors live; the current GPU of a group on GPUs. CPU for a group of one.
@@ -107,9 +108,12 @@ class Group {
   Pending reduce_scatter_impl(const at::Tensor& shard, const at::Tensor& full,
                               const std::vector<int64_t>& sizes, bool async) const;
 
-  std::shared_ptr<c10::intrusive_ptr<c10d::ProcessGroup>> members_;  // null: alone
-  int rank_ = 0;
-  int size_ = 1;
+  struct Members {
+    c10::intrusive_ptr<c10d::ProcessGroup> process_group;  // null: alone, for now
+    int rank = 0;
+    int size = 1;
+  };
+  std::shared_ptr<Members> members_;  // null: alone for ever
 };
 
 }  // namespace convoy::comm

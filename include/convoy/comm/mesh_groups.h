@@ -74,6 +74,9 @@ class MeshGroups {
   // Fails what runs in any group, on all its ranks, and what is being made: when a rank has gone,
   // so that nobody waits for it. Any thread. Nothing works until reform().
   void abort();
+  // After abort() and before reform(): another mesh of the same dimensions, and this rank's place
+  // in it. Groups may become larger, smaller or alone.
+  void move_to(Mesh mesh, int rank);
   // Forms all groups anew, among processes of which some may have taken the place of others,
   // through a store that knows nothing of the old ones. Copies of a comm::Group that were handed
   // out go on with the new one. `sets`: as sets() of one of the ranks, the same on all; groups
@@ -83,7 +86,7 @@ class MeshGroups {
       c10::intrusive_ptr<c10d::Store> store, const std::string& prefix,
       const std::vector<std::string>& sets,
       const std::function<bool()>& called_off = [] { return false; });
-  // The dimensions of each group that was made, such as "dp" and "dp,tp".
+  // The dimensions of each group that was asked for, such as "dp" and "tp,dp".
   std::vector<std::string> sets() const;
 
   const Mesh& mesh() const { return mesh_; }
@@ -91,10 +94,13 @@ class MeshGroups {
 
  private:
   int place_in(const std::vector<int>& ranks) const;
-  Group make(const std::string& name, const std::vector<int>& ranks);
-  Group formed(std::span<const std::string_view> names);
+  std::string set_of(std::span<const std::string_view> names) const;
+  c10::intrusive_ptr<c10d::ProcessGroup> make(const std::string& name,
+                                              const std::vector<int>& ranks);
+  // Null: this rank is alone in it.
+  c10::intrusive_ptr<c10d::ProcessGroup> formed(std::span<const std::string_view> names);
   void announce(std::span<const std::string_view> names, const std::vector<int>& ranks,
-                const Group& group) const;
+                const c10::intrusive_ptr<c10d::ProcessGroup>& group) const;
 
   Mesh mesh_;
   int rank_;
@@ -104,11 +110,10 @@ class MeshGroups {
   std::mutex aborting_;       // while groups are aborted, which blocks on GPUs
   mutable std::mutex mutex_;  // of groups_
   struct Made {
-    std::vector<std::string> names;  // dimensions
     Group group;
     bool is_aborted = false;
   };
-  std::map<std::string, Made> groups_;  // by their name without the prefix
+  std::map<std::string, Made> groups_;  // by their dimensions, innermost first: "tp,dp"
   std::shared_ptr<std::atomic<bool>> stops_ = std::make_shared<std::atomic<bool>>(false);
 };
 

@@ -18,6 +18,7 @@ struct SuperviseOptions {
   int ranks = 1;  // of the job
   int nodes = 1;
   int spares = 0;     // on each node
+  int min_dp = 1;     // data-parallel replicas with which it goes on while machines are missing
   uint16_t port = 0;  // of several nodes: where the other ones' launchers connect
   rpc::ConnectionOptions connection;
 };

@@ -58,6 +58,8 @@ class Runtime {
   int generation() const { return generation_; }
   const launch::Environment& environment() const { return environment_; }
   const Mesh& mesh() const { return mesh_; }
+  // The one that the job was started for; mesh() may have fewer data-parallel ranks by now.
+  const Mesh& full_mesh() const { return full_mesh_; }
   at::Device device() const { return device_; }  // this rank's
   comm::MeshGroups& groups() { return *groups_; }
   // The group along some dimensions of the mesh: group("tp"). Collective on first use.
@@ -110,7 +112,7 @@ class Runtime {
 
   RuntimeOptions options_;
   launch::Environment environment_;
-  Mesh mesh_;
+  Mesh mesh_, full_mesh_;
   at::Device device_ = at::kCPU;
   bool shared_tensors_ = false;
   c10::intrusive_ptr<c10d::Store> store_;

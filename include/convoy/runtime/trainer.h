@@ -24,8 +24,9 @@ struct TrainerOptions {
   model::LlamaOptions llama;      // type, seed, sequence parallel, recompute
   std::string schedule = "1f1b";  // gpipe | 1f1b | interleaved
   int chunks = 1;                 // model chunks a pipeline rank
-  int microbatches = 1;           // in a step of one data-parallel rank
   int64_t batch = 1;              // sequences in a step, over all ranks
+  int microbatches = 1;  // in a step of one data-parallel rank, if all have equally many …
+  int64_t rows = 0;      // … else (not 0): sequences of each, dealt out as evenly as can be
   data::AdamWOptions adamw;
   data::LrSchedule lr;
   double clip = 0;    // limit of the global gradient norm; 0: none
@@ -57,8 +58,15 @@ class Trainer {
   Trainer(const TrainerOptions& options, comm::MeshGroups& groups);
   ~Trainer();
 
-  // One optimizer step. `samples`: this data-parallel rank's consecutive share of the global batch,
-  // int64 [batch / dp, seq + 1]; inputs are all tokens but the last, targets all but the first.
+  // Of a batch that is dealt out to the data-parallel ranks.
+  struct Rows {
+    int64_t begin = 0, count = 0;
+  };
+  // This rank's consecutive part of `batch` sequences, in whole micro-batches; may be none.
+  Rows share(int64_t batch) const;
+
+  // One optimizer step. `samples`: this data-parallel rank's share of the global batch, int64
+  // [share(batch).count, seq + 1]; inputs are all tokens but the last, targets all but the first.
   StepResult step(const at::Tensor& samples);
   // The two halves of step(): until the gradients are there, which changes no parameter; then the
   // update from them.
@@ -72,15 +80,16 @@ class Trainer {
   // What a replica of this rank holds, too, bit for bit: flat memory to copy into another trainer's
   // with the same options and place in the model. Then restored(steps). Not if sharded.
   std::vector<at::Tensor> replica_state();
-  // After its groups were formed again; as the constructor, on all ranks.
-  void connect() { executor_->connect(); }
+  // After its groups were formed again; as the constructor, on all ranks. There may be more or
+  // fewer data-parallel ranks now, unless the optimizer is sharded; tp and pp must be as before.
+  void connect();
   bool is_sharded() const { return buckets_->sharded(); }
   // forward_backward(), and the gradients are whole in the parameters afterwards (else a sharded
   // optimizer's are in parts).
   StepResult gradients(const at::Tensor& samples);
-  // The loss of such samples without dropout or gradients; any number of rows that is a multiple of
-  // the micro-batch's. The mean over all data-parallel ranks.
-  double evaluate(const at::Tensor& samples);
+  // The mean loss of `batch` sequences, of which `samples` are this rank's share, without dropout
+  // or gradients.
+  double evaluate(const at::Tensor& samples, int64_t batch);
   // Continues `tokens` by `count` tokens drawn at `temperature` (0: the likeliest). All ranks get
   // the same. No cache of keys and values is kept: every token costs a forward pass over the
   // window.
@@ -101,7 +110,7 @@ class Trainer {
   void set_total_steps(int64_t steps) { options_.lr.total_steps = steps; }
 
   int64_t steps_done() const { return optimizer_->steps_done(); }
-  int64_t rows_per_rank() const { return options_.batch / dp_.size(); }
+  int64_t rows_per_rank() const { return share(options_.batch).count; }
   // This rank's parameters, by chunk.
   const std::vector<std::unique_ptr<model::Llama>>& chunks() const { return models_; }
   const data::FlatBuckets& buckets() const { return *buckets_; }
@@ -119,12 +128,13 @@ class Trainer {
     double loss_scale = 1;
   };
 
+  void make_schedule();
   void build_models(const Mesh& mesh);
   void build_buckets();
   at::Tensor compute(size_t chunk, const at::Tensor& hidden, int microbatch) const;
   model::MicroBatch microbatch(int index) const;
   pipeline::HiddenState hidden_state() const;
-  void load(Purpose purpose, const at::Tensor& samples, double tokens);
+  void load(Purpose purpose, const at::Tensor& samples, int64_t batch);
   double local_loss(const std::vector<at::Tensor>& losses) const;
   ckpt::TensorState state_of(bool to_save);
   void add_steps(ckpt::TensorState& state);

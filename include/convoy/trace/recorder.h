@@ -153,10 +153,10 @@ Result<double> parse_budget(std::string_view text);
 // time has passed. A level that somebody else sets is the new limit.
 Result<std::shared_ptr<Segment>> open_recorder(const SegmentOptions& options,
                                                Level level = Level::kSpans);
-// The job goes on in another generation, in which this process may have other peers: what it
-// records from now on belongs to that one. Operations that have not ended never will. Does nothing
-// without a recorder.
-void begin_generation(uint64_t generation);
+// The job goes on in another generation, in which this process may have other peers and another
+// rank: what it records from now on belongs to that one. Operations that have not ended never will.
+// Does nothing without a recorder.
+void begin_generation(uint64_t generation, int rank, int world_size);
 // This process's segment while a recorder is open; else null.
 std::shared_ptr<Segment> recorder_segment();
 // Recording ends, the segment stays. Threads may go on calling record(). Waits for the thread that

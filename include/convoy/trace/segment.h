@@ -93,8 +93,8 @@ struct Header {
   uint32_t ring_count = 0;
   uint64_t ring_records = 0;  // a power of two
   int32_t pid = 0;
-  int32_t rank = -1;
-  int32_t world_size = 0;
+  std::atomic<int32_t> rank{-1};  // in the generation, which is set behind it
+  std::atomic<int32_t> world_size{0};
   std::atomic<uint64_t> generation{0};
   std::atomic<uint64_t> generation_since{0};  // ticks; what is older belongs to an earlier one
   std::atomic<uint8_t> level{0};
@@ -160,9 +160,13 @@ class Segment {
   uint64_t generation() const { return header_->generation.load(std::memory_order_acquire); }
   // When it began, in ticks; 0: with the segment.
   uint64_t generation_since() const { return header_->generation_since; }
-  // What is recorded from `ticks` on belongs to another generation of the job. CHECKs that the
-  // segment is this process's own.
-  void begin_generation(uint64_t generation, uint64_t ticks);
+  // What is recorded from then on belongs to another generation of the job. CHECKs that the segment
+  // is this process's own.
+  struct GenerationStart {
+    uint64_t generation = 0, ticks = 0;
+    int32_t rank = -1, world_size = 0;
+  };
+  void begin_generation(const GenerationStart& now);
   uint32_t rings() const { return ring_count_; }
   uint64_t ring_records() const { return ring_records_; }
   Level level() const;

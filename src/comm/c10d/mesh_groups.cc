@@ -8,20 +8,9 @@
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 
 #include <algorithm>
-#include <set>
 #include <utility>
 
 namespace convoy::comm {
-namespace {
-
-std::string text_of(const std::vector<std::string>& names) {
-  std::string text;
-  for (const std::string& name : names) text += (text.empty() ? "" : ",") + name;
-  return text;
-}
-
-}  // namespace
-
 MeshGroups::MeshGroups(Mesh mesh, int rank, c10::intrusive_ptr<c10d::Store> store,
                        MeshGroupsOptions options)
     : mesh_(std::move(mesh)), rank_(rank), store_(std::move(store)), options_(std::move(options)) {
@@ -41,40 +30,49 @@ void MeshGroups::adopt(std::span<const std::string_view> names,
                     group->getRank(), " of ", group->getSize(), ", but in the mesh ",
                     mesh_.to_string(), " rank ", rank_, " is rank ", place, " of ", size);
   const std::lock_guard lock(mutex_);
-  const auto [at, added] = groups_.emplace(
-      mesh_.group_name(names, rank_), Made{{names.begin(), names.end()}, Group(std::move(group))});
+  const auto [at, added] = groups_.emplace(set_of(names), Made{Group(std::move(group))});
   TORCH_CHECK_VALUE(added, "there is a group ", name,
                     " already: hand groups over before use, once");
-  announce(names, ranks, at->second.group);
+  announce(names, ranks, at->second.group.process_group());
 }
 
 void MeshGroups::announce(std::span<const std::string_view> names, const std::vector<int>& ranks,
-                          const Group& group) const {
-  if (options_.on_group) {
-    options_.on_group(mesh_.group_name(names, rank_), ranks, group.process_group());
+                          const c10::intrusive_ptr<c10d::ProcessGroup>& group) const {
+  if (options_.on_group) options_.on_group(mesh_.group_name(names, rank_), ranks, group);
+}
+
+// Dimensions that the mesh doesn't have stand for nothing.
+std::string MeshGroups::set_of(std::span<const std::string_view> names) const {
+  std::string text;
+  for (const MeshDim& dim : mesh_.dims()) {
+    if (std::find(names.begin(), names.end(), dim.name) == names.end()) continue;
+    text += (text.empty() ? "" : ",") + dim.name;
   }
+  return text;
 }
 
 Group MeshGroups::group(std::span<const std::string_view> names) {
-  if (mesh_.group_of(rank_, names).size() == 1) return Group();
+  const std::string set = set_of(names);
+  if (set.empty()) return Group();
   const std::lock_guard making(making_);
   {
     const std::lock_guard lock(mutex_);
-    const auto found = groups_.find(mesh_.group_name(names, rank_));
+    const auto found = groups_.find(set);
     if (found != groups_.end()) return found->second.group;
   }
-  const Group made = formed(names);
+  const Group made = Group(formed(names));
   {
     const std::lock_guard lock(mutex_);
-    groups_.emplace(mesh_.group_name(names, rank_), Made{{names.begin(), names.end()}, made});
+    groups_.emplace(set, Made{made});
   }
   if (*stops_) abort();  // it was not among those that abort() knew
   return made;
 }
 
-Group MeshGroups::formed(std::span<const std::string_view> names) {
+c10::intrusive_ptr<c10d::ProcessGroup> MeshGroups::formed(std::span<const std::string_view> names) {
   const std::vector<int> ranks = mesh_.group_of(rank_, names);
-  const Group made = make(options_.prefix + mesh_.group_name(names, rank_), ranks);
+  if (ranks.size() == 1) return {};
+  auto made = make(options_.prefix + mesh_.group_name(names, rank_), ranks);
   announce(names, ranks, made);
   return made;
 }
@@ -89,7 +87,9 @@ void MeshGroups::shutdown() {
   if (options_.device == c10::DeviceType::CPU) return;
   const std::lock_guard lock(mutex_);
   // In the order of their names: all ranks come to the groups of a dimension at the same time.
-  for (const auto& [name, made] : groups_) made.group.process_group()->shutdown();
+  for (const auto& [set, made] : groups_) {
+    if (!made.group.alone()) made.group.process_group()->shutdown();
+  }
   groups_.clear();
 }
 
@@ -99,9 +99,10 @@ void MeshGroups::abort() {
   std::vector<c10::intrusive_ptr<c10d::ProcessGroup>> groups;
   {
     const std::lock_guard lock(mutex_);
-    for (auto& [name, made] : groups_) {
+    for (auto& [set, made] : groups_) {
       // A second time would be an error of NCCL's.
-      if (!std::exchange(made.is_aborted, true)) groups.push_back(made.group.process_group());
+      if (std::exchange(made.is_aborted, true) || made.group.alone()) continue;
+      groups.push_back(made.group.process_group());
     }
   }
   // All are told before any is let go: on GPUs one group's kernel may hold up another's end.
@@ -113,10 +114,18 @@ void MeshGroups::abort() {
 }
 
 std::vector<std::string> MeshGroups::sets() const {
-  std::set<std::string> sets;
+  std::vector<std::string> sets;
   const std::lock_guard lock(mutex_);
-  for (const auto& [name, made] : groups_) sets.insert(text_of(made.names));
-  return {sets.begin(), sets.end()};
+  for (const auto& [set, made] : groups_) sets.push_back(set);
+  return sets;
+}
+
+void MeshGroups::move_to(Mesh mesh, int rank) {
+  TORCH_CHECK_VALUE(mesh.names() == mesh_.names(), "groups along the dimensions of ",
+                    mesh_.to_string(), " can't become groups of ", mesh.to_string());
+  const std::lock_guard making(making_);
+  mesh_ = std::move(mesh);
+  rank_ = rank;
 }
 
 void MeshGroups::reform(c10::intrusive_ptr<c10d::Store> store, const std::string& prefix,
@@ -130,19 +139,18 @@ void MeshGroups::reform(c10::intrusive_ptr<c10d::Store> store, const std::string
   {
     const std::lock_guard lock(mutex_);
     std::erase_if(groups_, [&](const auto& made) {
-      return std::find(sets.begin(), sets.end(), text_of(made.second.names)) == sets.end();
+      return std::find(sets.begin(), sets.end(), made.first) == sets.end();
     });
   }
   // In one order on all ranks, so that none waits for one that waits for it elsewhere.
   for (const std::string& set : sets) {
     const std::vector<std::string> names = split(set, ',');
     const std::vector<std::string_view> views(names.begin(), names.end());
-    const Group fresh = formed(views);
+    auto fresh = formed(views);
     const std::lock_guard lock(mutex_);
-    const auto [at, added] =
-        groups_.try_emplace(mesh_.group_name(views, rank_), Made{names, fresh});
-    if (!added) at->second.group.replace(fresh.process_group());
-    at->second.is_aborted = false;
+    Made& made = groups_.try_emplace(set, Made{Group(nullptr)}).first->second;
+    made.group.replace(std::move(fresh));
+    made.is_aborted = false;
   }
 }
 
@@ -150,7 +158,8 @@ int MeshGroups::place_in(const std::vector<int>& ranks) const {
   return static_cast<int>(std::find(ranks.begin(), ranks.end(), rank_) - ranks.begin());
 }
 
-Group MeshGroups::make(const std::string& name, const std::vector<int>& ranks) {
+c10::intrusive_ptr<c10d::ProcessGroup> MeshGroups::make(const std::string& name,
+                                                        const std::vector<int>& ranks) {
   TORCH_CHECK_VALUE(store_, "group ", name, " was not handed over, and the ranks of a mesh need a ",
                     "store to meet in and make it");
   const auto store = c10::make_intrusive<c10d::PrefixStore>("mesh/" + name, store_);
@@ -184,7 +193,7 @@ Group MeshGroups::make(const std::string& name, const std::vector<int>& ranks) {
   group->setDefaultBackend(type);
   group->setBackend(options_.device, type, backend);
   group->setGroupName(name);
-  return Group(std::move(group));
+  return group;
 }
 
 }  // namespace convoy::comm

@@ -5,6 +5,6 @@
 namespace convoy::resilience {
 
 // Of messages.proto.
-inline constexpr uint32_t kProtocolVersion = 2;
+inline constexpr uint32_t kProtocolVersion = 3;
 
 }  // namespace convoy::resilience

@@ -55,6 +55,8 @@ Result<ControlState> ControlStore::load() const {
     json.at("had_all_nodes").get_to(state.had_all_nodes);
     json.at("lost_nodes").get_to(state.lost_nodes);
     json.at("quarantined").get_to(state.quarantined);
+    state.replicas = json.value("replicas", 0);
+    state.ranks = json.value("ranks", state.ranks);
     state.veterans = json.value("veterans", state.veterans);
     const auto& costs = json.at("costs");
     costs.at("step").get_to(state.costs.step);
@@ -80,6 +82,8 @@ Status ControlStore::save(const ControlState& s) const {
                              {"had_all_nodes", s.had_all_nodes},
                              {"lost_nodes", s.lost_nodes},
                              {"quarantined", s.quarantined},
+                             {"replicas", s.replicas},
+                             {"ranks", s.ranks},
                              {"veterans", s.veterans},
                              {"costs",
                               {{"step", s.costs.step},

@@ -29,14 +29,7 @@ void Supervisor::node_said(int node, const proto::NodeHello& hello) {
     CONVOY_LOG(Error) << "node " << hello.name() << " speaks version " << hello.version();
     return;
   }
-  if (is_lost(node)) {
-    proto::ToNode order;
-    order.mutable_end()->set_code(kExitLost);
-    order.mutable_end()->set_cause(kNone);
-    order.mutable_end()->set_text(
-        "this machine was not heard of for too long, and the job has gone on without it");
-    return send_(node, order);
-  }
+  if (is_lost(node)) return take_back(node, hello);
   nodes_[node] = hello;
   for (const auto& [other, known] : nodes_) {
     if (other != node && known.name() == hello.name()) {
@@ -88,7 +81,7 @@ void Supervisor::look_at_all() {
     broadcast(order);
   }
   std::vector<int> lost;
-  for (int rank = 0; rank < options_.ranks; ++rank) {
+  for (int rank = 0; rank < layout_.ranks(); ++rank) {
     if (of_rank(rank) == nullptr && !starting_.contains(rank) && !done_.contains(rank)) {
       lost.push_back(rank);
     }
@@ -184,7 +177,7 @@ void Supervisor::lose(const std::vector<int>& nodes, const std::string& what) {
   for (const int node : nodes) {
     state_.lost_nodes.push_back(node);
     presence_.erase(node);
-    for (int rank = 0; rank < options_.ranks; ++rank) {
+    for (int rank = 0; rank < layout_.ranks(); ++rank) {
       if (place_[static_cast<size_t>(rank)] != node || done_.contains(rank)) continue;
       ranks.push_back(rank);
       starting_.erase(rank);
@@ -218,7 +211,7 @@ void Supervisor::say_who_is_missing() {
 // Ranks of one block have to share the node, so a whole one needs room for all of them. Where it
 // has lost only some, each spare counts.
 Node Supervisor::node_for_policy(int node, bool is_home) const {
-  const int per_block = options_.ranks / static_cast<int>(blocks_.size());
+  const int per_block = layout_.full().size() / static_cast<int>(layout_.blocks().size());
   int spares = 0;
   for (const auto& [id, w] : workers_) {
     if (w.node == node && w.rank == kNone && w.has_joined && !w.is_condemned) ++spares;
@@ -238,20 +231,21 @@ Node Supervisor::node_for_policy(int node, bool is_home) const {
 
 void Supervisor::take_places(const Plan& plan) {
   for (const Move& move : plan.moves) {
-    for (int rank = 0; rank < options_.ranks; ++rank) {
-      if (block_of(rank) == move.block) place_[static_cast<size_t>(rank)] = move.node;
+    for (int rank = 0; rank < layout_.ranks(); ++rank) {
+      if (layout_.block_of(rank) == move.block) place_[static_cast<size_t>(rank)] = move.node;
     }
   }
   for (const int node : plan.quarantined) state_.quarantined.push_back(node);
 }
 
 // So that each launcher knows which ranks are not its own any more.
-void Supervisor::tell_places() {
-  if (options_.nodes == 1) return;
+void Supervisor::tell_places(bool is_resized) {
+  if (options_.nodes == 1 && !is_resized) return;
   const std::vector<Worker*> all = members();
   for (size_t begin = 0; begin < all.size(); begin += kPlacesMax) {
     proto::ToNode order;
     order.mutable_places()->set_generation(state_.generation);
+    order.mutable_places()->set_is_resized(is_resized && begin == 0);
     for (size_t i = begin; i < std::min(all.size(), begin + kPlacesMax); ++i) {
       proto::Worker& place = *order.mutable_places()->add_workers();
       place.set_worker(all[i]->id);
@@ -288,7 +282,7 @@ void Supervisor::broadcast(const proto::ToNode& order) {
 
 // On several machines no launcher knows by itself when all ranks have ended.
 void Supervisor::finish() {
-  if (options_.nodes == 1 || static_cast<int>(done_.size()) < options_.ranks) return;
+  if (options_.nodes == 1 || static_cast<int>(done_.size()) < layout_.ranks()) return;
   if (phase_ == Phase::kOver) return;
   phase_ = Phase::kOver;
   end_.emplace().set_cause(kNone);

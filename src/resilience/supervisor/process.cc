@@ -33,7 +33,8 @@ class Process {
                             .mesh = options_.mesh,
                             .ranks = options_.ranks,
                             .nodes = options_.nodes,
-                            .spares = options_.spares},
+                            .spares = options_.spares,
+                            .min_dp = options_.min_dp},
                            Clock::system(),
                            [this](int node, const proto::ToNode& order) { send(node, order); }));
     if (options_.nodes > 1) CONVOY_RETURN_IF_ERROR(listen());

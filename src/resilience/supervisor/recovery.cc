@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <ctime>
+#include <utility>
 
 namespace convoy::resilience {
 namespace {
@@ -25,7 +26,10 @@ void Supervisor::tick() {
     look_for_lost_nodes();
     if (!is_complete() || is_any_silent()) return;  // what is not heard would look like a hang
   }
-  if (phase_ == Phase::kSteady) return look_for_hang();
+  if (phase_ == Phase::kSteady) {
+    look_for_hang();
+    return look_for_growth();
+  }
   if (phase_ != Phase::kOver) look_for_late();
 }
 
@@ -105,7 +109,7 @@ void Supervisor::fault(FaultKind kind, const std::vector<int>& ranks, const std:
   std::set<int> blocks, nodes;
   if (node != kNone) nodes.insert(node);
   for (const int rank : ranks) {
-    blocks.insert(block_of(rank));
+    blocks.insert(layout_.block_of(rank));
     const Worker* w = of_rank(rank);
     if (w != nullptr || options_.nodes > 1) {
       nodes.insert(w != nullptr ? w->node : place_[static_cast<size_t>(rank)]);
@@ -130,16 +134,18 @@ void Supervisor::fault(FaultKind kind, const std::vector<int>& ranks, const std:
 }
 
 Job Supervisor::job(const std::set<int>& homes) const {
-  Job job{.blocks = blocks_, .parts = parts_, .replicas_min = 1};
-  job.is_replicated = mesh_.size("dp") > 1;
-  job.shrinking = Shrinking::kNever;
+  Job job{.blocks = layout_.blocks(), .parts = layout_.parts()};
+  job.replicas_min = options_.min_dp;
+  job.is_replicated = layout_.replicas() > 1;
+  // Whoever has come to the end can't be asked to take a larger share.
+  job.shrinking = done_.empty() ? Shrinking::kIfNeeded : Shrinking::kNever;
   job.step = newest_step();
   job.costs = state_.costs;
   for (int n = 0; n < options_.nodes; ++n) {
     job.nodes.push_back(node_for_policy(n, homes.contains(n)));
   }
-  for (int rank = 0; rank < options_.ranks; ++rank) {
-    Block& block = job.blocks[static_cast<size_t>(block_of(rank))];
+  for (int rank = 0; rank < layout_.ranks(); ++rank) {
+    Block& block = job.blocks[static_cast<size_t>(layout_.block_of(rank))];
     const Worker* w = of_rank(rank);
     block.node = w == nullptr ? place_[static_cast<size_t>(rank)] : w->node;
     block.is_alive = block.is_alive && w != nullptr;
@@ -173,12 +179,18 @@ void Supervisor::carry_out(const Plan& plan, const std::vector<int>& ranks) {
       event("decided: all processes anew: " + plan.reason);
       take_places(plan);
       return restart_all();
+    case Action::kShrink:
+      shrink(plan.dropped);
+      break;
+    case Action::kGrow:
+      grow(plan.moves);
+      break;
     default:
       break;
   }
   take_places(plan);
   std::vector<int> lost;
-  for (int rank = 0; rank < options_.ranks; ++rank) {
+  for (int rank = 0; rank < layout_.ranks(); ++rank) {
     Worker* w = of_rank(rank);
     // Whoever hangs can't be asked to leave; who is to blame for wrong values is healed in place.
     const bool is_blamed = state_.history.back().fault.kind == FaultKind::kHang &&
@@ -187,7 +199,9 @@ void Supervisor::carry_out(const Plan& plan, const std::vector<int>& ranks) {
     if (w != nullptr && (is_blamed || moves)) condemn(*w);
     if ((w == nullptr && !starting_.contains(rank)) || is_blamed || moves) lost.push_back(rank);
   }
+  const bool is_resized = plan.action == Action::kShrink || plan.action == Action::kGrow;
   event("decided: " + std::string(name_of(plan.action)) +
+        (is_resized ? " to mesh " + layout_.mesh().to_string() : "") +
         (lost.empty() ? "" : " " + names("rank", lost)) +
         (!plan.moves.empty() && plan.moves.front().is_warm ? " from a spare" : "") +
         ", expected to take " + expected);
@@ -206,10 +220,13 @@ void Supervisor::begin_generation(const std::vector<int>& lost) {
   ++state_.generation;
   state_.is_recovering = true;
   state_.veterans.clear();
+  state_.ranks.clear();
   for (const auto& [id, w] : workers_) {
     if (w.rank != kNone && !w.is_new) state_.veterans.insert(id);
+    if (w.rank != kNone && !layout_.is_full()) state_.ranks[id] = w.rank;
   }
   save();  // before anyone hears of it: the number must never be used again
+  if (std::exchange(is_resized_, false)) tell_places(/*is_resized=*/true);
   phase_ = Phase::kGathering;
   summoned_at_ = clock_->now();
   incident_->next_generation = static_cast<int64_t>(state_.generation);
@@ -265,7 +282,7 @@ void Supervisor::give_rank(int rank, int node) {
 
 void Supervisor::restart_all() {
   std::vector<int> all;
-  for (int rank = 0; rank < options_.ranks; ++rank) {
+  for (int rank = 0; rank < layout_.ranks(); ++rank) {
     if (!starting_.contains(rank)) all.push_back(rank);
     if (Worker* w = of_rank(rank); w != nullptr) condemn(*w);
   }
@@ -279,12 +296,12 @@ void Supervisor::summon(const Worker& worker) {
   proto::Summons& s = *tell.mutable_what()->mutable_summons();
   s.set_generation(state_.generation);
   s.set_rank(static_cast<uint32_t>(worker.rank));
-  s.set_world_size(static_cast<uint32_t>(options_.ranks));
+  s.set_world_size(static_cast<uint32_t>(layout_.ranks()));
   const auto here = std::count(place_.begin(), place_.end(), worker.node);
   const auto before = std::count(place_.begin(), place_.begin() + worker.rank, worker.node);
   s.set_local_rank(static_cast<uint32_t>(before));
   s.set_local_world_size(static_cast<uint32_t>(here));
-  s.set_mesh(options_.mesh);
+  s.set_mesh(layout_.is_full() ? options_.mesh : layout_.mesh().to_string());
   s.set_serves_store(worker.rank == server_);
   s.set_reason(incident_ ? incident_->what : "");
   send_(worker.node, order);
@@ -294,9 +311,9 @@ void Supervisor::go() {
   phase_ = Phase::kStarting;
   gone_at_ = clock_->now();
   incident_->ready = since(seen_at_);
-  event("all " + std::to_string(options_.ranks) + " ranks have left generation " +
+  event("all " + std::to_string(layout_.ranks()) + " ranks have left generation " +
         std::to_string(incident_->generation) + " and are ready");
-  tell_places();
+  tell_places(/*is_resized=*/false);
   proto::Go go;
   go.set_generation(state_.generation);
   go.set_host(store_host_);

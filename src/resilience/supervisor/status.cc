@@ -37,7 +37,8 @@ std::string Supervisor::status() const {
   nlohmann::ordered_json json;
   json["job"] = options_.job;
   json["run_dir"] = options_.run_dir;
-  json["mesh"] = mesh_.to_string();
+  json["mesh"] = layout_.mesh().to_string();
+  json["full_mesh"] = layout_.full().to_string();
   json["generation"] = state_.generation;
   json["phase"] = phases[static_cast<size_t>(phase_)];
   json["step"] = newest_step();

@@ -38,47 +38,33 @@ FaultKind kind_of(const proto::Ended& ended) {
   return from_outside ? FaultKind::kKilled : FaultKind::kExit;
 }
 
+// Whether the ranks that should share a node can.
+bool fits_nodes(const Mesh& mesh, int ranks_per_node) {
+  return ranks_per_node % (mesh.size() / mesh.size("dp") / mesh.size("pp")) == 0;
+}
+
 }  // namespace
 
 Result<Supervisor> Supervisor::create(Options options, const Clock& clock, Send send) {
   CONVOY_ASSIGN_OR_RETURN(Mesh mesh,
                           Mesh::parse(options.mesh.empty() ? "dp=*" : options.mesh, options.ranks));
   CONVOY_ASSIGN_OR_RETURN(ControlState state, ControlStore(options.run_dir).load());
-  return Supervisor(std::move(options), clock, std::move(send), std::move(mesh), std::move(state));
+  return Supervisor(std::move(options), clock, std::move(send), mesh, std::move(state));
 }
 
-Supervisor::Supervisor(Options options, const Clock& clock, Send send, Mesh mesh,
+Supervisor::Supervisor(Options options, const Clock& clock, Send send, const Mesh& mesh,
                        ControlState state)
     : options_(std::move(options)),
       clock_(&clock),
       send_(std::move(send)),
-      mesh_(std::move(mesh)),
+      layout_(mesh, options_.nodes == 1 || fits_nodes(mesh, ranks_per_node())),
       store_(options_.run_dir),
       state_(std::move(state)) {
   if (state_.began == 0) state_.began = static_cast<double>(::time(nullptr));
   created_at_ = clock_->now();
-  make_blocks();
-}
-
-// Ranks that must share a node. Where a mesh lays them over several all the same, each is alone.
-void Supervisor::make_blocks() {
-  const int of_model = mesh_.size() / mesh_.size("dp"), stages = mesh_.size("pp");
-  const int together = of_model / stages;
-  const bool share = options_.nodes == 1 || ranks_per_node() % together == 0;
-  parts_ = share ? stages : of_model;
-  std::map<std::vector<int>, int> blocks, parts;
-  for (int rank = 0; rank < options_.ranks; ++rank) {
-    place_.push_back(rank / ranks_per_node());
-    const int replica = mesh_.coordinate(rank, "dp");
-    std::vector<int> part{mesh_.coordinate(rank, "pp")};
-    for (const MeshDim& dim : mesh_.dims()) {
-      if (!share && dim.name != "dp") part.push_back(mesh_.coordinate(rank, dim.name));
-    }
-    const int number = parts.try_emplace(part, static_cast<int>(parts.size())).first->second;
-    part.push_back(replica);
-    const auto [at, is_new] = blocks.try_emplace(part, static_cast<int>(blocks.size()));
-    if (is_new) blocks_.push_back({.replica = replica, .part = number});
-    block_of_rank_.push_back(at->second);
+  if (state_.replicas > 0) layout_ = layout_.with_replicas(state_.replicas);
+  for (int rank = 0; rank < layout_.ranks(); ++rank) {
+    place_.push_back(rank * options_.nodes / layout_.ranks());
   }
 }
 
@@ -118,13 +104,15 @@ void Supervisor::take(int node, const proto::FromNode& message) {
 }
 
 void Supervisor::started(int node, const proto::Worker& told) {
-  if (told.rank() < kNone || told.rank() >= options_.ranks) return;
+  const auto at = state_.ranks.find(told.worker());
+  const int rank = at == state_.ranks.end() ? told.rank() : at->second;
+  if (rank < kNone || rank >= layout_.ranks()) return;
   Worker& worker = workers_[told.worker()];
   worker.id = told.worker();
   worker.node = node;
-  worker.rank = told.rank();
-  if (told.rank() != kNone) place_[static_cast<size_t>(told.rank())] = node;
-  starting_.erase(told.rank());
+  worker.rank = rank;
+  if (rank != kNone) place_[static_cast<size_t>(rank)] = node;
+  starting_.erase(rank);
   worker.pid = told.pid();
   worker.has_joined = told.has_joined();
   worker.is_new = !told.has_joined() && phase_ != Phase::kSteady;
@@ -231,7 +219,7 @@ void Supervisor::trouble(Worker& worker, const proto::Trouble& trouble) {
 void Supervisor::corruption(const proto::Trouble& trouble) {
   std::vector<int> wrong;
   for (const int rank : trouble.wrong()) {
-    if (rank >= 0 && rank < options_.ranks) wrong.push_back(rank);
+    if (rank >= 0 && rank < layout_.ranks()) wrong.push_back(rank);
   }
   fault(FaultKind::kCorruption, wrong, trouble.text());
 }
@@ -269,7 +257,7 @@ Supervisor::Worker* Supervisor::of_rank(int rank) {
 
 std::vector<Supervisor::Worker*> Supervisor::members() {
   std::vector<Worker*> all;
-  for (int rank = 0; rank < options_.ranks; ++rank) {
+  for (int rank = 0; rank < layout_.ranks(); ++rank) {
     if (Worker* w = of_rank(rank); w != nullptr) all.push_back(w);
   }
   return all;
@@ -278,7 +266,7 @@ std::vector<Supervisor::Worker*> Supervisor::members() {
 // Ranks without the flag, those too whose process is not there yet.
 std::vector<int> Supervisor::missing(bool Worker::*flag) {
   std::vector<int> ranks;
-  for (int rank = 0; rank < options_.ranks; ++rank) {
+  for (int rank = 0; rank < layout_.ranks(); ++rank) {
     const Worker* w = of_rank(rank);
     if (w == nullptr || !(w->*flag)) ranks.push_back(rank);
   }

@@ -4,6 +4,7 @@
 #include "src/resilience/protocol/messages.pb.h"
 #include "src/resilience/supervisor/control_store.h"
 #include "src/resilience/supervisor/heartbeats.h"
+#include "src/resilience/supervisor/layout.h"
 #include "src/resilience/supervisor/watch.h"
 #include <convoy/base/clock.h>
 #include <convoy/base/status.h>
@@ -34,6 +35,7 @@ class Supervisor {
     int ranks = 1;     // of the job
     int nodes = 1;
     int spares = 0;  // on each node
+    int min_dp = 1;  // while machines are missing, it goes on with as few data-parallel replicas
   };
   // Gives an order to a node.
   using Send = std::function<void(int node, const proto::ToNode& order)>;
@@ -67,14 +69,12 @@ class Supervisor {
     std::string last_words{};
   };
 
-  Supervisor(Options options, const Clock& clock, Send send, Mesh mesh, ControlState state);
+  Supervisor(Options options, const Clock& clock, Send send, const Mesh& mesh, ControlState state);
 
   struct Presence {
     Heartbeats beats;
     std::string why{};  // its line has ended
   };
-
-  void make_blocks();
 
   // Events.
   void node_said(int node, const proto::NodeHello& hello);
@@ -118,9 +118,18 @@ class Supervisor {
   Job job(const std::set<int>& homes) const;
   void carry_out(const Plan& plan, const std::vector<int>& lost);
   void take_places(const Plan& plan);
-  void tell_places();
+  void tell_places(bool is_resized);
   void begin_generation(const std::vector<int>& lost);
   void restart_all();
+
+  // More or fewer replicas, in resize.cc.
+  void shrink(const std::vector<int>& dropped);
+  void grow(const std::vector<Move>& moves);
+  void renumber(const Layout& next, const std::map<int, int>& replica_of_block);
+  void look_for_growth();
+  void ask_for_spares(int node, int count);
+  void take_back(int node, const proto::NodeHello& hello);
+
   void give_rank(int rank, int node);
   void summon(const Worker& worker);
   void go();
@@ -136,7 +145,6 @@ class Supervisor {
   Worker* of_rank(int rank);
   std::vector<Worker*> members();
   std::vector<int> missing(bool Worker::*flag);
-  int block_of(int rank) const { return block_of_rank_[static_cast<size_t>(rank)]; }
   int ranks_per_node() const { return options_.ranks / options_.nodes; }
   int64_t newest_step() const;
   void event(const std::string& text);
@@ -149,11 +157,8 @@ class Supervisor {
   Options options_;
   const Clock* clock_;
   Send send_;
-  Mesh mesh_;
-  std::vector<int> block_of_rank_;
-  std::vector<Block> blocks_;  // without places
-  int parts_ = 1;              // of the model
-  std::vector<int> place_;     // the node of each rank, of those too that are still to come
+  Layout layout_;
+  std::vector<int> place_;  // the node of each rank, of those too that are still to come
   ControlStore store_;
   ControlState state_;
   std::map<int, proto::NodeHello> nodes_;  // by node
@@ -175,7 +180,9 @@ class Supervisor {
   int server_ = kNone;      // the rank that serves the store
   std::set<int> starting_;  // ranks for which a process was ordered that is not there yet
   int spare_deaths_ = 0;
-  std::map<int, int> spares_used_;  // of the incident, by node
+  std::map<int, int> spares_used_;     // of the incident, by node
+  std::map<int, TimePoint> asked_at_;  // for spares to grow with, by node
+  bool is_resized_ = false;            // ranks have other numbers, which launchers don't know yet
   int code_ = 1;  // of the last rank that ended: the job's, should it have to stop
 };
 

@@ -82,7 +82,7 @@ struct Slot {
 };
 
 // Some parameters of one chunk and one ExtraSum, in flat memory: `params` and `grads` have the same
-// layout, padded with zeros to equal parts for the data-parallel ranks.
+// layout, padded with zeros; if they are sharded, to equal parts for the data-parallel ranks.
 struct Bucket {
   int chunk = 0;
   ExtraSum extra_sum = ExtraSum::kNone;
@@ -130,6 +130,9 @@ class FlatBuckets {
   double grad_norm(std::vector<double>* also = nullptr) const;
   // Sharded: makes the gradients whole on every rank again, for inspection. A collective over dp.
   void gather_grads();
+
+  // There are more or fewer data-parallel ranks from now on. Not sharded.
+  void connect();
 
   bool sharded() const;
   const std::vector<Param>& params() const;

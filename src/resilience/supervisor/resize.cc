@@ -1,0 +1,115 @@
+// Fewer data-parallel replicas while machines are missing, and all of them again once there is
+// room: the global batch stays, so each replica has a larger share of it meanwhile.
+#include "src/resilience/supervisor/supervisor.h"
+#include <convoy/base/log.h>
+
+#include <algorithm>
+
+namespace convoy::resilience {
+namespace {
+
+// A process that was asked for has come by then, or never does.
+constexpr Nanos kAskAgain = std::chrono::seconds(30);
+
+}  // namespace
+
+// --- fewer ---
+
+// Who keeps its part of the model may get another replica's number, so that none is left out.
+void Supervisor::shrink(const std::vector<int>& dropped) {
+  const std::map<int, int> replica_of = close_gaps(job({}).blocks, dropped);
+  const int replicas = static_cast<int>(replica_of.size()) / layout_.parts();
+  for (auto& [id, w] : workers_) {
+    if (w.rank == kNone || w.is_condemned) continue;
+    // It could wait as a spare, but holds the memory of a trainer.
+    if (!replica_of.contains(layout_.block_of(w.rank))) condemn(w);
+  }
+  renumber(layout_.with_replicas(replicas), replica_of);
+}
+
+// --- more ---
+
+// Replicas without a place are the last ones, and come back in their order.
+void Supervisor::grow(const std::vector<Move>& moves) {
+  std::map<int, int> replica_of;
+  for (int rank = 0; rank < layout_.ranks(); ++rank) {
+    const int block = layout_.block_of(rank);
+    replica_of[block] = layout_.blocks()[static_cast<size_t>(block)].replica;
+  }
+  const int more = static_cast<int>(moves.size()) / layout_.parts();
+  renumber(layout_.with_replicas(layout_.replicas() + more), replica_of);
+}
+
+void Supervisor::renumber(const Layout& next, const std::map<int, int>& replica_of_block) {
+  std::map<uint64_t, int> ranks;
+  for (const auto& [id, w] : workers_) {
+    if (w.rank == kNone || w.is_condemned) continue;
+    ranks[id] = layout_.rank_in(next, w.rank, replica_of_block.at(layout_.block_of(w.rank)));
+  }
+  layout_ = next;
+  place_.assign(static_cast<size_t>(layout_.ranks()), 0);
+  starting_.clear();
+  for (auto& [id, w] : workers_) {
+    const auto at = ranks.find(id);
+    w.rank = at == ranks.end() ? kNone : at->second;
+    if (w.rank != kNone) place_[static_cast<size_t>(w.rank)] = w.node;
+  }
+  state_.replicas = layout_.is_full() ? 0 : layout_.replicas();
+  is_resized_ = true;
+}
+
+// Processes are started first, while the others train: only when all have come does the job stop
+// for a moment.
+void Supervisor::look_for_growth() {
+  if (layout_.is_full() || !done_.empty() || incident_) return;
+  const Fault fault{.kind = FaultKind::kReturned, .step = newest_step(), .at = elapsed_s()};
+  const Plan plan = decide(job({}), state_.history, fault);
+  if (plan.action != Action::kGrow) return;
+  const int per_block = layout_.full().size() / static_cast<int>(layout_.blocks().size());
+  std::map<int, int> needed;  // processes, by node
+  for (const Move& move : plan.moves) {
+    if (!move.is_warm) needed[move.node] += per_block;
+  }
+  for (const auto& [node, count] : needed) ask_for_spares(node, count);
+  if (!needed.empty()) return;
+  open_incident(name_of(fault.kind), {}, plan.reason);
+  state_.history.push_back({fault, {}, /*is_over=*/false});
+  carry_out(plan, {});
+}
+
+void Supervisor::ask_for_spares(int node, int count) {
+  const TimePoint now = clock_->now();
+  const auto [at, is_first] = asked_at_.try_emplace(node, now);
+  if (!is_first && now - at->second < kAskAgain) return;
+  at->second = now;
+  CONVOY_LOG(Info) << node_name(node) << " is asked for " << count << " processes";
+  for (int i = 0; i < count; ++i) {
+    proto::ToNode order;
+    order.mutable_spawn()->set_rank(kNone);
+    send_(node, order);
+  }
+}
+
+// A machine that was given up, or another one in its place. What runs there belongs to a generation
+// that is over.
+void Supervisor::take_back(int node, const proto::NodeHello& hello) {
+  std::erase(state_.lost_nodes, node);
+  asked_at_.erase(node);
+  save();
+  proto::ToNode whole;
+  whole.set_whole(true);  // so that its launcher does not take what is ended for a failure
+  send_(node, whole);
+  for (const proto::Worker& worker : hello.workers()) {
+    proto::ToNode order;
+    order.mutable_kill()->set_worker(worker.worker());
+    send_(node, order);
+  }
+  proto::NodeHello empty = hello;
+  empty.clear_workers();
+  empty.clear_done();
+  empty.set_generation(0);
+  node_said(node, empty);
+  say(node_name(node) + " is there again.");
+}
+
+}  // namespace convoy::resilience
