@@ -37,13 +37,15 @@ if [[ ! -e $stamp ]]; then
   touch "$stamp"
 fi
 
-# What reads exported traces, for tests: a Python of its own, because Holistic Trace Analysis wants an older pandas. Without what it
+# What reads exported traces and Kubernetes manifests, for tests: a Python of its own, because Holistic Trace Analysis wants an older pandas. Without what it
 # asks for and does not need (Jupyter).
 trace_venv="$venv-trace"
 trace_wheels=(HolisticTraceAnalysis==0.5.0 pandas==2.3.3 numpy==2.4.6 networkx==3.6.1 plotly==7.1.0 narwhals==2.29.0 packaging==26.4
   python-dateutil==2.9.0.post0 pytz==2026.6 tzdata==2026.6 six==1.17.0 psutil==7.2.2 PyYAML==6.0.4
   perfetto==0.59.1 protobuf==7.36.2  # its descriptors
-  duckdb==2.0.1)                     # `convoy trace query`
+  duckdb==2.0.1                      # `convoy trace query`
+  kubernetes-validate==1.37.0 jsonschema==4.26.0 referencing==0.37.0 typing_extensions==4.16.0 importlib_resources==7.1.0 attrs==26.1.0
+  jsonschema-specifications==2025.9.1 rpds-py==2026.9.1)  # schemas of Kubernetes, for examples/kubernetes
 stamp="$trace_venv/.convoy-$(printf '%s ' "${trace_wheels[@]}" | sha256sum | cut -c1-12)"
 if [[ ! -e $stamp ]]; then
   echo "making the Python environment $trace_venv (about 0.4 GB)"

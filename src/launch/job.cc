@@ -77,11 +77,23 @@ Status Job::watch_signals() {
   signals_.reset(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
   if (!signals_) return errno_status("watching signals", errno);
   return loop_->watch(signals_.get(), EPOLLIN, [this](uint32_t) {
-    signalfd_siginfo info{};
-    while (::read(signals_.get(), &info, sizeof(info)) == sizeof(info)) {
-      on_signal(static_cast<int>(info.ssi_signo));
-    }
+    while (const int signal = next_signal()) on_signal(signal);
   });
+}
+
+// 0: there is none. A scheduler sends SIGTERM to all processes of a job, and the guardian passes
+// its own one on: that is one signal, not two.
+int Job::next_signal() {
+  signalfd_siginfo info{};
+  while (::read(signals_.get(), &info, sizeof(info)) == sizeof(info)) {
+    const int signal = static_cast<int>(info.ssi_signo);
+    if (signal == SIGCHLD) return signal;
+    const int seen = std::max(signals_from_guardian_, signals_from_others_);
+    const bool is_passed_on = static_cast<pid_t>(info.ssi_pid) == ::getppid();
+    int& count = is_passed_on ? signals_from_guardian_ : signals_from_others_;
+    if (++count > seen) return signal;
+  }
+  return 0;
 }
 
 Status Job::listen_for_agent() {
@@ -548,9 +560,7 @@ void Job::drain_agent(int* code) {
 
 // Signals, while the loop does not run.
 bool Job::wants_to_give_up() {
-  signalfd_siginfo info{};
-  while (::read(signals_.get(), &info, sizeof(info)) == sizeof(info)) {
-    const int signal = static_cast<int>(info.ssi_signo);
+  while (const int signal = next_signal()) {
     if (signal != SIGCHLD) on_signal(signal);
   }
   return give_up_;
@@ -559,9 +569,8 @@ bool Job::wants_to_give_up() {
 void Job::finish_trace() {
   if (tracer_ == nullptr) return;
   tracer_->finish([this] {
-    signalfd_siginfo info{};
-    while (::read(signals_.get(), &info, sizeof(info)) == sizeof(info)) {
-      if (info.ssi_signo != SIGCHLD) return true;
+    while (const int signal = next_signal()) {
+      if (signal != SIGCHLD) return true;
     }
     return false;
   });

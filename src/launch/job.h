@@ -66,6 +66,7 @@ class Job {
   bool is_survived(const Rank& rank);
   bool has_ended() const;
   std::vector<RankExit> last_exits() const;
+  int next_signal();
   void on_signal(int signal);
   // Asks the ranks that still run to end, and kills them after `grace`.
   void end_ranks(int signal, Nanos grace);
@@ -96,6 +97,8 @@ class Job {
   const Rank* cause_ = nullptr;    // the first that died on its own, and that the job dies of
   std::optional<int> verdict_;     // the supervisor's exit code
   std::optional<int> stopped_by_;  // the signal that the user sent
+  int signals_from_guardian_ = 0;
+  int signals_from_others_ = 0;
   bool ending_ = false;
   bool all_had_come_ = false;  // at one time, all ranks had opened their line
   bool draining_ = false;

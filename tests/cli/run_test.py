@@ -208,6 +208,17 @@ class RunTest(JobTest):
         self.assertEqual(seen.count(b"saved"), 2, seen)
         self.assertNotIn(b"again", seen)
 
+    def test_sigterm_to_all_processes_counts_once(self):
+        """As schedulers send it: to the guardian and to the launcher, its child."""
+        job = self.start_job(2, "trap 'sleep 0.3; echo saved; exit 0' TERM; READY; while :; do sleep 0.05; done")
+        launcher = int(pathlib.Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()[0])
+        for pid in (launcher, job.pid):
+            os.kill(pid, signal.SIGTERM)
+        out, err = job.communicate(timeout=PATIENCE_S)
+        self.assertEqual(job.returncode, 143)
+        self.assertEqual(sorted(out.splitlines()), ["[0] saved", "[1] saved"])
+        self.assertNotIn("again", err)
+
     def test_after_the_grace_time_ranks_are_killed(self):
         job = self.start_job(2, "trap '' INT; READY; while :; do sleep 0.05; done", "--grace", "300ms")
         job.send_signal(signal.SIGINT)

@@ -84,31 +84,36 @@ def under_mpirun(worker, _):
     check(run(["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", str(RANKS), worker]), "mpirun", "127.0.0.1")
 
 
+def free_ports(count):
+    with contextlib.ExitStack() as open_ones:
+        sockets = [open_ones.enter_context(socket.socket()) for _ in range(count)]
+        for s in sockets:
+            s.bind(("", 0))
+        return [s.getsockname()[1] for s in sockets]
+
+
 def free_port():
-    with socket.socket() as s:
-        s.bind(("", 0))
-        return s.getsockname()[1]
+    return free_ports(1)[0]
 
 
 class Slurm:
-    """A Slurm cluster of this machine alone."""
+    """A Slurm cluster of this machine alone, with one slurmd for each of its nodes."""
 
     CONFIG = """ClusterName=convoy_test
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CryptoType=crypto/munge
 CredType=cred/munge
 SlurmctldPort={controller_port}
-SlurmdPort={node_port}
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool-%n
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd-%n.log
 SlurmdParameters=config_overrides
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -117,21 +122,26 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 MpiDefault=none
 ReturnToService=2
-NodeName={host} NodeAddr=127.0.0.1 CPUs=8 State=UNKNOWN
-PartitionName=test Nodes={host} Default=YES MaxTime=INFINITE State=UP
-"""
+SchedulerParameters=sched_interval=1,bf_interval=1
+"""  # A requeued job waits for cred_expire, of which 5 s is the least, and for the scheduler.
+    NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=8 State=UNKNOWN\n"
+    PARTITION = "PartitionName=test Nodes={names} Default=YES MaxTime=INFINITE State=UP\n"
 
-    def __init__(self, folder):
+    def __init__(self, folder, nodes=1):
         self.folder = pathlib.Path(folder)
         self.daemons = []
         self.host = socket.gethostname().split(".")[0]
+        self.nodes = [self.host] if nodes == 1 else [f"node{i}" for i in range(nodes)]
         (self.folder / "state").mkdir()
-        (self.folder / "spool").mkdir()
+        for node in self.nodes:
+            (self.folder / f"spool-{node}").mkdir()
         (self.folder / "munge.key").write_bytes(os.urandom(1024))
         os.chmod(self.folder / "munge.key", 0o400)
         self.config = self.folder / "slurm.conf"
-        self.config.write_text(self.CONFIG.format(host=self.host, folder=folder, controller_port=free_port(),
-                                                  node_port=free_port()))
+        controller, *ports = free_ports(1 + nodes)
+        self.config.write_text(self.CONFIG.format(host=self.host, folder=folder, controller_port=controller)
+                               + "".join(self.NODE.format(name=n, host=self.host, port=p) for n, p in zip(self.nodes, ports))
+                               + self.PARTITION.format(names=",".join(self.nodes)))
 
     def start(self):
         f = self.folder
@@ -139,15 +149,19 @@ PartitionName=test Nodes={host} Default=YES MaxTime=INFINITE State=UP
                      f"--pid-file={f}/munged.pid", f"--log-file={f}/munged.log", f"--seed-file={f}/munged.seed")
         self._wait("munged's socket", lambda: (f / "munge.socket").exists())
         self._daemon("slurmctld", "-D", "-f", str(self.config))
-        self._daemon("slurmd", "-D", "-f", str(self.config), "-N", self.host)
-        self._wait("an idle node", lambda: "idle" in subprocess.run(
-            ["sinfo", "-h", "-o", "%T"], env=self.environment(), text=True, timeout=60, capture_output=True).stdout)
+        for node in self.nodes:
+            self._daemon("slurmd", "-D", "-f", str(self.config), "-N", node)
+        self._wait("idle nodes", lambda: self.ask("sinfo", "-h", "-t", "idle", "-o", "%D").strip() == str(len(self.nodes)))
 
     def environment(self):
         return clean_environment(SLURM_CONF=str(self.config))
 
+    def ask(self, *command, **more):
+        """What one of Slurm's commands says."""
+        return subprocess.run(command, env=self.environment() | more, text=True, timeout=60, capture_output=True).stdout
+
     def _daemon(self, *command):
-        log = open(self.folder / f"{command[0]}.out", "w")
+        log = open(self.folder / f"{command[0]}-{len(self.daemons)}.out", "w")
         self.daemons.append(subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL))
 
     def _wait(self, what, holds, seconds=90):
@@ -164,8 +178,8 @@ PartitionName=test Nodes={host} Default=YES MaxTime=INFINITE State=UP
 
     def stop(self):
         # A step lives a little longer than srun; it must not outlive the test.
-        self._wait("empty queue", lambda: not subprocess.run(["squeue", "-h"], env=self.environment(), text=True,
-                                                             timeout=60, capture_output=True).stdout.strip())
+        self.ask("scancel", "--user", "root")
+        self._wait("empty queue", lambda: not self.ask("squeue", "-h").strip())
         for daemon in reversed(self.daemons):
             daemon.terminate()
         for daemon in self.daemons:
@@ -196,15 +210,15 @@ def children():
 
 
 @contextlib.contextmanager
-def slurm():
+def slurm(nodes=1):
     """A running cluster, for as long as the context lasts."""
-    missing = [p for p in ("slurmctld", "slurmd", "srun", "sinfo", "munged") if shutil.which(p) is None]
+    missing = [p for p in ("slurmctld", "slurmd", "srun", "sbatch", "sinfo", "munged") if shutil.which(p) is None]
     if missing or os.geteuid() != 0:
         skip(f"Slurm needs {', '.join(missing) or 'root'}")
     adopt_orphans()
     with tempfile.TemporaryDirectory(prefix="convoy-slurm-") as folder:
         os.chmod(folder, 0o755)  # munge trusts no socket in a folder that others can't search
-        cluster = Slurm(folder)
+        cluster = Slurm(folder, nodes)
         try:
             cluster.start()
             yield cluster
