@@ -20,7 +20,7 @@ ALLOWED = {
     "rpc": {"base"},
     "trace": {"base", "rpc"},
     "sim": {"base", "mesh", "schedule", "trace"},
-    "resilience": {"base", "mesh", "rpc"},
+    "resilience": {"base", "mesh", "rpc", "comm"},
     "rendezvous": {"base"},
     "launch": {"base", "rendezvous", "trace", "resilience"},
     "comm": {"base", "mesh", "rendezvous", "trace"},

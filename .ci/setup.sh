@@ -5,7 +5,7 @@ set -euo pipefail
 
 packages=(g++ cmake ninja-build make git ccache mold pkg-config libspdlog-dev libfmt-dev libcli11-dev nlohmann-json3-dev
   catch2 libxxhash-dev libprotobuf-dev protobuf-compiler liburing-dev libzip-dev libzstd-dev zlib1g-dev libgrpc++-dev libisal-dev libcurl4-openssl-dev libssl-dev
-  python3 python3-venv python3-dev iproute2 openmpi-bin munge slurm-client slurmctld slurmd fio)
+  python3 python3-venv python3-dev iproute2 openmpi-bin munge slurm-client slurmctld slurmd etcd-server fio)
 missing=()
 for p in "${packages[@]}"; do
   dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")

@@ -6,6 +6,7 @@
 #include <convoy/mesh/mesh.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -140,6 +141,10 @@ Status complete(const Invocation& invocation, RunArguments* arguments) {
     rehearsal.seed = static_cast<uint64_t>(seed);
   }
   CONVOY_RETURN_IF_ERROR(complete_tracing(arguments));
+  if (!options.etcd.empty() && std::getenv("CONVOY_JOB_ID") == nullptr) {
+    return {Code::kInvalidArgument,
+            "--etcd needs one CONVOY_JOB_ID, the same on all machines and of no other job."};
+  }
   if (!options.mesh.empty()) {
     CONVOY_ASSIGN_OR_RETURN(const Mesh mesh,
                             Mesh::parse(options.mesh, options.ranks * options.nodes));
@@ -214,6 +219,12 @@ void add_run(CLI::App& root, Invocation& invocation) {
   app->add_option("--node-rank", o.node_rank, "which of them this is, from 0")
       ->check(CLI::Range(0, 99999))
       ->type_name("K")
+      ->needs(rendezvous);
+  app->add_option(
+         "--etcd", o.etcd,
+         "several machines: etcd's members, where the job's control state is kept, so that "
+         "it outlives any machine; \"https://\" in front: with --tls-…")
+      ->type_name("HOST:PORT[,…]")
       ->needs(rendezvous);
   app->add_option("--control-port", o.control_port,
                   "several machines: where the first one takes the others' launchers, so that the "

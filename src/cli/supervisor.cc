@@ -43,13 +43,16 @@ void add_supervisor(CLI::App& root, Invocation& invocation) {
   app->add_option("--spares", o.spares, "that wait on each machine");
   app->add_option("--min-dp", o.min_dp, "replicas with which the job goes on");
   app->add_option("--nnodes", o.nodes, "machines of the job")->check(CLI::Range(1, 100000));
+  app->add_option("--etcd", o.etcd, "where control state is: any machine may lead");
+  app->add_option("--node", o.node, "that this is");
+  app->add_option("--launcher", o.launcher, "with --etcd: the launcher's name");
   app->add_option("--port", o.port, "where other machines' launchers connect");
   add_connection(*app, arguments->connection);
   app->footer(
       "It waits for nothing and keeps nothing but two files of the run folder: killed, it is\n"
       "started again and goes on.\n\n"
       "Exit codes: 0 the launcher has gone; 64 bad option; 65 control/state.json is damaged;\n"
-      "69 the port is taken.");
+      "69 the port is taken; 75 with --etcd: another machine leads now, or none does any more.");
   app->callback([&invocation, arguments, to, run_dir] {
     if (to->count() == 0 && run_dir->count() == 0) {
       invocation.exit_code = fail({Code::kInvalidArgument, "--run-dir or --to is needed."});

@@ -8,6 +8,7 @@
 #include <convoy/base/process.h>
 #include <convoy/base/socket.h>
 #include <convoy/launch/launcher.h>
+#include <convoy/resilience/supervise.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -80,7 +81,7 @@ Crew::~Crew() {
   for (const auto& [id, worker] : workers_) unmap_vitals(worker.vitals);
   std::error_code ignored;
   const std::string folder = options_.run_dir + "/control";  // of a job that runs
-  if (is_first()) std::filesystem::remove_all(folder, ignored);
+  if (is_leader()) std::filesystem::remove_all(folder, ignored);
   std::filesystem::remove(folder + socket_file(), ignored);
 }
 
@@ -94,7 +95,7 @@ Status Crew::listen() {
   do_not_block(listener_.get());
   std::error_code error;
   const std::filesystem::path folder = options_.run_dir + "/control";
-  if (is_first()) std::filesystem::remove_all(folder, error);  // of an earlier run
+  if (is_leader()) std::filesystem::remove_all(folder, error);  // of an earlier run
   std::filesystem::create_directories(folder, error);
   if (error) return errno_status("making " + folder.string(), error.value());
   std::ofstream(folder.string() + socket_file()) << name_ << "\n";  // for `convoy status`
@@ -208,7 +209,7 @@ void Crew::ended(uint64_t worker, int wait_status) {
 void Crew::on_timer() {
   timer_ = loop_.after(kVitalsPeriod, [this] { on_timer(); });
   tell_vitals();
-  if (!is_first()) look_for_leader();
+  if (!is_leader()) look_for_leader();
   if (line_ && Clock::system().now() - heard_at_ > kSilence) end_supervisor("says nothing");
 }
 
@@ -231,13 +232,15 @@ void Crew::tell_vitals() {
 void Crew::look_for_leader() {
   if (is_led_) return;
   const Nanos away = Clock::system().now() - away_at_;
-  const std::string where = options_.leader + ":" + std::to_string(options_.port);
+  const std::string where = is_contested() ? "the machine that leads"
+                                           : options_.leader + ":" + std::to_string(options_.port);
   if (!is_whole_ && away > kToldAfter && !absence_is_told_) {
     absence_is_told_ = true;
     terminal_.say("convoy: the job's supervisor at " + where + " is not reached (" + away_ +
                   "); until it is, a death ends the job.");
   }
-  if (!is_whole_ || away < kLeaderLost) return;
+  // With etcd another one will lead, if only once etcd itself is there again.
+  if (!is_whole_ || away < kLeaderLost || is_contested()) return;
   const bool is_done = std::all_of(workers_.begin(), workers_.end(),
                                    [](const auto& w) { return w.second.rank < 0; }) &&
                        !done_.empty();
@@ -257,10 +260,12 @@ Status Crew::start_supervisor() {
   do_not_block(ours.get());
   SpawnOptions how;
   how.kept = {theirs.get()};
+  std::vector<std::string> environment = options_.environment;
+  environment.push_back("MASTER_ADDR=" + options_.leader);  // the own address is that towards it
   CONVOY_ASSIGN_OR_RETURN(
-      child_, spawn(options_.program, supervisor_words(theirs.get()), options_.environment, how));
+      child_, spawn(options_.program, supervisor_words(theirs.get()), environment, how));
   started_at_ = Clock::system().now();
-  is_led_ = is_first();
+  is_led_ = is_leader();
   if (!was_started_) away_at_ = started_at_;
   was_started_ = true;
   line_ = std::move(ours);
@@ -273,7 +278,7 @@ Status Crew::start_supervisor() {
     terminal_.flush();
   });
   CONVOY_RETURN_IF_ERROR(lines_->watch());
-  if (is_first()) say_hello();  // else when the supervisor asks for it
+  if (is_leader()) say_hello();  // else when the supervisor asks for it
   if (!timer_) on_timer();
   return ok_status();
 }
@@ -281,7 +286,7 @@ Status Crew::start_supervisor() {
 std::vector<std::string> Crew::supervisor_words(int line) const {
   const Options& o = options_;
   std::vector<std::string> words{o.program, "supervisor", "--line", std::to_string(line)};
-  if (!is_first()) {
+  if (!is_first() && !is_contested()) {
     words.insert(words.end(), {"--to", o.leader + ":" + std::to_string(o.port)});
     add_words(o.protection, &words);
     return words;
@@ -294,6 +299,10 @@ std::vector<std::string> Crew::supervisor_words(int line) const {
   words.insert(words.end(),
                {"--nnodes", std::to_string(o.nodes), "--port", std::to_string(o.port)});
   if (o.has_common_id) words.emplace_back("--common-id");
+  if (is_contested()) {
+    words.insert(words.end(),
+                 {"--etcd", o.etcd, "--node", std::to_string(o.node), "--launcher", name_});
+  }
   add_words(o.protection, &words);
   return words;
 }
@@ -331,14 +340,23 @@ void Crew::on_supervisor_exit() {
   lines_.reset();
   child_.reset();
   if (closing_) return;
-  early_deaths_ = Clock::system().now() - started_at_ < kEarly ? early_deaths_ + 1 : 0;
+  const bool is_over =
+      WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == resilience::kExitRoleOver;
+  const bool is_early = Clock::system().now() - started_at_ < kEarly && !is_over;
+  early_deaths_ = is_early ? early_deaths_ + 1 : 0;
   const std::string what = is_first() ? "the supervisor" : "the line to the supervisor";
   if (early_deaths_ >= kEarlyDeathsMax) {
     return orders_.end(kExitInternal, -1, what + " dies whenever it is started");
   }
-  if (is_led_ && !is_first()) away_at_ = Clock::system().now();
+  if (is_led_ && !is_leader()) away_at_ = Clock::system().now();
   is_led_ = false;
-  terminal_.say("convoy: " + what + " died and is started again; training goes on.");
+  if (!is_over) {
+    const std::string how = WIFEXITED(wait_status)
+                                ? "exit code " + std::to_string(WEXITSTATUS(wait_status))
+                                : signal_name(WTERMSIG(wait_status));
+    terminal_.say("convoy: " + what + " died (" + how +
+                  ") and is started again; training goes on.");
+  }
   const Status started = start_supervisor();
   if (!started.ok()) terminal_.say("convoy: it can't be started: " + started.message());
 }
@@ -370,7 +388,7 @@ void Crew::close() {
 void Crew::to_supervisor(const proto::FromNode& message) {
   if (!line_) return;  // the next one is told who is there
   const Status sent = send_packet(line_.get(), message.SerializeAsString());
-  if (!sent.ok()) end_supervisor("takes no messages");
+  if (!sent.ok()) end_supervisor(("takes no messages: " + sent.message()).c_str());
 }
 
 // The next one is told all that it needs to know.

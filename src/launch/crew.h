@@ -40,6 +40,7 @@ class Crew {
     int nodes = 1, node = 0;
     uint16_t port = 0;  // of several machines: the supervisor's, on `leader`
     std::string leader;
+    std::string etcd;  // any machine may lead; see SuperviseOptions
     Protection protection;
   };
   // What the supervisor wants of the launcher.
@@ -95,6 +96,9 @@ class Crew {
   void say_hello();
   void look_for_leader();
   bool is_first() const { return options_.node == 0; }
+  // Which machine leads is found out each time.
+  bool is_contested() const { return !options_.etcd.empty(); }
+  bool is_leader() const { return is_first() && !is_contested(); }
   void on_supervisor_exit();
   void on_order();
   void carry_out(const resilience::proto::ToNode& order);

@@ -141,7 +141,8 @@ Status Job::lead_crew() {
   const LaunchOptions& o = plan_.options;
   if (!o.recover || o.agent_program.empty()) return ok_status();
   const uint16_t port = o.control_port > 0 ? o.control_port : neighbour_port(plan_.port, 2);
-  if (o.nodes > 1 && o.node_rank == 0 && !can_lead_others(port)) return ok_status();
+  if (o.nodes > 1 && o.node_rank == 0 && o.etcd.empty() && !can_lead_others(port))
+    return ok_status();
   if (o.node_rank > 0) first_worker_ = uint64_t{std::random_device{}() & 0xfffffU} << 12U;
   std::vector<std::string> environment = plan_.inherited;
   environment.emplace_back("GRPC_VERBOSITY=NONE");  // unless the caller has set it
@@ -161,6 +162,7 @@ Status Job::lead_crew() {
                     .node = o.node_rank,
                     .port = port,
                     .leader = o.master_addr,
+                    .etcd = o.etcd,
                     .protection = o.protection},
                    {.spawn = [this](int rank, uint64_t g) { respawn(rank, g); },
                     .kill = [this](uint64_t worker) { kill_worker(worker); },

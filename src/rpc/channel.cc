@@ -15,15 +15,6 @@ namespace {
 constexpr int kReconnectMsMin = 100, kReconnectMsMax = 2000;
 constexpr int kConnectMs = 10000;  // of one attempt: gRPC calls it the least backoff
 
-Result<std::shared_ptr<grpc::ChannelCredentials>> credentials(const TlsFiles& tls) {
-  if (tls.empty()) return grpc::InsecureChannelCredentials();
-  grpc::SslCredentialsOptions options;
-  CONVOY_ASSIGN_OR_RETURN(options.pem_root_certs, read_pem(tls.roots));
-  CONVOY_ASSIGN_OR_RETURN(options.pem_private_key, read_pem(tls.key));
-  CONVOY_ASSIGN_OR_RETURN(options.pem_cert_chain, read_pem(tls.certificate));
-  return grpc::SslCredentials(options);
-}
-
 struct Outgoing {
   std::unique_ptr<grpc::ClientContext> context = std::make_unique<grpc::ClientContext>();
   grpc::ByteBuffer request, answer;
@@ -71,7 +62,7 @@ Result<std::unique_ptr<Channel>> Channel::create(const std::string& address,
   auto impl = std::make_unique<Impl>();
   impl->address = address;
   impl->token = options.token;
-  CONVOY_ASSIGN_OR_RETURN(const auto creds, credentials(options.tls));
+  CONVOY_ASSIGN_OR_RETURN(const auto creds, client_credentials(options.tls));
   grpc::ChannelArguments args;
   set_limits(options, [&](const char* name, int value) { args.SetInt(name, value); });
   args.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kReconnectMsMin);

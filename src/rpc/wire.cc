@@ -158,6 +158,15 @@ Result<std::string> read_pem(const std::string& path) {
   return std::string(std::istreambuf_iterator<char>(file), {});
 }
 
+Result<std::shared_ptr<grpc::ChannelCredentials>> client_credentials(const TlsFiles& tls) {
+  if (tls.empty()) return grpc::InsecureChannelCredentials();
+  grpc::SslCredentialsOptions options;
+  CONVOY_ASSIGN_OR_RETURN(options.pem_root_certs, read_pem(tls.roots));
+  CONVOY_ASSIGN_OR_RETURN(options.pem_private_key, read_pem(tls.key));
+  CONVOY_ASSIGN_OR_RETURN(options.pem_cert_chain, read_pem(tls.certificate));
+  return grpc::SslCredentials(options);
+}
+
 void set_limits(const ConnectionOptions& options,
                 const std::function<void(const char* name, int value)>& set) {
   // Debian's abseil keeps a graph of all locks to find dead ones, one for the process: with 1,250

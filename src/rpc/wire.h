@@ -24,6 +24,8 @@ grpc::ByteBuffer to_wire(Message message);
 Result<Received> from_wire(const grpc::ByteBuffer& bytes);
 
 Result<std::string> read_pem(const std::string& path);
+// Plain without files.
+Result<std::shared_ptr<grpc::ChannelCredentials>> client_credentials(const TlsFiles& tls);
 void set_limits(const ConnectionOptions& options,
                 const std::function<void(const char* name, int value)>& set);
 

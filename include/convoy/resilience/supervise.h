@@ -21,11 +21,20 @@ struct SuperviseOptions {
   int min_dp = 1;     // data-parallel replicas with which it goes on while machines are missing
   uint16_t port = 0;  // of several nodes: where the other ones' launchers connect
   rpc::ConnectionOptions connection;
+  // Control state in etcd, and a supervisor on each node, of which one leads: members, HOST:PORT
+  // with commas between them; "https://" in front: with connection's TLS files.
+  std::string etcd{};
+  int node = 0;            // that it runs on
+  std::string launcher{};  // a name of this launcher's that no other one has
 };
 
-// Serves the job until the other end of the line has gone. Blocks. Its state is in the run folder:
-// a supervisor that dies is simply started again. kInvalidArgument, kDataLoss (control/state.json),
-// kAlreadyExists (port).
+// Of a process that has led the job, or followed who did, until that changed: to be started again.
+inline constexpr int kExitRoleOver = 75;
+
+// Serves the job until the other end of the line has gone. Blocks. Its state is in the run folder,
+// or in etcd: a supervisor that dies is simply started again. With etcd it leads, or stands for the
+// one that does (see relay()), whichever falls to it, and ends the process with kExitRoleOver when
+// that is over. kInvalidArgument, kDataLoss (control state), kAlreadyExists (port).
 Status supervise(const SuperviseOptions& options);
 
 // What `convoy supervisor --to` is told.

@@ -6,6 +6,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 
 namespace convoy::resilience {
 namespace {
@@ -36,16 +37,35 @@ Incident incident_of(const nlohmann::json& json) {
   return i;
 }
 
+class FileStore final : public ControlStore {
+ public:
+  explicit FileStore(const std::string& run_dir) : path_(run_dir + "/control/state.json") {}
+
+  Result<ControlState> load() override {
+    std::error_code error;
+    std::filesystem::create_directories(std::filesystem::path(path_).parent_path(), error);
+    if (error) return errno_status("making the folder of " + path_, error.value());
+    if (!std::filesystem::exists(path_, error)) return ControlState{};
+    std::ifstream file(path_);
+    const std::string text{std::istreambuf_iterator<char>(file), {}};
+    return control_state_of(text, path_);
+  }
+
+  Status save(const ControlState& state) override { return write_file(path_, text_of(state)); }
+
+ private:
+  std::string path_;
+};
+
 }  // namespace
 
-Result<ControlState> ControlStore::load() const {
+std::unique_ptr<ControlStore> make_file_store(const std::string& run_dir) {
+  return std::make_unique<FileStore>(run_dir);
+}
+
+Result<ControlState> control_state_of(const std::string& text, const std::string& where) {
   ControlState state;
-  std::error_code error;
-  std::filesystem::create_directories(std::filesystem::path(path_).parent_path(), error);
-  if (error) return errno_status("making the folder of " + path_, error.value());
-  if (!std::filesystem::exists(path_, error)) return state;
-  std::ifstream file(path_);
-  const auto json = nlohmann::json::parse(file, nullptr, /*allow_exceptions=*/false);
+  const auto json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
   try {
     json.at("began").get_to(state.began);
     json.at("generation").get_to(state.generation);
@@ -66,12 +86,12 @@ Result<ControlState> ControlStore::load() const {
     costs.at("replica_load").get_to(state.costs.replica_load);
     for (const auto& i : json.at("history")) state.history.push_back(incident_of(i));
   } catch (const nlohmann::json::exception& why) {
-    return Status(Code::kDataLoss, path_ + " is no control state: " + why.what());
+    return Status(Code::kDataLoss, where + " is no control state: " + why.what());
   }
   return state;
 }
 
-Status ControlStore::save(const ControlState& s) const {
+std::string text_of(const ControlState& s) {
   ordered_json history = ordered_json::array();
   for (const Incident& i : s.history) history.push_back(json_of(i));
   const ordered_json json = {{"began", s.began},
@@ -92,7 +112,7 @@ Status ControlStore::save(const ControlState& s) const {
                                {"respawn", s.costs.respawn},
                                {"replica_load", s.costs.replica_load}}},
                              {"history", std::move(history)}};
-  return write_file(path_, json.dump(1) + "\n");
+  return json.dump(1) + "\n";
 }
 
 }  // namespace convoy::resilience

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <set>
 #include <string>
 #include <vector>
@@ -29,17 +30,20 @@ struct ControlState {
   std::set<uint64_t> veterans{};
 };
 
-// The job's control state in a file of its run folder. Each save replaces the file at once, on
-// disk. One process at a time.
+std::string text_of(const ControlState& state);
+// kDataLoss, which names `where`.
+Result<ControlState> control_state_of(const std::string& text, const std::string& where);
+
+// Where the job's control state is kept. One process at a time.
 class ControlStore {
  public:
-  explicit ControlStore(std::string run_dir) : path_(std::move(run_dir) + "/control/state.json") {}
-  // A fresh state if there is no file. kDataLoss: it can't be read.
-  Result<ControlState> load() const;
-  Status save(const ControlState& state) const;
-
- private:
-  std::string path_;
+  virtual ~ControlStore() = default;
+  // A fresh state if there is none. kDataLoss: it can't be read.
+  virtual Result<ControlState> load() = 0;
+  virtual Status save(const ControlState& state) = 0;
 };
+
+// In a file of the run folder, control/state.json. Each save replaces it at once, on disk.
+std::unique_ptr<ControlStore> make_file_store(const std::string& run_dir);
 
 }  // namespace convoy::resilience

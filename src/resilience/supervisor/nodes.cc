@@ -1,5 +1,5 @@
-// The job's nodes: who has come, who is gone, and what that means for their ranks. The first one's
-// launcher is the supervisor's parent, so it is there as long as anyone is.
+// The job's nodes: who has come, who is gone, and what that means for their ranks. Home's launcher
+// is the supervisor's parent, so it is there as long as anyone is.
 #include "src/resilience/protocol/protocol.h"
 #include "src/resilience/supervisor/supervisor.h"
 #include <convoy/base/log.h>
@@ -12,7 +12,7 @@ namespace convoy::resilience {
 namespace {
 
 // For nodes that another supervisor has known to come to this one.
-constexpr Nanos kComesBack = std::chrono::seconds(6);
+constexpr Nanos kComesBack = std::chrono::seconds(4);
 // A job that begins is told who it waits for. Its ranks have a deadline of their own.
 constexpr Nanos kToldAfter = std::chrono::seconds(15);
 // Who was halted himself for so long has not listened.
@@ -37,7 +37,7 @@ void Supervisor::node_said(int node, const proto::NodeHello& hello) {
     }
   }
   const TimePoint now = clock_->now();
-  if (node != 0)
+  if (node != options_.home)
     presence_.try_emplace(node, Presence{Heartbeats(now)}).first->second.beats.opened(now);
   state_.generation = std::max(state_.generation, hello.generation());
   done_.insert(hello.done().begin(), hello.done().end());
@@ -112,7 +112,7 @@ bool Supervisor::is_lost(int node) const {
 }
 
 bool Supervisor::is_there(int node) const {
-  if (node == 0) return nodes_.contains(0);
+  if (node == options_.home) return nodes_.contains(node);
   const auto at = presence_.find(node);
   return at != presence_.end() && at->second.beats.is_open();
 }
@@ -151,8 +151,8 @@ void Supervisor::look_for_lost_nodes() {
   std::vector<int> lost;
   std::string what;
   char text[160];
-  for (int node = 1; node < options_.nodes; ++node) {
-    if (is_lost(node)) continue;
+  for (int node = 0; node < options_.nodes; ++node) {
+    if (is_lost(node) || node == options_.home) continue;
     const auto at = presence_.find(node);
     if (at == presence_.end()) {
       if (now - created_at_ < kComesBack) continue;
@@ -272,10 +272,10 @@ void Supervisor::refill_spares() {
 }
 
 void Supervisor::broadcast(const proto::ToNode& order) {
-  // The first one last: with its launcher this process ends.
-  for (auto at = nodes_.rbegin(); at != nodes_.rend(); ++at) {
-    if (!is_lost(at->first)) send_(at->first, order);
+  for (const auto& [node, known] : nodes_) {
+    if (!is_lost(node) && node != options_.home) send_(node, order);
   }
+  send_(options_.home, order);  // last: with its launcher this process ends
 }
 
 // --- the end ---

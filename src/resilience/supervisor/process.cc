@@ -1,5 +1,6 @@
 // The supervisor's process: packets of the launcher that started it, and lines of other machines'
 // launchers, in; orders out.
+#include "src/resilience/supervisor/contender.h"
 #include "src/resilience/supervisor/remote_nodes.h"
 #include "src/resilience/supervisor/supervisor.h"
 #include <convoy/base/event_loop.h>
@@ -25,24 +26,37 @@ class Process {
   Process(const SuperviseOptions& options, EventLoop& loop)
       : options_(options), loop_(loop), line_(options.line) {}
 
+  // With etcd: of the machine that leads.
+  Status lead(std::unique_ptr<ControlStore> store) {
+    store_ = std::move(store);
+    CONVOY_RETURN_IF_ERROR(start());
+    proto::ToNode greet;
+    greet.set_greet(true);
+    send(options_.node, greet);
+    return ok_status();
+  }
+
   Status start() {
     CONVOY_ASSIGN_OR_RETURN(
         supervisor_,
-        Supervisor::create({.job = options_.job,
-                            .run_dir = options_.run_dir,
-                            .mesh = options_.mesh,
-                            .ranks = options_.ranks,
-                            .nodes = options_.nodes,
-                            .spares = options_.spares,
-                            .min_dp = options_.min_dp},
-                           Clock::system(),
-                           [this](int node, const proto::ToNode& order) { send(node, order); }));
+        Supervisor::create(
+            {.job = options_.job,
+             .run_dir = options_.run_dir,
+             .mesh = options_.mesh,
+             .ranks = options_.ranks,
+             .nodes = options_.nodes,
+             .home = options_.node,
+             .spares = options_.spares,
+             .min_dp = options_.min_dp},
+            Clock::system(), [this](int node, const proto::ToNode& order) { send(node, order); },
+            std::move(store_)));
     if (options_.nodes > 1) CONVOY_RETURN_IF_ERROR(listen());
     CONVOY_RETURN_IF_ERROR(loop_.watch(line_.get(), EPOLLIN, [this](uint32_t) { on_packet(); }));
     tick();
     return ok_status();
   }
 
+  bool is_over() const { return supervisor_->is_over(); }
   // The launcher has gone: other machines' are told what was said last.
   Status finish() {
     if (!nodes_) return ok_status();
@@ -61,6 +75,7 @@ class Process {
         RemoteNodes::Expected{.job = has_id ? options_.job : "",
                               .mesh = options_.mesh,
                               .nodes = options_.nodes,
+                              .home = options_.node,
                               .ranks = options_.ranks / options_.nodes},
         [this](int node, const proto::FromNode& message) { supervisor_->take(node, message); },
         [this](int node, const std::string& why) { supervisor_->node_gone(node, why); });
@@ -71,7 +86,7 @@ class Process {
   }
 
   void send(int node, const proto::ToNode& order) {
-    if (node != 0) {
+    if (node != options_.node) {
       if (nodes_) nodes_->send(node, order);
     } else if (!is_ending_ && !send_packet(line_.get(), order.SerializeAsString()).ok()) {
       launcher_has_gone();
@@ -86,7 +101,7 @@ class Process {
       CONVOY_LOG(Warn) << "a packet that is no message was dropped";
       return;
     }
-    supervisor_->take(0, message);
+    supervisor_->take(options_.node, message);
   }
 
   void launcher_has_gone() {
@@ -99,13 +114,14 @@ class Process {
     supervisor_->tick();
     proto::ToNode alive;
     alive.set_alive(true);
-    if (ticks_++ % kTicksAlive == 0) send(0, alive);
+    if (ticks_++ % kTicksAlive == 0) send(options_.node, alive);
     loop_.after(kTick, [this] { tick(); });
   }
 
   const SuperviseOptions& options_;
   EventLoop& loop_;
   const UniqueFd line_;
+  std::unique_ptr<ControlStore> store_;
   std::optional<Supervisor> supervisor_;
   std::optional<RemoteNodes> nodes_;  // none on one machine
   int ticks_ = 0;
@@ -116,9 +132,20 @@ class Process {
 
 Status supervise(const SuperviseOptions& options) {
   CONVOY_ASSIGN_OR_RETURN(const auto loop, EventLoop::create());
+  if (options.etcd.empty()) {
+    Process process(options, *loop);
+    CONVOY_RETURN_IF_ERROR(process.start());
+    CONVOY_RETURN_IF_ERROR(loop->run());
+    return process.finish();
+  }
+  Contender contender(options);
+  CONVOY_ASSIGN_OR_RETURN(const auto leader, contender.settle());
+  if (!leader) return ok_status();  // the launcher has gone
+  if (!leader->is_self) return relay({options.line, leader->address, options.connection});
   Process process(options, *loop);
-  CONVOY_RETURN_IF_ERROR(process.start());
+  CONVOY_RETURN_IF_ERROR(process.lead(contender.store()));
   CONVOY_RETURN_IF_ERROR(loop->run());
+  if (process.is_over()) contender.forget_state();
   return process.finish();
 }
 

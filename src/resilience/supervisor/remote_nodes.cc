@@ -89,16 +89,17 @@ Status RemoteNodes::check(const proto::NodeHello& hello) const {
   const auto differs = [&](const std::string& what, const std::string& own,
                            const std::string& first) {
     return Status(Code::kMismatch, "this machine's " + what + " is " + own +
-                                       ", that of the job's first machine " + first);
+                                       ", that of the machine which leads the job " + first);
   };
   if (hello.version() != kProtocolVersion) {
     return differs("protocol version", std::to_string(hello.version()),
                    std::to_string(kProtocolVersion));
   }
-  if (hello.node() < 1 || hello.node() >= static_cast<uint32_t>(e.nodes)) {
+  if (hello.node() == static_cast<uint32_t>(e.home) ||
+      hello.node() >= static_cast<uint32_t>(e.nodes)) {
     return {Code::kMismatch, "--node-rank is " + std::to_string(hello.node()) +
-                                 ", but the job's first machine says --nnodes " +
-                                 std::to_string(e.nodes)};
+                                 "; the machine that leads the job is " + std::to_string(e.home) +
+                                 " of --nnodes " + std::to_string(e.nodes)};
   }
   if (!hello.job().empty() && !e.job.empty() && hello.job() != e.job) {
     return differs("job", quoted(hello.job()), quoted(e.job));

@@ -18,7 +18,7 @@ class RemoteNodes {
   struct Expected {
     std::string job;
     std::string mesh;
-    int nodes = 2;
+    int nodes = 2, home = 0;
     int ranks = 1;  // on each node
   };
   using Said = std::function<void(int node, const proto::FromNode& message)>;

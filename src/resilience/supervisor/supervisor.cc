@@ -45,20 +45,23 @@ bool fits_nodes(const Mesh& mesh, int ranks_per_node) {
 
 }  // namespace
 
-Result<Supervisor> Supervisor::create(Options options, const Clock& clock, Send send) {
+Result<Supervisor> Supervisor::create(Options options, const Clock& clock, Send send,
+                                      std::unique_ptr<ControlStore> store) {
   CONVOY_ASSIGN_OR_RETURN(Mesh mesh,
                           Mesh::parse(options.mesh.empty() ? "dp=*" : options.mesh, options.ranks));
-  CONVOY_ASSIGN_OR_RETURN(ControlState state, ControlStore(options.run_dir).load());
-  return Supervisor(std::move(options), clock, std::move(send), mesh, std::move(state));
+  if (store == nullptr) store = make_file_store(options.run_dir);
+  CONVOY_ASSIGN_OR_RETURN(ControlState state, store->load());
+  return Supervisor(std::move(options), clock, std::move(send), mesh, std::move(store),
+                    std::move(state));
 }
 
 Supervisor::Supervisor(Options options, const Clock& clock, Send send, const Mesh& mesh,
-                       ControlState state)
+                       std::unique_ptr<ControlStore> store, ControlState state)
     : options_(std::move(options)),
       clock_(&clock),
       send_(std::move(send)),
       layout_(mesh, options_.nodes == 1 || fits_nodes(mesh, ranks_per_node())),
-      store_(options_.run_dir),
+      store_(std::move(store)),
       state_(std::move(state)) {
   if (state_.began == 0) state_.began = static_cast<double>(::time(nullptr));
   created_at_ = clock_->now();
@@ -299,7 +302,7 @@ void Supervisor::say(const std::string& text) {
 }
 
 void Supervisor::save() {
-  const Status saved = store_.save(state_);
+  const Status saved = store_->save(state_);
   if (!saved.ok()) {
     CONVOY_LOG(Error) << "the control state can't be kept: " << saved.message();
   }

@@ -13,6 +13,7 @@
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -34,6 +35,7 @@ class Supervisor {
     std::string mesh;  // may be empty: all ranks dp
     int ranks = 1;     // of the job
     int nodes = 1;
+    int home = 0;    // the node that it runs on
     int spares = 0;  // on each node
     int min_dp = 1;  // while machines are missing, it goes on with as few data-parallel replicas
   };
@@ -41,13 +43,17 @@ class Supervisor {
   using Send = std::function<void(int node, const proto::ToNode& order)>;
 
   // kInvalidArgument: the mesh; kDataLoss: the control state of a supervisor before.
-  static Result<Supervisor> create(Options options, const Clock& clock, Send send);
+  // `store`: of the control state; null: a file of the run folder.
+  static Result<Supervisor> create(Options options, const Clock& clock, Send send,
+                                   std::unique_ptr<ControlStore> store = nullptr);
 
   void take(int node, const proto::FromNode& message);
   // The line to a node has ended. It is lost if it does not come back soon.
   void node_gone(int node, const std::string& why);
   // Some times a second: deadlines.
   void tick();
+  // All have been told to end.
+  bool is_over() const { return phase_ == Phase::kOver; }
 
  private:
   enum class Phase : uint8_t {
@@ -69,7 +75,8 @@ class Supervisor {
     std::string last_words{};
   };
 
-  Supervisor(Options options, const Clock& clock, Send send, const Mesh& mesh, ControlState state);
+  Supervisor(Options options, const Clock& clock, Send send, const Mesh& mesh,
+             std::unique_ptr<ControlStore> store, ControlState state);
 
   struct Presence {
     Heartbeats beats;
@@ -159,10 +166,10 @@ class Supervisor {
   Send send_;
   Layout layout_;
   std::vector<int> place_;  // the node of each rank, of those too that are still to come
-  ControlStore store_;
+  std::unique_ptr<ControlStore> store_;
   ControlState state_;
   std::map<int, proto::NodeHello> nodes_;  // by node
-  std::map<int, Presence> presence_;       // of nodes but the first, whose end is ours
+  std::map<int, Presence> presence_;       // of all nodes but home, whose end is ours
   TimePoint created_at_{}, ticked_at_{};
   bool missing_is_told_ = false;
   std::set<int> done_;                  // ranks that have ended with success

@@ -1,0 +1,194 @@
+#!/usr/bin/env python3
+"""Machines that come and go, as a user sees it: recover_elastic_test.py CONVOY TRAIN_LLAMA [CASE]…
+
+Method: as recover_nodes_test.py. With fewer replicas each has a larger share of the same batch, so the numbers must be those of an
+undisturbed run but for the order of sums. With etcd (a real one, where there is one) any machine may be lost, the one that leads, too.
+"""
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from recover_nodes_test import AT, RANKS, REPLICAS, Job, free_port  # noqa: E402
+from recover_test import NUMBERS, prepare_text  # noqa: E402
+
+
+def near(numbers: dict, reference: dict) -> None:
+    """Sums of the same terms in another order, in float64."""
+    for key in NUMBERS:
+        assert abs(numbers[key] - reference[key]) <= 1e-9 * abs(reference[key]), f"{key}: {numbers[key]}, undisturbed {reference[key]}"
+
+
+def fewer_replicas(folder: pathlib.Path) -> None:
+    """A machine is lost, no spares: the other replica goes on with all of the batch."""
+    job = Job(folder, "fewer", mesh=REPLICAS)
+    job.await_step(AT)
+    job.second.kill()
+    job.end((0, -signal.SIGKILL))
+    undisturbed = Job(folder, "undisturbed", mesh=REPLICAS)
+    undisturbed.end()
+    near(job.result(), undisturbed.result())
+    (record,) = job.first.incidents()
+    assert record["action"] == "shrink" and record["steps_lost"] == 0 and record["processes_kept"] == 4, record
+    print(f"  fewer replicas: back in {record['first_step_s']:.2f} s", flush=True)
+
+
+def uneven(folder: pathlib.Path) -> None:
+    """Four replicas on two machines; spares make it three of them afterwards: shares of the batch that differ, one of four micro-batches more."""
+    mesh = "tp=2,dp=4"
+    undisturbed = Job(folder, "even", mesh=mesh)
+    undisturbed.end()
+    job = Job(folder, "uneven", ["--spares", "2"], mesh=mesh)
+    job.await_step(AT)
+    job.second.kill()
+    job.first.await_generation(2, "training")
+    assert job.status()["mesh"] == "tp=2,dp=3", job.status()
+    job.end((0, -signal.SIGKILL))
+    near(job.result(), undisturbed.result())
+    assert [r["action"] for r in job.first.incidents()] == ["shrink", "grow"], job.first.incidents()
+    print("  three replicas of four, with uneven shares", flush=True)
+
+
+def and_back(folder: pathlib.Path) -> None:
+    """The same, and a machine in the place of the lost one comes: all replicas again, and nobody waits for its processes to start."""
+    job = Job(folder, "back", mesh=REPLICAS, steps=400)
+    job.await_step(AT)
+    job.second.kill()
+    job.first.await_generation(1, "training")
+    assert job.status()["mesh"] == "tp=2,pp=2,dp=1,order=tp-pp-dp", job.status()
+    job.second = job.machines[1] = job.second.again()
+    job.first.await_generation(2, "training")
+    assert [node["ranks"] for node in job.status()["nodes"]] == [4, 4], job.status()
+    job.end()
+    lost, back = job.first.incidents()
+    assert lost["action"] == "shrink" and back["action"] == "grow" and back["steps_lost"] == 0, (lost, back)
+    print(f"  a machine comes back: training stood still for {back['first_step_s']:.2f} s", flush=True)
+
+
+class EtcdServer:
+    """An etcd of one member, in a folder of the test's."""
+
+    def __init__(self, folder: pathlib.Path):
+        self.folder, self.port, self.peer = folder / "etcd", free_port(), free_port()
+        self.start()
+
+    def start(self) -> None:
+        own, peer = f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{self.peer}"
+        self.server = subprocess.Popen(
+            ["etcd", "--data-dir", str(self.folder), "--listen-client-urls", own, "--advertise-client-urls", own, "--listen-peer-urls", peer,
+             "--initial-advertise-peer-urls", peer, "--initial-cluster", f"default={peer}", "--logger", "zap", "--log-level", "error"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def stop(self) -> None:
+        self.server.kill()
+        self.server.wait()
+
+    def __enter__(self) -> list[str]:
+        self.options = ["--etcd", f"127.0.0.1:{self.port}"]
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.stop()
+
+
+def with_etcd(test):
+    """Skipped where there is no etcd to run."""
+
+    def run(folder: pathlib.Path) -> None:
+        if shutil.which("etcd") is None:
+            print(f"  {test.__name__}: skipped, there is no etcd here", flush=True)
+            return
+        home = folder / test.__name__
+        home.mkdir()
+        with EtcdServer(home) as etcd:
+            test(folder, etcd)
+
+    run.__name__ = test.__name__
+    return run
+
+
+@with_etcd
+def the_leading_machine(folder: pathlib.Path, etcd: EtcdServer) -> None:
+    """The machine with the supervisor is lost: another machine's leads, and goes on with the replica that it has; then the first one
+    comes back, and follows."""
+    job = Job(folder, "leading", etcd.options, mesh=REPLICAS, steps=600, common=True)
+    job.await_step(AT)
+    leads = next(m for m in job.machines if m.supervisor_leads())
+    other = job.machines[1 - leads.number]
+    begin = time.monotonic()
+    leads.kill()
+    other.await_generation(1, "training")
+    took = time.monotonic() - begin
+    assert other.supervisor_leads() and other.status()["mesh"] == "tp=2,pp=2,dp=1,order=tp-pp-dp", other.status()
+    job.machines[leads.number] = leads.again()
+    try:
+        other.await_generation(2, "training")
+    except AssertionError as late:
+        raise AssertionError(f"{late}\n{job.machines[leads.number].text()}") from None
+    assert [node["ranks"] for node in other.status()["nodes"]] == [4, 4], other.status()
+    job.first, job.second = job.machines
+    job.end()
+    lost, back = other.incidents()
+    assert lost["steps_lost"] == 0 and back["action"] == "grow", (lost, back)
+    print(f"  the machine that leads is lost: training again {took:.1f} s after its death, and it comes back", flush=True)
+
+
+@with_etcd
+def etcd_away(folder: pathlib.Path, etcd: EtcdServer) -> None:
+    """Nobody leads while etcd is away, and training goes on; then a rank is replaced as before."""
+    job = Job(folder, "etcd-away", etcd.options, mesh=REPLICAS, steps=800, common=True)
+    job.await_step(AT)
+    etcd.stop()
+    time.sleep(4)
+    assert job.first.status() is None and job.second.status() is None, "somebody leads without etcd"
+    etcd.start()
+    deadline = time.monotonic() + 30
+    while ((status := job.first.status()) is None or len(status["ranks"]) < 2 * RANKS) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    job.kill(5)
+    job.end()
+    records = next(m for m in job.machines if m.incidents()).incidents()
+    assert len(records) == 1, f"{[(r['what'], r['action']) for r in records]}\n{job.text()}"
+    record = records[0]
+    assert record["survived"] and record["steps_lost"] == 0, record
+    print("  etcd away for 4 s: training goes on, and a rank is replaced afterwards", flush=True)
+
+
+@with_etcd
+def supervisor_with_etcd(folder: pathlib.Path, etcd: EtcdServer) -> None:
+    """SIGKILL of the supervisor: its own launcher's next one takes over at once."""
+    job = Job(folder, "etcd-supervisor", etcd.options, mesh=REPLICAS, steps=200, common=True)
+    job.await_step(AT)
+    leads = next(m for m in job.machines if m.supervisor_leads())
+    before = leads.supervisor()
+    begin = time.monotonic()
+    os.kill(before, signal.SIGKILL)
+    while (status := leads.status()) is None or len(status["ranks"]) < 8 or leads.supervisor() in (0, before):
+        assert time.monotonic() < begin + 30, job.text()
+        time.sleep(0.02)
+    took = time.monotonic() - begin
+    job.kill(6)
+    job.end()
+    print(f"  the supervisor is killed: control is back after {took:.1f} s", flush=True)
+
+
+CASES = [fewer_replicas, uneven, and_back, the_leading_machine, etcd_away, supervisor_with_etcd]
+
+
+def main() -> None:
+    wanted = sys.argv[3:]
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        prepare_text(folder)
+        for case in CASES:
+            if not wanted or case.__name__ in wanted:
+                case(folder)
+
+
+if __name__ == "__main__":
+    main()
