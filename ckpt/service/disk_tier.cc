@@ -109,6 +109,11 @@ size_t DiskTier::jobs() const {
   return queued_.size() + (working_ ? 1 : 0);
 }
 
+Nanos DiskTier::busy_for() const {
+  const std::lock_guard lock(mutex_);
+  return working_ ? Clock::system().now() - began_ : Nanos(0);
+}
+
 DiskTier::Progress DiskTier::progress() const {
   const std::lock_guard lock(mutex_);
   return {queued_.size() + (working_ ? 1 : 0), step_, *done_, total_, last_status_};
@@ -123,6 +128,7 @@ void DiskTier::main() {
     queued_.pop_front();
     rules_ = next_rules_;
     working_ = true;
+    began_ = Clock::system().now();
     step_ = job.step;
     last_status_ = {};
     *done_ = total_ = 0;

@@ -98,7 +98,9 @@ class DiskTier {
   void unpin(uint64_t step);
   // Blocks until no job is left.
   void drain();
-  size_t jobs() const;  // queued and in work
+  size_t jobs() const;
+  // How long it has been at its present job; 0: there is none.
+  Nanos busy_for() const;  // queued and in work
 
   struct Progress {
     size_t jobs = 0;               // as jobs()
@@ -145,6 +147,7 @@ class DiskTier {
   // The step after which old ones were removed last, if pins may have kept some. The thread's own.
   std::optional<uint64_t> kept_for_store_;
   bool working_ = false;
+  TimePoint began_{};  // to work on it
   bool ending_ = false;
   uint64_t step_ = 0;
   Status last_status_;

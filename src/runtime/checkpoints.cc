@@ -107,6 +107,7 @@ ckpt::ClientOptions client_options(const TrainOptions& options, Runtime& runtime
   client.domain = o.domain;
   client.incremental = o.incremental;
   client.take_over = o.take_over;
+  client.overtake = ckpt::Overtake::kWaitBriefly;
   client.threads = threads_per_rank(environment);
   return client;
 }
@@ -215,11 +216,17 @@ Result<int64_t> Checkpoints::resume(Trainer& trainer, Samples& samples, int64_t 
   return last_;
 }
 
-void Checkpoints::report(int64_t step, const Result<ckpt::SaveOutcome>& outcome) const {
+// Steps that are left out are left out by all ranks, often several in a row: one of them tells.
+void Checkpoints::report(int64_t step, const Result<ckpt::SaveOutcome>& outcome) {
+  const bool is_left_out = outcome.ok() && outcome->skipped;
+  if (!is_left_out && left_out_ > 0 && rank_ == 0) {
+    CONVOY_LOG(Warn) << left_out_ << " step(s) before step " << step << " were not saved";
+  }
+  if (!is_left_out) left_out_ = 0;
   if (!outcome.ok()) {
     CONVOY_LOG(Error) << "checkpoint step " << step
                       << " was not saved: " << outcome.status().message();
-  } else if (outcome->skipped) {
+  } else if (is_left_out && left_out_++ == 0 && rank_ == 0) {
     CONVOY_LOG(Warn) << "checkpoint step " << step << " was left out: " << outcome->why;
   }
 }
