@@ -30,7 +30,10 @@ constexpr std::array<Row, kKinds> kTable{{{"kill", 10},
                                           {"halt_supervisor", 1},
                                           {"kill_agent", 2},
                                           {"kill_tracer", 1},
-                                          {"corrupt", 1}}};
+                                          {"corrupt", 1},
+                                          {"flip", 3},
+                                          {"disk_full", 1},
+                                          {"disk_slow", 1}}};
 constexpr int kWeights = [] {
   int sum = 0;
   for (const Row& row : kTable) sum += row.weight;
@@ -54,11 +57,38 @@ bool strikes_ranks(Kind kind) {
   return kind <= Kind::kPause;
 }
 
+bool lasts(Kind kind) {
+  return kind == Kind::kPause || kind == Kind::kHog || kind == Kind::kMemory || strikes_disk(kind);
+}
+
 bool is_possible(Kind kind, const Target& target, bool tracer_is_gone) {
   if (kind == Kind::kKillSpare) return target.has_spares;
   if (kind == Kind::kKillAgent) return target.has_agent;
   if (kind == Kind::kKillTracer) return target.has_tracer && !tracer_is_gone;
+  if (kind == Kind::kFlip) return target.replicas > 1;
+  if (kind == Kind::kDiskFull) return target.has_disk;
+  if (kind == Kind::kDiskSlow) return target.has_disk && target.can_freeze;
   return kind != Kind::kCorrupt || target.has_folder;
+}
+
+std::string what_is_missing(Kind kind) {
+  switch (kind) {
+    case Kind::kKillSpare:
+      return "the job has no spare (--spares 1)";
+    case Kind::kKillAgent:
+      return "the job has no agent yet";
+    case Kind::kKillTracer:
+      return "the job has no tracer (--trace)";
+    case Kind::kFlip:
+      return "the job has no replicas that are compared (dp=1, or --sharded)";
+    case Kind::kDiskFull:
+      return "the folder of --checkpoints has no file system of its own: others would feel it";
+    case Kind::kDiskSlow:
+      return "the folder of --checkpoints has no file system of its own that can be frozen: that "
+             "takes root, and ext4 or xfs mounted on the folder";
+    default:
+      return "the job has no checkpoint folder";
+  }
 }
 
 Kind draw_kind(Dice& dice, const Target& target, bool tracer_is_gone, bool in_recovery) {
@@ -109,9 +139,26 @@ Result<Kind> kind_of(const std::string& name) {
                                             ". Kinds: " + known_kinds());
 }
 
-Status check(const Fault& fault, const Target& target, bool is_first) {
+// `before`: the fault before it, if there is one.
+Status check_in_recovery(const Fault& fault, const Fault* before) {
+  if (before == nullptr) {
+    return {Code::kInvalidArgument, "\"in_recovery\" needs a fault before it"};
+  }
+  if (fault.kind == Kind::kFlip || strikes_disk(fault.kind)) {
+    return {Code::kInvalidArgument, "can't be \"in_recovery\": it takes a job that trains"};
+  }
+  if (before->kind != Kind::kFlip) return ok_status();
+  return {Code::kInvalidArgument,
+          "can't follow a flip \"in_recovery\": until the flip is found, whoever takes a replica's "
+          "state may take the wrong one"};
+}
+
+Status check(const Fault& fault, const Target& target, const Fault* before) {
   if (strikes_ranks(fault.kind) && fault.ranks.empty()) {
     return {Code::kInvalidArgument, "needs \"ranks\": [0, …]"};
+  }
+  if (fault.kind == Kind::kFlip && fault.ranks.size() != 1) {
+    return {Code::kInvalidArgument, "needs one rank: \"ranks\": [0]"};
   }
   for (const int rank : fault.ranks) {
     if (rank >= 0 && rank < target.ranks) continue;
@@ -119,16 +166,9 @@ Status check(const Fault& fault, const Target& target, bool is_first) {
                                         std::to_string(target.ranks)};
   }
   if (!is_possible(fault.kind, target, false)) {
-    return {
-        Code::kInvalidArgument,
-        "the job has no " + std::string(fault.kind == Kind::kKillSpare    ? "spare (--spares 1)"
-                                        : fault.kind == Kind::kKillAgent  ? "agent yet"
-                                        : fault.kind == Kind::kKillTracer ? "tracer (--trace)"
-                                                                          : "checkpoint folder")};
+    return {Code::kInvalidArgument, what_is_missing(fault.kind)};
   }
-  if (fault.in_recovery && is_first) {
-    return {Code::kInvalidArgument, "\"in_recovery\" needs a fault before it"};
-  }
+  if (fault.in_recovery) CONVOY_RETURN_IF_ERROR(check_in_recovery(fault, before));
   if (fault.seconds < 0 || fault.after_s < 0 || fault.amount < 1) {
     return {Code::kInvalidArgument, "times can't be negative, nor an amount below 1"};
   }
@@ -165,6 +205,14 @@ bool breaks_ranks(Kind kind) {
   return kind <= Kind::kHalt || kind == Kind::kCorrupt;
 }
 
+bool needs_recovery(Kind kind) {
+  return breaks_ranks(kind) || kind == Kind::kFlip;
+}
+
+bool strikes_disk(Kind kind) {
+  return kind == Kind::kDiskFull || kind == Kind::kDiskSlow;
+}
+
 std::string describe(const Fault& fault) {
   std::string text(name_of(fault.kind));
   for (size_t i = 0; i < fault.ranks.size(); ++i) {
@@ -185,10 +233,10 @@ std::string to_json(const Fault& fault) {
   } else {
     json["after_s"] = fault.after_s;
   }
-  if (fault.kind == Kind::kPause || fault.kind == Kind::kHog || fault.kind == Kind::kMemory) {
-    json["seconds"] = fault.seconds;
+  if (lasts(fault.kind)) json["seconds"] = fault.seconds;
+  if (fault.kind == Kind::kHog || fault.kind == Kind::kMemory || fault.kind == Kind::kFlip) {
+    json["amount"] = fault.amount;
   }
-  if (fault.kind == Kind::kHog || fault.kind == Kind::kMemory) json["amount"] = fault.amount;
   return json.dump();
 }
 
@@ -208,6 +256,10 @@ std::vector<Fault> draw(uint64_t seed, int count, double every_s, const Target& 
     fault.seconds = fault.kind == Kind::kPause ? dice.between(0.1, 1.0) : dice.between(1, 3);
     if (fault.kind == Kind::kMemory) fault.amount = 64 + dice.below(192);
     if (fault.kind == Kind::kHog) fault.amount = 1 + dice.below(4);
+    if (fault.kind == Kind::kFlip) {
+      fault.ranks = {dice.below(target.ranks)};
+      fault.amount = 1 + dice.below(INT32_MAX);
+    }
     faults.push_back(std::move(fault));
   }
   return faults;
@@ -224,7 +276,7 @@ Result<std::vector<Fault>> scenario_of_json(const std::string& text, const Targe
     try {
       auto fault = fault_of(entry);
       if (!fault.ok()) return fault.status().with_context(where);
-      const Status fits = check(*fault, target, faults.empty());
+      const Status fits = check(*fault, target, faults.empty() ? nullptr : &faults.back());
       if (!fits.ok()) return fits.with_context(where + ", " + describe(*fault));
       faults.push_back(std::move(fault).value());
     } catch (const nlohmann::json::exception& error) {

@@ -62,8 +62,12 @@ class Session {
   std::string who_is_missing() const;
   bool await_turn(const Fault& fault);
   void inject(const Fault& fault);
+  void hold(const Fault& fault);
   bool is_settled() const;
   void settle(size_t first);
+  void await_found(const Done& flip);
+  void await_culprit(const Done& flip);
+  void await_saves();
   void check_bystanders(const std::vector<Seat>& before, size_t first);
   void write(const Done& done) const;
   void await_end();
