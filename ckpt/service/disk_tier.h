@@ -135,6 +135,7 @@ class DiskTier {
   std::unique_ptr<Store> store_;
   std::unique_ptr<Catalog> catalog_;
   uint64_t generation_ = 0;  // of the claim
+  uint64_t newest_ = 0;      // step committed under this claim; the thread's own
   bool took_over_ = false;
   Part last_;     // what was committed last, for incremental saves
   Part written_;  // by kPart: becomes last_ when it is committed
