@@ -30,9 +30,9 @@ A scenario: {"faults": [
   {"kind": "pause", "ranks": [1], "seconds": 0.5, "after_s": 3}]}
 Kinds: kill, crash, terminate, halt, pause (ranks); flip (ranks, amount); hog, memory (amount,
 seconds); kill_spare, kill_supervisor, halt_supervisor, kill_agent, kill_tracer, corrupt; disk_full,
-disk_slow (seconds). docs/chaos.md explains them.
+disk_slow, cut_link (seconds); slow_link (seconds, amount). docs/chaos.md explains them.
 
-It strikes the job's processes, its --checkpoints, and nothing else. Each fault is a line of
+It strikes the job's processes, its --checkpoints, the --link, and nothing else. Each fault is a line of
 RUN_DIR/chaos.jsonl.
 
 Exit codes: 0 everything held; 1 an invariant was broken (the report says which); 64 bad option or
@@ -153,6 +153,8 @@ void add_options(CLI::App* app, const std::shared_ptr<ChaosArguments>& a) {
       "--checkpoints", o.checkpoints,
       "folder of the job's checkpoints, which `corrupt` may damage; disk_… need a file\n"
       "system of its own mounted there");
+  app->add_option("--link", o.link,
+                  "network device of this machine that cut_link and slow_link may strike");
   app->add_option("--before-step", o.before_step, "no fault once this step is done");
   app->add_option("--reference", o.reference,
                   "metrics.jsonl of an undisturbed run: numbers must be the same");

@@ -1,6 +1,7 @@
 // Plans, what is promised, and what is found broken: without a job.
 #include "src/resilience/chaos/disk.h"
 #include "src/resilience/chaos/flip.h"
+#include "src/resilience/chaos/link.h"
 #include "src/resilience/chaos/saved.h"
 #include "src/resilience/chaos/session.h"
 #include "tests/temp_folder.h"
@@ -35,7 +36,8 @@ const Target kAll{.ranks = 8,
                   .has_folder = true,
                   .replicas = 2,
                   .has_disk = true,
-                  .can_freeze = true};
+                  .can_freeze = true,
+                  .has_link = true};
 
 std::string text_of(const std::vector<Fault>& plan) {
   std::string text;
@@ -64,7 +66,9 @@ TEST_CASE("drawn faults are possible, and of all kinds") {
     REQUIRE(std::set(fault.ranks.begin(), fault.ranks.end()).size() == fault.ranks.size());
     if (fault.kind == Kind::kPause) REQUIRE(fault.seconds <= 1);
     if (fault.kind == Kind::kFlip) REQUIRE((fault.ranks.size() == 1 && fault.amount >= 1));
-    const bool needs_rest = fault.kind == Kind::kFlip || strikes_disk(fault.kind);
+    if (strikes_link(fault.kind)) REQUIRE_FALSE(needs_recovery(fault));
+    const bool needs_rest =
+        fault.kind == Kind::kFlip || strikes_disk(fault.kind) || strikes_link(fault.kind);
     const bool follows_flip = &fault != &plan.front() && (&fault - 1)->kind == Kind::kFlip;
     REQUIRE_FALSE((fault.in_recovery && (needs_rest || follows_flip)));
   }
@@ -79,7 +83,7 @@ TEST_CASE("drawn faults are possible, and of all kinds") {
     REQUIRE(fault.kind != Kind::kKillTracer);
     REQUIRE(fault.kind != Kind::kCorrupt);
     REQUIRE(fault.kind != Kind::kFlip);
-    REQUIRE_FALSE(strikes_disk(fault.kind));
+    REQUIRE_FALSE((strikes_disk(fault.kind) || strikes_link(fault.kind)));
     REQUIRE(fault.ranks.size() <= 1);
   }
   for (const Fault& fault : draw(3, 300, 4, {.ranks = 4, .has_folder = true, .has_disk = true})) {
@@ -114,6 +118,7 @@ TEST_CASE("scenarios that can't be done are refused with the reason") {
   REQUIRE_THAT(refusal(R"({"kind": "flip", "ranks": [1]})"), Contains("no replicas"));
   REQUIRE_THAT(refusal(R"({"kind": "disk_full"})"), Contains("no file system of its own"));
   REQUIRE_THAT(refusal(R"({"kind": "disk_slow"})"), Contains("can be frozen"));
+  REQUIRE_THAT(refusal(R"({"kind": "cut_link"})"), Contains("--link"));
   REQUIRE_FALSE(scenario_of_json("[]", {.ranks = 4}).ok());
 }
 
@@ -129,7 +134,8 @@ TEST_CASE("what needs a job at rest can't be done in a recovery") {
   REQUIRE_THAT(refusal(R"({"kind": "flip"})"), Contains("needs one rank"));
   for (const char* fault : {R"({"kind": "flip", "ranks": [1], "in_recovery": true})",
                             R"({"kind": "disk_full", "in_recovery": true})",
-                            R"({"kind": "disk_slow", "in_recovery": true})"}) {
+                            R"({"kind": "disk_slow", "in_recovery": true})",
+                            R"({"kind": "cut_link", "in_recovery": true})"}) {
     REQUIRE_THAT(refusal(kill + fault), Contains("takes a job that trains"));
   }
   REQUIRE_THAT(refusal(R"({"kind": "flip", "ranks": [1]},
@@ -269,6 +275,13 @@ TEST_CASE("incidents that should not be are found") {
   REQUIRE(verdict(an_incident(1, 0), {kill[0], supervisor}).empty());
   REQUIRE(verdict(an_incident(1, 1), {kill[0], supervisor}) == Names{"steps_lost"});
   REQUIRE(verdict(an_incident(1, 1), {a_fault(Kind::kKill, {1, 3}, 0), supervisor}).empty());
+  // A machine may be lost by a long cut, not by a short one.
+  Done cut = a_fault(Kind::kCutLink, {}, 0);
+  cut.fault.seconds = 0.5;
+  REQUIRE(verdict(an_incident(0, 0), {cut}) == Names{"caused"});
+  cut.fault.seconds = 5;
+  REQUIRE(verdict(an_incident(0, 0), {cut}).empty());
+  REQUIRE(verdict(an_incident(0, 0), {a_fault(Kind::kDiskFull, {}, 0)}) == Names{"caused"});
   IncidentRecord end = an_incident(0, 0);
   end.survived = false;
   REQUIRE(verdict(end, kill) == Names{"survived"});
@@ -358,6 +371,13 @@ int on_own_disk(const std::string& folder, const std::function<bool()>& work) {
   int state = 0;
   ::waitpid(pid, &state, 0);
   return exit_code_of_wait(state);
+}
+
+TEST_CASE("a link that is none, or no name at all, is refused") {
+  for (const char* device : {"", "-x", "veth0; reboot", "no-such-device"}) {
+    REQUIRE(may_shape(device).code() == Code::kFailedPrecondition);
+    REQUIRE(packets_hit(device[0] == 'n' ? device : "no-such-device") == 0);
+  }
 }
 
 TEST_CASE("only a disk of the folder's own is filled, and it is free again afterwards") {

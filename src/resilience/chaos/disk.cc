@@ -1,13 +1,12 @@
 #include "src/resilience/chaos/disk.h"
 
+#include "src/resilience/chaos/helper.h"
 #include <convoy/base/clock.h>
 #include <convoy/base/fd.h>
 #include <convoy/base/units.h>
 
 #include <array>
 #include <cerrno>
-#include <csignal>
-#include <ctime>
 #include <fcntl.h>
 #include <fstream>
 #include <linux/fs.h>
@@ -31,24 +30,6 @@ constexpr double kSlowS = 0.05;
 
 UniqueFd open_nameless(const std::string& folder) {
   return UniqueFd(::open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
-}
-
-sigset_t only_sigterm() {
-  sigset_t set;
-  ::sigemptyset(&set);
-  ::sigaddset(&set, SIGTERM);
-  return set;
-}
-
-void block_sigterm() {
-  const sigset_t set = only_sigterm();
-  ::sigprocmask(SIG_BLOCK, &set, nullptr);
-}
-
-bool is_told_to_end(long within_ms) {
-  const sigset_t set = only_sigterm();
-  const timespec limit{.tv_sec = 0, .tv_nsec = within_ms * 1'000'000};
-  return ::sigtimedwait(&set, nullptr, &limit) == SIGTERM;
 }
 
 // From `end` on, in ever smaller pieces.

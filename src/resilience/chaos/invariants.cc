@@ -140,7 +140,7 @@ void check_incidents(const std::vector<IncidentRecord>& incidents, const std::ve
     invariants->check("survived", r.survived, name + " ended the job: " + r.reason);
     const auto causes = causes_of(r, done);
     const bool is_caused = std::any_of(causes.begin(), causes.end(),
-                                       [](const Done* d) { return needs_recovery(d->fault.kind); });
+                                       [](const Done* d) { return needs_recovery(d->fault); });
     invariants->check("caused", is_caused, name + ": nothing was done that should need a recovery");
     const int64_t most = promised(r, done, mesh, promise);
     invariants->check("steps_lost", !r.survived || r.steps_lost() <= most,

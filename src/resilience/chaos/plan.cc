@@ -33,12 +33,16 @@ constexpr std::array<Row, kKinds> kTable{{{"kill", 10},
                                           {"corrupt", 1},
                                           {"flip", 3},
                                           {"disk_full", 1},
-                                          {"disk_slow", 1}}};
+                                          {"disk_slow", 1},
+                                          {"cut_link", 4},
+                                          {"slow_link", 4}}};
 constexpr int kWeights = [] {
   int sum = 0;
   for (const Row& row : kTable) sum += row.weight;
   return sum;
 }();
+// A machine that is silent for longer may count as lost.
+constexpr double kShortCutS = 1;
 constexpr int kDoublePercent = 20;   // of the faults that follow one which breaks ranks
 constexpr int kSeveralPercent = 25;  // of the faults that strike ranks
 
@@ -67,6 +71,7 @@ bool is_possible(Kind kind, const Target& target, bool tracer_is_gone) {
   if (kind == Kind::kKillTracer) return target.has_tracer && !tracer_is_gone;
   if (kind == Kind::kFlip) return target.replicas > 1;
   if (kind == Kind::kDiskFull) return target.has_disk;
+  if (strikes_link(kind)) return target.has_link;
   if (kind == Kind::kDiskSlow) return target.has_disk && target.can_freeze;
   return kind != Kind::kCorrupt || target.has_folder;
 }
@@ -86,6 +91,9 @@ std::string what_is_missing(Kind kind) {
     case Kind::kDiskSlow:
       return "the folder of --checkpoints has no file system of its own that can be frozen: that "
              "takes root, and ext4 or xfs mounted on the folder";
+    case Kind::kCutLink:
+    case Kind::kSlowLink:
+      return "no --link is given: the network device between this machine and the job's others";
     default:
       return "the job has no checkpoint folder";
   }
@@ -144,7 +152,7 @@ Status check_in_recovery(const Fault& fault, const Fault* before) {
   if (before == nullptr) {
     return {Code::kInvalidArgument, "\"in_recovery\" needs a fault before it"};
   }
-  if (fault.kind == Kind::kFlip || strikes_disk(fault.kind)) {
+  if (fault.kind == Kind::kFlip || strikes_disk(fault.kind) || strikes_link(fault.kind)) {
     return {Code::kInvalidArgument, "can't be \"in_recovery\": it takes a job that trains"};
   }
   if (before->kind != Kind::kFlip) return ok_status();
@@ -191,7 +199,10 @@ Result<Fault> fault_of(const nlohmann::json& json) {
   fault.at_step = json.value("at_step", fault.at_step);
   fault.in_recovery = json.value("in_recovery", false);
   fault.seconds = json.value("seconds", fault.seconds);
-  fault.amount = json.value("amount", fault.kind == Kind::kMemory ? int64_t{256} : fault.amount);
+  const int64_t usual = fault.kind == Kind::kMemory     ? 256
+                        : fault.kind == Kind::kSlowLink ? 10000
+                                                        : fault.amount;
+  fault.amount = json.value("amount", usual);
   return fault;
 }
 
@@ -205,8 +216,13 @@ bool breaks_ranks(Kind kind) {
   return kind <= Kind::kHalt || kind == Kind::kCorrupt;
 }
 
-bool needs_recovery(Kind kind) {
-  return breaks_ranks(kind) || kind == Kind::kFlip;
+bool needs_recovery(const Fault& fault) {
+  return breaks_ranks(fault.kind) || fault.kind == Kind::kFlip ||
+         (fault.kind == Kind::kCutLink && fault.seconds > kShortCutS);
+}
+
+bool strikes_link(Kind kind) {
+  return kind == Kind::kCutLink || kind == Kind::kSlowLink;
 }
 
 bool strikes_disk(Kind kind) {
@@ -234,7 +250,8 @@ std::string to_json(const Fault& fault) {
     json["after_s"] = fault.after_s;
   }
   if (lasts(fault.kind)) json["seconds"] = fault.seconds;
-  if (fault.kind == Kind::kHog || fault.kind == Kind::kMemory || fault.kind == Kind::kFlip) {
+  if (fault.kind == Kind::kHog || fault.kind == Kind::kMemory || fault.kind == Kind::kFlip ||
+      fault.kind == Kind::kSlowLink) {
     json["amount"] = fault.amount;
   }
   return json.dump();
@@ -253,9 +270,11 @@ std::vector<Fault> draw(uint64_t seed, int count, double every_s, const Target& 
     if (strikes_ranks(fault.kind)) fault.ranks = draw_ranks(dice, target.ranks);
     fault.after_s = dice.between(0.5 * every_s, 1.5 * every_s);
     // Well below the least hang limit, 2 s.
-    fault.seconds = fault.kind == Kind::kPause ? dice.between(0.1, 1.0) : dice.between(1, 3);
+    const bool is_short = fault.kind == Kind::kPause || strikes_link(fault.kind);
+    fault.seconds = is_short ? dice.between(0.1, 1.0) : dice.between(1, 3);
     if (fault.kind == Kind::kMemory) fault.amount = 64 + dice.below(192);
     if (fault.kind == Kind::kHog) fault.amount = 1 + dice.below(4);
+    if (fault.kind == Kind::kSlowLink) fault.amount = 1000 * (1 + dice.below(50));
     if (fault.kind == Kind::kFlip) {
       fault.ranks = {dice.below(target.ranks)};
       fault.amount = 1 + dice.below(INT32_MAX);

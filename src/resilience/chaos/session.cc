@@ -1,6 +1,7 @@
 #include "src/resilience/chaos/session.h"
 
 #include "src/resilience/chaos/disk.h"
+#include "src/resilience/chaos/link.h"
 #include "src/resilience/chaos/saved.h"
 #include <convoy/base/units.h>
 
@@ -37,6 +38,17 @@ std::set<pid_t> pids_of(const Sight& sight) {
   std::set<pid_t> pids;
   for (const Seat& seat : sight.seats) pids.insert(seat.pid);
   return pids;
+}
+
+// Of any process: one that has taken a rank's place goes on with a log under another name.
+bool is_in_a_log(const std::string& folder, const std::string& words) {
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+    std::ifstream log(entry.path());
+    const std::string text{std::istreambuf_iterator<char>(log), {}};
+    if (text.find(words) != std::string::npos) return true;
+  }
+  return false;
 }
 
 // Everything but that it trains: who should be there is there.
@@ -92,7 +104,8 @@ Target Session::target() const {
           .has_folder = !options_.checkpoints.empty(),
           .replicas = compares ? mesh->size("dp") : 1,
           .has_disk = disk.is_own,
-          .can_freeze = disk.can_freeze};
+          .can_freeze = disk.can_freeze,
+          .has_link = !options_.link.empty()};
 }
 
 // --- seeing ---
@@ -195,7 +208,7 @@ void Session::inject(const Fault& fault) {
     done.generation = sight_.generation;
     done.was_recovering = sight_.is_recovering || sight_.phase != "training";
     done.unix_time = unix_now();
-    auto struck = strike(fault, {sight_, home_, options_.checkpoints});
+    auto struck = strike(fault, {sight_, home_, options_.checkpoints, options_.link});
     why_not = struck.status();
     if (struck.ok()) done.struck = std::move(struck).value();
     if (why_not.code() != Code::kFailedPrecondition) break;  // it has happened, or never will
@@ -203,6 +216,9 @@ void Session::inject(const Fault& fault) {
   } while (seconds_since(began) < kRetryS && observe());
   if (!done.struck.helpers.empty()) {
     hold(fault);
+    const bool is_felt = !strikes_link(fault.kind) || packets_hit(options_.link) > 0;
+    if (!is_felt)
+      why_not = {Code::kDeadlineExceeded, "nothing went over the link " + options_.link};
     end_helpers(done.struck);
   }
   if (!why_not.ok()) done.why_not = why_not.message();
@@ -288,12 +304,9 @@ void Session::await_culprit(const Done& flip) {
   const TimePoint came = Clock::system().now();
   bool is_told = false;
   while (!is_told && seconds_since(came) < kLogS && observe()) {
-    std::ifstream log(options_.run_dir + "/logs/rank_" + rank + ".log");
-    const std::string text{std::istreambuf_iterator<char>(log), {}};
-    is_told = text.find(words) != std::string::npos;
+    is_told = is_in_a_log(options_.run_dir + "/logs", words);
   }
-  invariants_.check("culprit", is_told,
-                    "its log does not say that " + words.substr(0, words.size() - 1));
+  invariants_.check("culprit", is_told, "no log says that " + words.substr(0, words.size() - 1));
 }
 
 // What is done to the disk costs saves while it lasts, and none later.
@@ -321,6 +334,8 @@ void Session::check_bystanders(const std::vector<Seat>& before, size_t first) {
   for (size_t i = first; i < done_.size(); ++i) {
     const Struck& s = done_[i].struck;
     if (breaks_ranks(done_[i].fault.kind)) struck.insert(s.ranks.begin(), s.ranks.end());
+    // A machine that counts as lost takes its ranks with it.
+    if (strikes_link(done_[i].fault.kind) && needs_recovery(done_[i].fault)) return;
   }
   for (const Seat& was : before) {
     const Seat* is = sight_.of_rank(was.rank);
@@ -401,7 +416,7 @@ Report Session::report(int planned) {
   }
   // A job that goes while a fault is open has not survived it, unless its record says so.
   const bool is_open = job_has_ended_ && !done_.empty() && done_.back().back_s < 0 &&
-                       done_.back().why_not.empty() && needs_recovery(done_.back().fault.kind);
+                       done_.back().why_not.empty() && needs_recovery(done_.back().fault);
   const bool is_told = !report.incidents.empty() && report.incidents.back().survived &&
                        report.incidents.back().next_generation > done_.back().generation;
   if (is_open) invariants_.check("progress", is_told, "the job ended behind the last fault");

@@ -13,6 +13,7 @@ namespace convoy::resilience::chaos {
 struct Options {
   std::string run_dir;
   std::string checkpoints{};  // folder that may be damaged; "": none
+  std::string link{};         // network device that may be cut; "": none
   std::string reference{};    // metrics.jsonl of an undisturbed run; "": numbers aren't compared
   double tolerance = 0;       // of numbers
   double deadline_s = 0;      // for a step of all ranks; 0: from the job's own hang limit

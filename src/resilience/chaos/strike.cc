@@ -2,6 +2,7 @@
 
 #include "src/resilience/chaos/disk.h"
 #include "src/resilience/chaos/flip.h"
+#include "src/resilience/chaos/link.h"
 #include "src/resilience/chaos/saved.h"
 #include <convoy/base/fd.h>
 #include <convoy/base/process.h>
@@ -201,6 +202,19 @@ Result<Struck> strike_disk(Kind kind, const std::string& folder) {
   return struck;
 }
 
+Result<Struck> strike_link(const Fault& fault, const std::string& device) {
+  CONVOY_RETURN_IF_ERROR(may_shape(device));
+  const int64_t rate = fault.kind == Kind::kCutLink ? 0 : fault.amount;
+  Struck struck;
+  struck.helpers.push_back(start_helper([&] { keep_shaped(device, rate); }));
+  const Status seen = await_shaped(device);
+  if (!seen.ok()) {
+    end_helpers(struck);
+    return seen;
+  }
+  return struck;
+}
+
 Result<Struck> corrupt(const StrikeSetting& setting) {
   CONVOY_ASSIGN_OR_RETURN(const int64_t step, damage_newest_step(setting.checkpoints));
   std::vector<pid_t> pids;
@@ -245,6 +259,9 @@ Result<Struck> strike(const Fault& fault, const StrikeSetting& setting) {
     case Kind::kDiskFull:
     case Kind::kDiskSlow:
       return strike_disk(fault.kind, setting.checkpoints);
+    case Kind::kCutLink:
+    case Kind::kSlowLink:
+      return strike_link(fault, setting.link);
     default:
       return strike_ranks(fault, setting);
   }

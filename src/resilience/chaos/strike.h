@@ -9,7 +9,8 @@
 
 // Carries faults out. Nothing but the job's own processes is ever struck, and nothing counts as
 // done before it was seen: the process has ended, has halted, holds the memory; a page can't be
-// written to the disk.
+// written to the disk,
+// the link's queue holds packets back.
 namespace convoy::resilience::chaos {
 
 struct Struck {
@@ -24,6 +25,7 @@ struct StrikeSetting {
   Sight sight{};
   Household home{};
   std::string checkpoints{};  // folder; "": none
+  std::string link{};         // network device; "": none
 };
 
 // Blocks until the fault is seen to have happened; for kPause also until it is over.
