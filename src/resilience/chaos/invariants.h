@@ -70,7 +70,7 @@ Result<Metrics> read_metrics(const std::string& path);
 struct Spoilt {
   int64_t first = 0, last = 0;
   // All went back and did them again, right. Else only the odd replica was healed, and what it had
-  // done to gradients stays: all later numbers are near those of the reference, no more.
+  // done to gradients stays: all later losses are near those of the reference, no more.
   bool are_redone = false;
 };
 std::vector<Spoilt> spoilt_by(const std::vector<Done>& done, const Mesh& mesh,
