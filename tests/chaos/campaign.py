@@ -30,7 +30,7 @@ DISK_EVERY = 10
 FOLDER_PROMISE, KEEP = 4 * DISK_EVERY, 4
 DISK_MIB = 256
 END_S = 60
-OWN_MOUNTS = os.environ.get("CONVOY_CHAOS_OWN_MOUNTS") == "1"
+OWN_MOUNTS = os.environ.get("CHAOS_OWN_MOUNTS") == "1"
 
 
 def options() -> argparse.Namespace:
@@ -188,7 +188,7 @@ def quiet(command: list[str]) -> bool:
 def enter_own_mounts() -> None:
     """Starts this program again in a mount namespace of its own, where that may be had."""
     if not OWN_MOUNTS and os.geteuid() == 0 and quiet(["unshare", "--mount", "true"]):
-        os.environ["CONVOY_CHAOS_OWN_MOUNTS"] = "1"
+        os.environ["CHAOS_OWN_MOUNTS"] = "1"
         os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", sys.executable, *sys.argv])
 
 
