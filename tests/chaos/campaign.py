@@ -72,7 +72,7 @@ class Campaign:
         began = time.monotonic()
         job = self.start(out, self.arguments.steps, ["--no-recover"], [])
         count = min(self.arguments.faults, FAULTS_PER_JOB)
-        while job.poll() is None and time.monotonic() - began < 12 + 4 * count:
+        while job.poll() is None and time.monotonic() - began < 10 + 2.5 * count:
             time.sleep(0.1)
         end(job)
         print(f"reference: {len((out / 'metrics.jsonl').read_text().splitlines())} steps, nobody disturbs them", flush=True)

@@ -17,12 +17,14 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "runtime"))
 import recover_test  # noqa: E402
-from recover_test import CONVOY, NUMBERS, Run, prepare_text  # noqa: E402
+from recover_test import CONVOY, Run, prepare_text  # noqa: E402
 
 NAMES = [f"cvychaos{os.getpid()}{side}" for side in "ab"]
 ADDRESSES = ["10.231.7.1", "10.231.7.2"]
 MESH = "tp=2,pp=2,dp=2,order=tp-pp-dp"  # each machine has all of the model
 RANKS = 4
+STEPS = 1000000  # more than there is time for: the schedule of the learning rate depends on it
+COMPARED = 60  # steps of the undisturbed run
 SKIPPED = 77
 JOBS: list["Job"] = []
 
@@ -56,7 +58,7 @@ def in_machine(folder: pathlib.Path, number: int) -> str:
 class Job:
     ports = iter(range(29511, 29999, 7))
 
-    def __init__(self, folder: pathlib.Path, name: str, steps: int, *launcher: str):
+    def __init__(self, folder: pathlib.Path, name: str, *launcher: str):
         self.machines: list[Run] = []
         rendezvous = f"{ADDRESSES[0]}:{next(self.ports)}"
         JOBS.append(self)
@@ -64,22 +66,24 @@ class Job:
             recover_test.CONVOY = in_machine(folder, number)
             environment = {"CONVOY_HOST_ID": f"machine-{number}", "CONVOY_ADDRESS": ADDRESSES[number], "CONVOY_INTERFACE": "veth0"}
             self.machines.append(Run(folder, f"{name}-{number}", MESH, ["--nnodes", "2", "--node-rank", str(number), "--rdzv",
-                                                                       rendezvous, *launcher], [], steps, RANKS, environment))
+                                                                       rendezvous, *launcher], [], STEPS, RANKS, environment))
         recover_test.CONVOY = in_machine(folder, 0)
         self.first, self.second = self.machines
 
     def text(self) -> str:
         return "\n".join(f"--- machine {n}\n{m.text()}" for n, m in enumerate(self.machines))
 
-    def end(self, codes: tuple) -> dict:
+    def stop(self, *codes: int) -> None:
+        self.first.job.terminate()
         for machine, code in zip(self.machines, codes):
-            try:
-                ended = machine.job.wait(timeout=120)
-            except subprocess.TimeoutExpired:
-                raise AssertionError(f"hangs:\n{self.text()}") from None
-            assert ended == code, f"exit code {ended}, not {code}:\n{self.text()}"
-        lines = [line for m in self.machines for line in m.text().splitlines() if line.startswith("[0] {")]
-        return json.loads(lines[-1][4:])
+            ended = machine.job.wait(timeout=120)
+            assert ended == code, f"exit code {ended}, not {code}"
+
+    def await_step(self, step: int) -> None:
+        path, deadline = self.first.out / "metrics.jsonl", time.monotonic() + 120
+        while not (path.exists() and f'"step":{step},' in path.read_text()):
+            assert time.monotonic() < deadline and self.first.job.poll() is None, f"step {step} never came"
+            time.sleep(0.05)
 
 
 def chaos(folder: pathlib.Path, job: Job, faults: list[dict]) -> dict:
@@ -90,28 +94,28 @@ def chaos(folder: pathlib.Path, job: Job, faults: list[dict]) -> dict:
     assert done.returncode == 0, f"{done.returncode}: {done.stdout}\n{done.stderr}\n{job.text()}"
     report = json.loads(done.stdout)
     assert report["happened"] == len(faults), report
+    assert any(i["name"] == "numbers" and i["checked"] > 0 for i in report["invariants"]), report
     return report
 
 
-def short_cuts(folder: pathlib.Path, reference: dict) -> None:
-    job = Job(folder, "short", reference["steps"])
-    job.first.await_step(5)
+def short_cuts(folder: pathlib.Path) -> None:
+    job = Job(folder, "short")
+    job.await_step(3)
     report = chaos(folder, job, [{"kind": "cut_link", "seconds": 0.3, "after_s": 0.2}, {"kind": "slow_link", "amount": 20000, "seconds": 1, "after_s": 0.2},
                                  {"kind": "cut_link", "seconds": 0.6, "after_s": 0.2}])
     assert report["incidents"] == 0, report
-    result = job.end((0, 0))
-    assert all(result[key] == reference[key] for key in NUMBERS), (result, reference)
+    job.stop(143, 143)
     print("  cut for a moment, and slow: nothing has to recover", flush=True)
 
 
-def long_cut(folder: pathlib.Path, reference: dict) -> None:
-    job = Job(folder, "long", reference["steps"], "--spares", "4")
-    job.first.await_step(5)
+def long_cut(folder: pathlib.Path) -> None:
+    job = Job(folder, "long", "--spares", "4")
+    job.await_step(3)
     report = chaos(folder, job, [{"kind": "cut_link", "seconds": 12, "after_s": 0.2}])
     assert report["incidents"] >= 1 and report["steps_lost"] == 0, report
-    result = job.end((0, 69))
-    assert all(result[key] == reference[key] for key in NUMBERS), (result, reference)
-    print(f"  cut for long: back in {report['next_step_s']} s without the other machine", flush=True)
+    assert job.second.job.wait(timeout=60) == 69, "the machine that is lost goes on"
+    job.stop(143, 69)
+    print(f"  cut for long: back in {report['next_step_s'][0]:.1f} s without the other machine", flush=True)
 
 
 def main() -> int:
@@ -122,12 +126,14 @@ def main() -> int:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
             folder = pathlib.Path(name)
             prepare_text(folder)
-            reference = Job(folder, "reference", 100).end((0, 0))
+            reference = Job(folder, "reference")
+            reference.await_step(COMPARED)
+            reference.stop(143, 143)
             wanted = sys.argv[3:]
             for part in (short_cuts, long_cut):
                 if not wanted or part.__name__ in wanted:
                     try:
-                        part(folder, reference)
+                        part(folder)
                     except Exception:
                         print(JOBS[-1].text(), file=sys.stderr)
                         raise
