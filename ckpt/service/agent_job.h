@@ -81,6 +81,8 @@ class AgentJob {
   void has_rank(uint32_t rank);
   // Whether a step that was staged may still come to the disk.
   bool busy() const;
+  // How long the disk has been at the step that it writes now.
+  Nanos disk_busy_for() const { return disk_ == nullptr ? Nanos(0) : disk_->busy_for(); }
   // A rank no longer waits for room for the step.
   void give_up(uint64_t step, const Status& why);
 

@@ -15,6 +15,7 @@ namespace convoy::ckpt {
 namespace {
 
 constexpr size_t kSessionsMax = 4096;
+constexpr Nanos kPatience = std::chrono::seconds(1);  // of Overtake::kWaitBriefly
 
 proto::Answer done() {
   proto::Answer answer;
@@ -184,11 +185,15 @@ Status Agent::reserve(Session& session, const proto::Reserve& reserve) {
 Status Agent::acquire(Session& session, const proto::Acquire& acquire) {
   fault::die_at("ckpt.agent.acquire.kill");
   if (ending_) return {Code::kUnavailable, "the agent is ending"};
-  const auto policy = static_cast<Overtake>(std::min<uint32_t>(acquire.overtaking(), 2));
+  const auto policy = static_cast<Overtake>(std::min<uint32_t>(acquire.overtaking(), 3));
   const uint64_t step = acquire.step();
-  const auto attempt = [this, &session, step, policy, everywhere = acquire.everywhere()] {
+  const TimePoint began = Clock::system().now();
+  const auto attempt = [this, &session, step, policy, began, everywhere = acquire.everywhere()] {
+    const Nanos waited = Clock::system().now() - began;
+    const bool skips = policy == Overtake::kWaitBriefly &&
+                       std::max(waited, session.job->disk_busy_for()) >= kPatience;
     const Result<AgentJob::Slot> slot =
-        session.job->acquire(session.rank, step, policy, everywhere);
+        session.job->acquire(session.rank, step, skips ? Overtake::kSkip : policy, everywhere);
     if (!slot.ok()) {
       fail(session, slot.status());
       return true;
@@ -212,6 +217,9 @@ Status Agent::acquire(Session& session, const proto::Acquire& acquire) {
                         "policy skip");
   when_possible(session, acquire.timeout_ns(), attempt, late,
                 [&session, step, late] { session.job->give_up(step, late); });
+  if (policy == Overtake::kWaitBriefly && session.waiting) {
+    loop_->after(kPatience, [this] { retry_waiting(); });
+  }
   return ok_status();
 }
 

@@ -109,6 +109,11 @@ size_t DiskTier::jobs() const {
   return queued_.size() + (working_ ? 1 : 0);
 }
 
+Nanos DiskTier::busy_for() const {
+  const std::lock_guard lock(mutex_);
+  return working_ ? Clock::system().now() - began_ : Nanos(0);
+}
+
 DiskTier::Progress DiskTier::progress() const {
   const std::lock_guard lock(mutex_);
   return {queued_.size() + (working_ ? 1 : 0), step_, *done_, total_, last_status_};
@@ -123,6 +128,7 @@ void DiskTier::main() {
     queued_.pop_front();
     rules_ = next_rules_;
     working_ = true;
+    began_ = Clock::system().now();
     step_ = job.step;
     last_status_ = {};
     *done_ = total_ = 0;
@@ -163,7 +169,12 @@ Status DiskTier::prepare(const DiskJob& job) {
     engine_ = std::move(engine);
   }
   if (job.joins) return join(job);
-  if (catalog_ != nullptr && took_over_ && generation_ == job.generation) return ok_status();
+  // A job that has gone back saves a step again, with other content if the first had been wrong:
+  // under a new claim, which makes it newer than all that was saved before.
+  const bool goes_back = job.work == DiskWork::kStep && job.step <= newest_;
+  if (catalog_ != nullptr && took_over_ && generation_ == job.generation && !goes_back) {
+    return ok_status();
+  }
   std::error_code error;
   std::filesystem::create_directories(options_.folder, error);
   if (error) {
@@ -179,6 +190,7 @@ Status DiskTier::prepare(const DiskJob& job) {
   store_ = std::move(store);
   generation_ = job.generation;
   took_over_ = true;
+  newest_ = 0;
   return ok_status();
 }
 
@@ -244,6 +256,7 @@ Status DiskTier::write(const DiskJob& job) {
   }
   CONVOY_ASSIGN_OR_RETURN(const Part part, write_streams(job));
   CONVOY_RETURN_IF_ERROR(commit(job, part));
+  newest_ = job.step;
   last_ = part;
   return ok_status();
 }

@@ -98,7 +98,9 @@ class DiskTier {
   void unpin(uint64_t step);
   // Blocks until no job is left.
   void drain();
-  size_t jobs() const;  // queued and in work
+  size_t jobs() const;
+  // How long it has been at its present job; 0: there is none.
+  Nanos busy_for() const;  // queued and in work
 
   struct Progress {
     size_t jobs = 0;               // as jobs()
@@ -133,6 +135,7 @@ class DiskTier {
   std::unique_ptr<Store> store_;
   std::unique_ptr<Catalog> catalog_;
   uint64_t generation_ = 0;  // of the claim
+  uint64_t newest_ = 0;      // step committed under this claim; the thread's own
   bool took_over_ = false;
   Part last_;     // what was committed last, for incremental saves
   Part written_;  // by kPart: becomes last_ when it is committed
@@ -145,6 +148,7 @@ class DiskTier {
   // The step after which old ones were removed last, if pins may have kept some. The thread's own.
   std::optional<uint64_t> kept_for_store_;
   bool working_ = false;
+  TimePoint began_{};  // to work on it
   bool ending_ = false;
   uint64_t step_ = 0;
   Status last_status_;

@@ -188,7 +188,10 @@ Result<SaveOutcome> SnapshotClient::try_to_save(uint64_t step, const State& stat
     CONVOY_RETURN_IF_ERROR(reserve(part_offset + size.size()));
     proto::Ask ask;
     ask.mutable_acquire()->set_step(step);
-    ask.mutable_acquire()->set_overtaking(static_cast<uint32_t>(options_.overtake));
+    // The last step is worth any wait.
+    const bool must = everywhere && options_.overtake == Overtake::kWaitBriefly;
+    const Overtake overtake = must ? Overtake::kWait : options_.overtake;
+    ask.mutable_acquire()->set_overtaking(static_cast<uint32_t>(overtake));
     ask.mutable_acquire()->set_timeout_ns(static_cast<uint64_t>(options_.timeout.count()));
     ask.mutable_acquire()->set_everywhere(everywhere);
     CONVOY_ASSIGN_OR_RETURN(const auto slot, request(socket_.get(), ask));

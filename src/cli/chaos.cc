@@ -28,10 +28,12 @@ A scenario: {"faults": [
   {"kind": "kill", "ranks": [3], "at_step": 20},
   {"kind": "kill_supervisor", "in_recovery": true},
   {"kind": "pause", "ranks": [1], "seconds": 0.5, "after_s": 3}]}
-Kinds: kill, crash, terminate, halt, pause (ranks); hog, memory (amount, seconds); kill_spare,
-kill_supervisor, halt_supervisor, kill_agent, kill_tracer, corrupt. docs/chaos.md explains them.
+Kinds: kill, crash, terminate, halt, pause (ranks); flip (ranks, amount); hog, memory (amount,
+seconds); kill_spare, kill_supervisor, halt_supervisor, kill_agent, kill_tracer, corrupt; disk_full,
+disk_slow, cut_link (seconds); slow_link (seconds, amount). docs/chaos.md explains them.
 
-It kills processes of the job, and of nothing else. Each fault is a line of RUN_DIR/chaos.jsonl.
+It strikes the job's processes, its --checkpoints, the --link, and nothing else. Each fault is a line of
+RUN_DIR/chaos.jsonl.
 
 Exit codes: 0 everything held; 1 an invariant was broken (the report says which); 64 bad option or
 scenario; 66 no such run folder or file; 69 no job runs there, its program can't be led, or it
@@ -147,8 +149,12 @@ void add_options(CLI::App* app, const std::shared_ptr<ChaosArguments>& a) {
   app->add_option("--every", a->every, "from one to the next, on average; default 10s");
   app->add_option("--scenario", a->scenario, "file with the faults, in place of a seed");
   app->add_flag("--dry-run", a->dry_run, "print the faults, do nothing");
-  app->add_option("--checkpoints", o.checkpoints,
-                  "folder of the job's checkpoints, which `corrupt` may damage");
+  app->add_option(
+      "--checkpoints", o.checkpoints,
+      "folder of the job's checkpoints, which `corrupt` may damage; disk_… need a file\n"
+      "system of its own mounted there");
+  app->add_option("--link", o.link,
+                  "network device of this machine that cut_link and slow_link may strike");
   app->add_option("--before-step", o.before_step, "no fault once this step is done");
   app->add_option("--reference", o.reference,
                   "metrics.jsonl of an undisturbed run: numbers must be the same");
@@ -158,6 +164,9 @@ void add_options(CLI::App* app, const std::shared_ptr<ChaosArguments>& a) {
                   "--checkpoint-every; default 1");
   app->add_option("--folder-promise", o.promise.folder_steps,
                   "the same when all memory is lost and the folder damaged; default 100");
+  app->add_option("--check-replicas", o.promise.check_steps,
+                  "the job's: within so many steps a flipped bit is found; default 16")
+      ->check(CLI::NonNegativeNumber);
   app->add_flag("--sharded", o.promise.is_sharded, "the optimizer is (--zero): any rank counts");
   app->add_option("--deadline", a->deadline,
                   "for a step of all ranks; default: twice the job's hang limit, and 65 s");

@@ -216,14 +216,14 @@ void Crew::on_timer() {
 void Crew::tell_vitals() {
   proto::FromNode out;
   for (const auto& [id, worker] : workers_) {
-    if (worker.vitals == nullptr) continue;
     proto::Vital& v = *out.mutable_vitals()->add_of();
     v.set_worker(id);
+    v.set_halted(is_halted(worker.pid));
+    if (worker.vitals == nullptr) continue;  // it starts; whoever is halted then never comes
     v.set_step(worker.vitals->step.load(std::memory_order_relaxed));
     v.set_step_ns(worker.vitals->step_ns.load(std::memory_order_relaxed));
     v.set_waiting(worker.vitals->waiting.load(std::memory_order_relaxed) > 0);
     v.set_training(worker.vitals->training.load(std::memory_order_relaxed) != 0);
-    v.set_halted(is_halted(worker.pid));
   }
   if (options_.nodes > 1) out.mutable_vitals();  // that this machine lives is news, too
   if (out.has_vitals()) to_supervisor(out);

@@ -107,6 +107,7 @@ ckpt::ClientOptions client_options(const TrainOptions& options, Runtime& runtime
   client.domain = o.domain;
   client.incremental = o.incremental;
   client.take_over = o.take_over;
+  client.overtake = ckpt::Overtake::kWaitBriefly;
   client.threads = threads_per_rank(environment);
   return client;
 }
@@ -183,6 +184,7 @@ ckpt::TensorState Checkpoints::add_position(ckpt::TensorState state) const {
 Result<int64_t> Checkpoints::resume(Trainer& trainer, Samples& samples, int64_t step_max) {
   last_ = 0;
   if (checkpointer_ == nullptr) return 0;
+  saves_at_once_ = step_max != INT64_MAX;
   ckpt::LoadPlaces places = places_;
   places.step_max = static_cast<uint64_t>(step_max);
   const TimePoint begin = Clock::system().now();
@@ -215,18 +217,27 @@ Result<int64_t> Checkpoints::resume(Trainer& trainer, Samples& samples, int64_t 
   return last_;
 }
 
-void Checkpoints::report(int64_t step, const Result<ckpt::SaveOutcome>& outcome) const {
+// Steps that are left out are left out by all ranks, often several in a row: one of them tells.
+void Checkpoints::report(int64_t step, const Result<ckpt::SaveOutcome>& outcome) {
+  const bool is_left_out = outcome.ok() && outcome->skipped;
+  if (!is_left_out && left_out_ > 0 && rank_ == 0) {
+    CONVOY_LOG(Warn) << left_out_ << " step(s) before step " << step << " were not saved";
+  }
+  if (!is_left_out) left_out_ = 0;
   if (!outcome.ok()) {
     CONVOY_LOG(Error) << "checkpoint step " << step
                       << " was not saved: " << outcome.status().message();
-  } else if (outcome->skipped) {
+  } else if (is_left_out && left_out_++ == 0 && rank_ == 0) {
     CONVOY_LOG(Warn) << "checkpoint step " << step << " was left out: " << outcome->why;
   }
 }
 
 double Checkpoints::after_step(int64_t step, bool is_last, Trainer& trainer,
                                const Samples& samples) {
-  if (checkpointer_ == nullptr || (step % every_ != 0 && !is_last)) return 0;
+  if (checkpointer_ == nullptr) return 0;
+  // Until then memory and folder have steps that are newer and wrong.
+  const bool at_once = std::exchange(saves_at_once_, false);
+  if (step % every_ != 0 && !is_last && !at_once) return 0;
   if (step == last_) return 0;  // done before another rank failed in it
   const TimePoint begin = Clock::system().now();
   if (std::exchange(copying_, false)) report(last_, checkpointer_->outcome());
@@ -239,7 +250,7 @@ double Checkpoints::after_step(int64_t step, bool is_last, Trainer& trainer,
   ckpt::TensorState state = trainer.state_to_save();
   if (rank_ == 0) state = add_position(std::move(state));
   const auto outcome = checkpointer_->save_async(static_cast<uint64_t>(step), std::move(state), {},
-                                                 /*everywhere=*/is_last);
+                                                 /*everywhere=*/is_last || at_once);
   last_ = step;
   copying_ = true;
   (void)outcome;  // known at the next one, or at the end

@@ -40,7 +40,7 @@ class Checkpoints {
 
  private:
   ckpt::TensorState add_position(ckpt::TensorState state) const;
-  void report(int64_t step, const Result<ckpt::SaveOutcome>& outcome) const;
+  void report(int64_t step, const Result<ckpt::SaveOutcome>& outcome);
 
   std::unique_ptr<ckpt::Checkpointer> checkpointer_;  // null: nothing is saved
   std::unique_ptr<ckpt::GroupExchange> exchange_;
@@ -48,6 +48,9 @@ class Checkpoints {
   int64_t every_ = 0;
   int64_t last_ = 0;      // step that was given to save
   bool copying_ = false;  // the save of last_ goes on
+  // The next step, whatever --checkpoint-every says: training has gone back to before wrong values.
+  bool saves_at_once_ = false;
+  int64_t left_out_ = 0;  // saves in a row, the disk being full or slow
   at::Tensor position_;   // int64 [4] on the CPU: samples, seed, epoch, offset
   std::string story_;
   int rank_ = 0;

@@ -25,9 +25,12 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 RANKS, MESH = 8, "tp=2,pp=2,dp=2"
 FAULTS_PER_JOB = 8
 DISK_EVERY = 10
-# In the folder: what is being written, and two before it.
-FOLDER_PROMISE = 4 * DISK_EVERY
+# In the folder: what is being written, and two before it. Four are kept, for a flipped bit of one of two replicas sends all back to before
+# the 16 steps in which it could have happened.
+FOLDER_PROMISE, KEEP = 4 * DISK_EVERY, 4
+DISK_MIB = 256
 END_S = 60
+OWN_MOUNTS = os.environ.get("CHAOS_OWN_MOUNTS") == "1"
 
 
 def options() -> argparse.Namespace:
@@ -69,34 +72,59 @@ class Campaign:
         began = time.monotonic()
         job = self.start(out, self.arguments.steps, ["--no-recover"], [])
         count = min(self.arguments.faults, FAULTS_PER_JOB)
-        while job.poll() is None and time.monotonic() - began < 12 + 4 * count:
+        while job.poll() is None and time.monotonic() - began < 10 + 2.5 * count:
             time.sleep(0.1)
         end(job)
         print(f"reference: {len((out / 'metrics.jsonl').read_text().splitlines())} steps, nobody disturbs them", flush=True)
 
-    def plan(self, seed: int, count: int, run: pathlib.Path) -> list[str]:
-        """Of the first job's faults one must come in the middle of a recovery: the seed's plan is made so."""
+    def mount(self, run: pathlib.Path) -> bool:
+        """A small disk for the job's checkpoints alone, which may be filled and frozen; in this process's own mount namespace."""
+        at = run / "checkpoints"
+        at.mkdir(parents=True)
+        if not OWN_MOUNTS:
+            return False
+        image = pathlib.Path(f"{run}.ext4")
+        with open(image, "wb") as file:
+            file.truncate(DISK_MIB << 20)
+        commands = (["mkfs.ext4", "-q", "-m", "0", str(image)], ["mount", "-o", "loop", str(image), str(at)])
+        if all(quiet(command) for command in commands):
+            (at / "lost+found").rmdir()
+            return True
+        image.unlink()
+        return quiet(["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "chaos", str(at)])
+
+    def plan(self, seed: int, count: int, run: pathlib.Path, has_disk: bool) -> list[str]:
+        """The first job's faults must have one in the middle of a recovery, a flipped bit and a full disk: the seed's plan is made so."""
         words = ["--seed", str(seed), "--faults", str(count), "--every", self.arguments.every]
-        if self.done or count < 2:
+        if self.done or count < 5:
             return words
         drawn = subprocess.run([self.convoy, "chaos", str(run), *words, "--checkpoints", str(run / "checkpoints"), "--dry-run"],
                                capture_output=True, text=True, check=True).stdout
         faults = json.loads(drawn)["faults"]
-        if not any(f.get("in_recovery") for f in faults):
-            faults[-2:] = [{"kind": "kill", "ranks": [3], "after_s": 0.5}, {"kind": "kill", "ranks": [4], "in_recovery": True}]
+        kinds = {f["kind"] for f in faults[:count - 4]}
+        samples = []
+        if not any(f.get("in_recovery") for f in faults[:count - 4]):
+            samples += [{"kind": "kill", "ranks": [3], "after_s": 0.5}, {"kind": "kill", "ranks": [4], "in_recovery": True}]
+        if "flip" not in kinds:
+            samples += [{"kind": "flip", "ranks": [seed % RANKS], "amount": seed, "after_s": 0.5}]
+        if has_disk and "disk_full" not in kinds:
+            samples += [{"kind": "disk_full", "seconds": 2, "after_s": 0.5}]
+        faults = faults[:count - len(samples)] + samples
         path = self.folder / "first.json"
         path.write_text(json.dumps({"faults": faults}))
         return ["--scenario", str(path)]
 
     def chaos(self, seed: int, count: int) -> None:
         run = self.folder / f"seed-{seed}"
-        memory = ["--checkpoint", str(run / "checkpoints"), "--checkpoint-every", "1", "--checkpoint-disk-every", str(DISK_EVERY)]
+        memory = ["--checkpoint", str(run / "checkpoints"), "--checkpoint-every", "1", "--checkpoint-disk-every", str(DISK_EVERY),
+                  "--checkpoint-keep", str(KEEP)]
+        has_disk = self.mount(run)
         job = self.start(run, self.arguments.steps, ["--spares", "1", "--trace"], memory)
         deadline = time.monotonic() + END_S
         while job.poll() is None and time.monotonic() < deadline and not list(run.glob("checkpoints/commits/*")):
             time.sleep(0.05)
         try:
-            words = self.plan(seed, count, run)
+            words = self.plan(seed, count, run, has_disk)
             done = subprocess.run(
                 [self.convoy, "chaos", str(run), *words, "--json", "--checkpoints", str(run / "checkpoints"), "--reference",
                  str(self.folder / "reference" / "metrics.jsonl"), "--folder-promise", str(FOLDER_PROMISE), "--before-step",
@@ -104,6 +132,9 @@ class Campaign:
             went_by_itself = job.poll()
         finally:
             code = end(job)
+            if has_disk:
+                quiet(["umount", "--lazy", str(run / "checkpoints")])
+                pathlib.Path(f"{run}.ext4").unlink(missing_ok=True)
         self.take(seed, run, done, went_by_itself, code)
 
     def take(self, seed: int, run: pathlib.Path, done: subprocess.CompletedProcess, went: int | None, code: int) -> None:
@@ -150,6 +181,17 @@ class Campaign:
         print("BROKEN: " + ", ".join(self.failed) if self.failed else "everything held")
 
 
+def quiet(command: list[str]) -> bool:
+    return shutil.which(command[0]) is not None and subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def enter_own_mounts() -> None:
+    """Starts this program again in a mount namespace of its own, where that may be had."""
+    if not OWN_MOUNTS and os.geteuid() == 0 and quiet(["unshare", "--mount", "true"]):
+        os.environ["CHAOS_OWN_MOUNTS"] = "1"
+        os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", sys.executable, *sys.argv])
+
+
 def end(job: subprocess.Popen) -> int:
     if job.poll() is None:
         job.terminate()
@@ -162,6 +204,7 @@ def end(job: subprocess.Popen) -> int:
 
 def main() -> int:
     arguments = options()
+    enter_own_mounts()
     folder = pathlib.Path(arguments.out or tempfile.mkdtemp(prefix="convoy-chaos-"))
     folder.mkdir(parents=True, exist_ok=True)
     campaign = Campaign(arguments, folder)

@@ -299,7 +299,8 @@ TEST_CASE("a new generation's rules of the folder take effect") {
 }
 
 TEST_CASE("a slow disk: saves wait, are skipped, or replace the one that waits") {
-  const Overtake policy = GENERATE(Overtake::kWait, Overtake::kSkip, Overtake::kReplace);
+  const Overtake policy =
+      GENERATE(Overtake::kWait, Overtake::kSkip, Overtake::kReplace, Overtake::kWaitBriefly);
   TempFolder temp;
   AgentProcess agent;
   ClientOptions options = options_for(agent, temp / "ckpt", 0, 1);
@@ -329,6 +330,53 @@ TEST_CASE("a slow disk: saves wait, are skipped, or replace the one that waits")
   CHECK(agent.end(SIGTERM) == 0);  // after all that was handed over is written
   const uint64_t newest = newest_on_disk(temp / "ckpt", 1);
   CHECK((policy == Overtake::kSkip ? newest >= 2 : newest == 5));
+}
+
+TEST_CASE("a disk that hardly moves holds nobody up who waits briefly, but for the last step") {
+  TempFolder temp;
+  AgentProcess agent;
+  ClientOptions options = options_for(agent, temp / "ckpt", 0, 1);
+  options.bandwidth = 1 << 20;  // a step takes seconds
+  options.overtake = Overtake::kWaitBriefly;
+  options.incremental = false;
+  auto client = connected(options);
+  std::vector<bool> skipped;
+  for (uint64_t step = 1; step <= 5; ++step) {
+    const RankState state(step, 0, 1);
+    const auto saved = client->save(step, state.state, {}, /*everywhere=*/step == 5);
+    INFO(saved.status().to_string());
+    REQUIRE(saved.ok());
+    skipped.push_back(saved->skipped);
+  }
+  CHECK(skipped == std::vector<bool>{false, false, true, true, false});
+  CHECK(agent.end(SIGTERM) == 0);
+  CHECK(newest_on_disk(temp / "ckpt", 1) == 5);
+}
+
+TEST_CASE("a step that is saved again with other content takes the first one's place") {
+  TempFolder temp;
+  AgentProcess agent;
+  auto client = connected(options_for(agent, temp / "ckpt", 0, 1));
+  const auto save = [&](uint64_t step, uint64_t content) {
+    const RankState state(content, 0, 1);
+    const auto saved = client->save(step, state.state);
+    INFO(saved.status().to_string());
+    REQUIRE(saved.ok());
+    CHECK(client->wait(step, Tier::kLocalDurable, kPatience).ok());
+  };
+  for (uint64_t step = 1; step <= 4; ++step) save(step, step + 100);
+  auto store = open_local_store(temp / "ckpt");
+  Catalog catalog(**store);
+  const auto becomes = [&](uint64_t step) {  // the client may have waited for the first one
+    const Deadline deadline = Deadline::after(kPatience);
+    while (catalog.latest()->step != step && !deadline.passed()) std::this_thread::sleep_for(5ms);
+    return newest_on_disk(temp / "ckpt", 1) == step;  // with the content that the step should have
+  };
+  save(3, 3);  // gone back to 2: what 3 and 4 had held was wrong
+  CHECK(becomes(3));
+  save(4, 4);
+  CHECK(becomes(4));
+  CHECK(agent.end(SIGTERM) == 0);
 }
 
 TEST_CASE("an agent that is killed anywhere leaves the step before it whole") {

@@ -295,6 +295,40 @@ TEST_CASE("a rank that never comes to the group is named", "[host]") {
   CHECK(group.status().message() == "ranks 0,2 have not joined group world after 1 s; 1 has");
 }
 
+// A store to whoever tells of itself and then turns away: its own questions are not answered.
+class DeafStore final : public Store {
+ public:
+  explicit DeafStore(Store& store) : store_(store) {}
+  Status set(const std::string& key, const std::string& value) override {
+    return store_.set(key, value);
+  }
+  Result<std::string> get(const std::string&, Deadline) override {
+    return Status(Code::kAborted, "there is a later generation");
+  }
+
+ private:
+  Store& store_;
+};
+
+TEST_CASE("whoever waits for others to make a group can be stopped", "[host]") {
+  LocalStore store;
+  DeafStore deaf(store);
+  const auto stops = std::make_shared<std::atomic<bool>>(false);
+  GroupOptions options;
+  options.name = "stopped";
+  options.join_timeout = std::chrono::seconds(60);
+  options.stops = stops;
+  const auto other = make_node();  // goes on living
+  REQUIRE(Group::create(other, deaf, 1, 2, options).status().code() == Code::kAborted);
+  std::thread stopper([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    *stops = true;
+  });
+  const auto group = Group::create(make_node(), store, 0, 2, options);
+  stopper.join();
+  CHECK(group.status().code() == Code::kAborted);
+}
+
 TEST_CASE("processes give the same results as threads, many groups over one node", "[host]") {
   GroupOptions options;
   options.name = "first";

@@ -1,18 +1,43 @@
 // Plans, what is promised, and what is found broken: without a job.
+#include "src/resilience/chaos/disk.h"
+#include "src/resilience/chaos/flip.h"
+#include "src/resilience/chaos/link.h"
+#include "src/resilience/chaos/saved.h"
 #include "src/resilience/chaos/session.h"
 #include "tests/temp_folder.h"
+#include <convoy/base/fd.h>
+#include <convoy/base/process.h>
+#include <convoy/base/vitals.h>
+#include <convoy/resilience/policy.h>
 
 #include <catch2/catch.hpp>
 
+#include <array>
+#include <bit>
+#include <cmath>
+#include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <functional>
+#include <sched.h>
 #include <set>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 namespace convoy::resilience::chaos {
 namespace {
 
-const Target kAll{
-    .ranks = 8, .has_spares = true, .has_agent = true, .has_tracer = true, .has_folder = true};
+const Target kAll{.ranks = 8,
+                  .has_spares = true,
+                  .has_agent = true,
+                  .has_tracer = true,
+                  .has_folder = true,
+                  .replicas = 2,
+                  .has_disk = true,
+                  .can_freeze = true,
+                  .has_link = true};
 
 std::string text_of(const std::vector<Fault>& plan) {
   std::string text;
@@ -40,6 +65,12 @@ TEST_CASE("drawn faults are possible, and of all kinds") {
     for (const int rank : fault.ranks) REQUIRE((rank >= 0 && rank < 8));
     REQUIRE(std::set(fault.ranks.begin(), fault.ranks.end()).size() == fault.ranks.size());
     if (fault.kind == Kind::kPause) REQUIRE(fault.seconds <= 1);
+    if (fault.kind == Kind::kFlip) REQUIRE((fault.ranks.size() == 1 && fault.amount >= 1));
+    if (strikes_link(fault.kind)) REQUIRE_FALSE(needs_recovery(fault));
+    const bool needs_rest =
+        fault.kind == Kind::kFlip || strikes_disk(fault.kind) || strikes_link(fault.kind);
+    const bool follows_flip = &fault != &plan.front() && (&fault - 1)->kind == Kind::kFlip;
+    REQUIRE_FALSE((fault.in_recovery && (needs_rest || follows_flip)));
   }
   REQUIRE(kinds.size() == kKinds);
   REQUIRE((doubles > 80 && doubles < 200));
@@ -51,7 +82,12 @@ TEST_CASE("drawn faults are possible, and of all kinds") {
     REQUIRE(fault.kind != Kind::kKillAgent);
     REQUIRE(fault.kind != Kind::kKillTracer);
     REQUIRE(fault.kind != Kind::kCorrupt);
+    REQUIRE(fault.kind != Kind::kFlip);
+    REQUIRE_FALSE((strikes_disk(fault.kind) || strikes_link(fault.kind)));
     REQUIRE(fault.ranks.size() <= 1);
+  }
+  for (const Fault& fault : draw(3, 300, 4, {.ranks = 4, .has_folder = true, .has_disk = true})) {
+    REQUIRE(fault.kind != Kind::kDiskSlow);
   }
 }
 
@@ -79,7 +115,93 @@ TEST_CASE("scenarios that can't be done are refused with the reason") {
   REQUIRE_THAT(refusal(R"({"kind": "kill_spare"})"), Contains("--spares"));
   REQUIRE_THAT(refusal(R"({"kind": "halt", "ranks": [0], "in_recovery": true})"),
                Contains("needs a fault before it"));
+  REQUIRE_THAT(refusal(R"({"kind": "flip", "ranks": [1]})"), Contains("no replicas"));
+  REQUIRE_THAT(refusal(R"({"kind": "disk_full"})"), Contains("no file system of its own"));
+  REQUIRE_THAT(refusal(R"({"kind": "disk_slow"})"), Contains("can be frozen"));
+  REQUIRE_THAT(refusal(R"({"kind": "cut_link"})"), Contains("--link"));
   REQUIRE_FALSE(scenario_of_json("[]", {.ranks = 4}).ok());
+}
+
+TEST_CASE("what needs a job at rest can't be done in a recovery") {
+  const auto refusal = [](const std::string& faults) {
+    const auto read = scenario_of_json("{\"faults\": [" + faults + "]}", kAll);
+    return read.ok() ? "" : read.status().message();
+  };
+  using Catch::Contains;
+  const std::string kill = R"({"kind": "kill", "ranks": [1]}, )";
+  REQUIRE(refusal(kill + R"({"kind": "flip", "ranks": [1]})").empty());
+  REQUIRE_THAT(refusal(R"({"kind": "flip", "ranks": [1, 2]})"), Contains("needs one rank"));
+  REQUIRE_THAT(refusal(R"({"kind": "flip"})"), Contains("needs one rank"));
+  for (const char* fault : {R"({"kind": "flip", "ranks": [1], "in_recovery": true})",
+                            R"({"kind": "disk_full", "in_recovery": true})",
+                            R"({"kind": "disk_slow", "in_recovery": true})",
+                            R"({"kind": "cut_link", "in_recovery": true})"}) {
+    REQUIRE_THAT(refusal(kill + fault), Contains("takes a job that trains"));
+  }
+  REQUIRE_THAT(refusal(R"({"kind": "flip", "ranks": [1]},
+                          {"kind": "kill", "ranks": [5], "in_recovery": true})"),
+               Contains("can't follow a flip"));
+}
+
+TEST_CASE("the bit that flips is in a mantissa, whatever the format") {
+  const Bit first = bit_at(64, 0), last = bit_at(64, 31), around = bit_at(64, 32);
+  REQUIRE((first.offset == 0 && first.mask == uint64_t{1} << 48));
+  REQUIRE((last.offset == 56 && last.mask == uint64_t{1} << 51));
+  REQUIRE((around.offset == first.offset && around.mask == first.mask));
+  REQUIRE(bit_at(7, 3).mask == 0);
+  for (const double value : {1.5, -3e-5, 2e300}) {
+    const double flipped = std::bit_cast<double>(std::bit_cast<uint64_t>(value) ^ last.mask);
+    REQUIRE((std::abs(flipped / value) > 0.6 && std::abs(flipped / value) < 1.5));
+    REQUIRE(flipped != value);
+  }
+  const std::array<float, 2> pair{0.5F, -0.75F};
+  auto flipped = std::bit_cast<std::array<float, 2>>(std::bit_cast<uint64_t>(pair) ^ last.mask);
+  REQUIRE((flipped[0] == pair[0] && flipped[1] != pair[1] && std::isfinite(flipped[1])));
+}
+
+// The page that a worker shows of itself, in a process that waits for others or only works.
+struct Worker {
+  explicit Worker(uint32_t waiting) {
+    const UniqueFd file(::memfd_create("convoy-vitals", MFD_CLOEXEC));
+    REQUIRE(::ftruncate(file.get(), sizeof(Vitals)) == 0);
+    page = static_cast<Vitals*>(
+        ::mmap(nullptr, sizeof(Vitals), PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), 0));
+    value = static_cast<double*>(
+        ::mmap(nullptr, sizeof(double), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+    *value = 1.5;
+    new (page) Vitals;
+    page->step = 7;
+    page->training = 1;
+    page->waiting = waiting;
+    page->parameters = reinterpret_cast<uint64_t>(value);
+    page->parameter_bytes = sizeof(double);
+    pid = ::fork();
+    if (pid == 0) {
+      while (true) ::pause();
+    }
+  }
+  ~Worker() {
+    ::kill(pid, SIGKILL);
+    ::waitpid(pid, nullptr, 0);
+  }
+  Vitals* page = nullptr;
+  double* value = nullptr;
+  pid_t pid = 0;
+};
+
+TEST_CASE("a bit of another process's parameters flips") {
+  const Worker worker(1);
+  const auto step = flip_a_parameter(worker.pid, 3);
+  INFO(step.status().message());
+  REQUIRE(step.ok());
+  REQUIRE(*step == 7);
+  REQUIRE(*worker.value == 1.0);  // 1.5 without its uppermost bit
+  worker.page->training = 0;
+  REQUIRE(flip_a_parameter(worker.pid, 3).status().code() == Code::kFailedPrecondition);
+  worker.page->training = 1;
+  worker.page->parameters = 8;  // as if they lay on a device
+  REQUIRE_FALSE(flip_a_parameter(worker.pid, 3).ok());
+  REQUIRE_FALSE(flip_a_parameter(0, 3).ok());
 }
 
 Done a_fault(Kind kind, std::vector<int> ranks, int64_t generation, double unix_time = 100) {
@@ -153,6 +275,13 @@ TEST_CASE("incidents that should not be are found") {
   REQUIRE(verdict(an_incident(1, 0), {kill[0], supervisor}).empty());
   REQUIRE(verdict(an_incident(1, 1), {kill[0], supervisor}) == Names{"steps_lost"});
   REQUIRE(verdict(an_incident(1, 1), {a_fault(Kind::kKill, {1, 3}, 0), supervisor}).empty());
+  // A machine may be lost by a long cut, not by a short one.
+  Done cut = a_fault(Kind::kCutLink, {}, 0);
+  cut.fault.seconds = 0.5;
+  REQUIRE(verdict(an_incident(0, 0), {cut}) == Names{"caused"});
+  cut.fault.seconds = 5;
+  REQUIRE(verdict(an_incident(0, 0), {cut}).empty());
+  REQUIRE(verdict(an_incident(0, 0), {a_fault(Kind::kDiskFull, {}, 0)}) == Names{"caused"});
   IncidentRecord end = an_incident(0, 0);
   end.survived = false;
   REQUIRE(verdict(end, kill) == Names{"survived"});
@@ -162,13 +291,128 @@ TEST_CASE("incidents that should not be are found") {
   REQUIRE(verdict(an_incident(0, 10), {damage}).empty());
 }
 
+Done a_flip(int rank, int64_t step) {
+  Done done = a_fault(Kind::kFlip, {rank}, 0);
+  done.struck.flipped_step = step;
+  return done;
+}
+
+IncidentRecord a_difference(const std::string& what, std::vector<int> ranks, int64_t lost) {
+  IncidentRecord incident = an_incident(0, lost);
+  incident.kind = name_of(FaultKind::kCorruption);
+  incident.what = what;
+  incident.ranks = std::move(ranks);
+  return incident;
+}
+
+TEST_CASE("a flipped bit must be found within the steps of --check-replicas, and its rank named") {
+  using Names = std::vector<std::string>;
+  const auto verdict = [](const char* mesh, const std::vector<IncidentRecord>& incidents) {
+    Invariants invariants;
+    check_incidents(incidents, {a_flip(2, 20)}, *Mesh::parse(mesh, 4), {.folder_steps = 10},
+                    &invariants);
+    return broken(invariants);
+  };
+  const auto odd = [](int64_t step, std::vector<int> ranks, int64_t lost) {
+    return a_difference("rank 2 has not the parameters that ranks 0 and 1 agree on, after step " +
+                            std::to_string(step),
+                        std::move(ranks), lost);
+  };
+  REQUIRE(verdict("dp=4", {odd(36, {2}, 0)}).empty());
+  REQUIRE(verdict("dp=4", {odd(37, {2}, 0)}) == Names{"found"});
+  REQUIRE(verdict("dp=4", {odd(36, {3}, 0)}) == Names{"culprit"});
+  REQUIRE(verdict("dp=4", {odd(36, {2}, 1)}) == Names{"steps_lost"});
+  REQUIRE(verdict("dp=4", {}) == Names{"found"});
+  REQUIRE(verdict("dp=4", {an_incident(0, 0)}) == Names{"found"});
+  const auto two = [](int64_t lost) {
+    return a_difference("the replicas on ranks 0 and 2 differ after step 30, and no majority tells",
+                        {}, lost);
+  };
+  REQUIRE(verdict("tp=2,dp=2", {two(26)}).empty());
+  REQUIRE(verdict("tp=2,dp=2", {two(27)}) == Names{"steps_lost"});
+}
+
+TEST_CASE("numbers that a flipped bit was part of count once they are healed") {
+  using Names = std::vector<std::string>;
+  Metrics reference, healed, redone;
+  for (int64_t step = 1; step <= 30; ++step) {
+    reference.emplace(step, std::map<std::string, double>{{"loss", 2.0}});
+    const double loss = step > 10 ? 2.01 : 2.0;
+    healed.emplace(step, std::map<std::string, double>{{"loss", loss}});
+    if (step <= 20) redone.emplace(step, std::map<std::string, double>{{"loss", loss}});
+  }
+  for (int64_t step = 9; step <= 30; ++step) {
+    redone.emplace(step, std::map<std::string, double>{{"loss", 2.0}});
+  }
+  const auto verdict = [&](const Metrics& metrics, const char* mesh, int64_t flipped) {
+    Invariants invariants;
+    check_metrics(metrics, reference, 0, spoilt_by({a_flip(2, flipped)}, *Mesh::parse(mesh, 4), {}),
+                  &invariants);
+    return broken(invariants);
+  };
+  REQUIRE(verdict(redone, "tp=2,dp=2", 10).empty());
+  REQUIRE(verdict(redone, "tp=2,dp=2", 12) == Names{"numbers"});  // step 12 was wrong before it
+  REQUIRE(verdict(healed, "tp=2,dp=2", 10) == Names{"numbers"});  // its last line is wrong, too
+  REQUIRE(verdict(healed, "dp=4", 10).empty());
+  REQUIRE(verdict(healed, "dp=4", 12) == Names{"numbers"});
+  healed.emplace(30, std::map<std::string, double>{{"loss", 2.2}});
+  REQUIRE(verdict(healed, "dp=4", 10) == Names{"numbers"});  // not near
+}
+
+// Does `work` with a file system mounted on `folder` for its process alone; 77: no right to.
+int on_own_disk(const std::string& folder, const std::function<bool()>& work) {
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    const bool has_right = ::unshare(CLONE_NEWNS) == 0 &&
+                           ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
+                           ::mount("chaos-test", folder.c_str(), "tmpfs", 0, "size=1m") == 0;
+    ::_exit(!has_right ? 77 : work() ? 0 : 1);
+  }
+  int state = 0;
+  ::waitpid(pid, &state, 0);
+  return exit_code_of_wait(state);
+}
+
+TEST_CASE("a link that is none, or no name at all, is refused") {
+  for (const char* device : {"", "-x", "veth0; reboot", "no-such-device"}) {
+    REQUIRE(may_shape(device).code() == Code::kFailedPrecondition);
+    REQUIRE(packets_hit(device[0] == 'n' ? device : "no-such-device") == 0);
+  }
+}
+
+TEST_CASE("only a disk of the folder's own is filled, and it is free again afterwards") {
+  const TempFolder folder;
+  REQUIRE_FALSE(own_disk(folder.path()).is_own);
+  REQUIRE_FALSE(own_disk(folder.path() + "/none").is_own);
+  REQUIRE_FALSE(own_disk("").is_own);
+  const int code = on_own_disk(folder.path(), [&] {
+    const OwnDisk disk = own_disk(folder.path());
+    const Fault fault{.kind = Kind::kDiskFull};
+    auto struck = strike(fault, {.checkpoints = folder.path()});
+    const auto can_write = [&] {
+      std::ofstream file(folder.path() + "/file");
+      file << "a page" << std::flush;
+      return file.good();
+    };
+    const bool was_full = struck.ok() && !can_write();
+    if (struck.ok()) end_helpers(*struck);
+    return disk.is_own && !disk.can_freeze && was_full && can_write();
+  });
+  if (code == 77) {
+    WARN("skipped: mounting needs root");
+    return;
+  }
+  REQUIRE(code == 0);
+}
+
 TEST_CASE("numbers are compared with those of an undisturbed run") {
   using Names = std::vector<std::string>;
   const Metrics reference{{1, {{"loss", 2.5}, {"tokens", 8}}},
                           {2, {{"loss", 2.25}, {"tokens", 16}}}};
-  const auto verdict = [&](const Metrics& metrics, double tolerance) {
+  const auto verdict = [&](const Metrics& metrics, double tolerance,
+                           const std::vector<Spoilt>& spoilt = {}) {
     Invariants invariants;
-    check_metrics(metrics, reference, tolerance, &invariants);
+    check_metrics(metrics, reference, tolerance, spoilt, &invariants);
     return broken(invariants);
   };
   Metrics metrics = reference;
@@ -199,6 +443,8 @@ TEST_CASE("the newest saved step is damaged, and never the only one") {
   const auto step = damage_newest_step(root);
   REQUIRE(step.ok());
   REQUIRE(*step == 20);
+  REQUIRE(newest_saved_step(root) == 20);
+  REQUIRE(newest_saved_step(root / "none") == -1);
   const auto text = [&](const std::string& name) {
     std::string line;
     std::ifstream(root / name) >> line;

@@ -252,6 +252,18 @@ def one_of_two_replicas(run: Run) -> dict:
     return {"incidents": 1, "kept": 8, "what": "no majority", "within": 16, "said": "rank 6 had held wrong values"}
 
 
+def wrong_and_then_all(run: Run) -> dict:
+    """The same, and all ranks die soon after: what had been saved of wrong values must not be what they find."""
+    poke(run, 6, 1, lambda bits: bits ^ 1 << 51)
+    run.await_generation(1, "training")
+    deadline = time.monotonic() + 30
+    while not list(run.out.glob("checkpoints/commits/*-c00000002")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    for entry in run.status()["ranks"]:
+        os.kill(entry["pid"], signal.SIGKILL)
+    return {"incidents": 2, "what": "no majority", "within": 16}
+
+
 MESH = "tp=2,pp=2,dp=2"
 MEMORY = ["--checkpoint", "{out}/checkpoints", "--checkpoint-every", "1", "--checkpoint-disk-every", "1000"]
 # fault: mesh, options of the launcher, of the trainer.
@@ -272,6 +284,7 @@ FAULTS = {
     a_flipped_bit: ("tp=2,dp=4", [], []),
     not_a_number: ("tp=2,dp=4", [], []),
     one_of_two_replicas: (MESH, [], ["--checkpoint", "{out}/checkpoints", "--checkpoint-every", "4", "--checkpoint-disk-every", "4"]),
+    wrong_and_then_all: (MESH, [], ["--checkpoint", "{out}/checkpoints", "--checkpoint-every", "1", "--checkpoint-disk-every", "3", "--checkpoint-keep", "8"]),
 }
 
 

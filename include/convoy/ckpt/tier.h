@@ -22,6 +22,9 @@ enum class Overtake : uint8_t {
   kWait = 0,     // until one is written
   kSkip = 1,     // saves nothing; all ranks of the job skip alike
   kReplace = 2,  // takes the place of the one that waits
+  // As kWait for a second, then as kSkip: a disk that is full or silent does not hold training up,
+  // which whoever watches its steps would take for a hang. On several nodes: as kWait.
+  kWaitBriefly = 3,
 };
 
 }  // namespace convoy::ckpt

@@ -92,6 +92,7 @@ void Backend::join(const c10::intrusive_ptr<c10d::Store>& store, int rank, int s
   options.global_ranks = global_ranks;
   options.join_timeout = timeout;
   options.patience = state_->options->patience;
+  options.stops = state_->options->stops;
   C10dStore keys(store, state_->options->stops);
   auto group = host::Group::create(std::move(*node), keys, rank, size, options);
   throw_if_failed(group.status().with_context("joining group " + name));

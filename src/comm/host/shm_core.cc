@@ -203,6 +203,11 @@ Status ShmCore::wait_for_phase(Operation& op) {
     if (static_cast<int32_t>(seen - phase_) >= 0) return ok_status();
     if (failed()) return error();
     CONVOY_RETURN_IF_ERROR(check_peers(op));
+    // Nobody else can end this wait yet: the group is not made. A peer whose record was read may
+    // have gone to a later generation before it came here.
+    if (op.sequence == 0 && options_.stops && *options_.stops) {
+      return fail(Status(Code::kAborted, "the others are not waited for any more"));
+    }
     const TimePoint now = Clock::system().now();
     if (op.started == TimePoint{}) op.started = now;
     if (now >= op.deadline.at()) {

@@ -30,12 +30,19 @@ constexpr std::array<Row, kKinds> kTable{{{"kill", 10},
                                           {"halt_supervisor", 1},
                                           {"kill_agent", 2},
                                           {"kill_tracer", 1},
-                                          {"corrupt", 1}}};
+                                          {"corrupt", 1},
+                                          {"flip", 3},
+                                          {"disk_full", 1},
+                                          {"disk_slow", 1},
+                                          {"cut_link", 4},
+                                          {"slow_link", 4}}};
 constexpr int kWeights = [] {
   int sum = 0;
   for (const Row& row : kTable) sum += row.weight;
   return sum;
 }();
+// A machine that is silent for longer may count as lost.
+constexpr double kShortCutS = 1;
 constexpr int kDoublePercent = 20;   // of the faults that follow one which breaks ranks
 constexpr int kSeveralPercent = 25;  // of the faults that strike ranks
 
@@ -54,11 +61,42 @@ bool strikes_ranks(Kind kind) {
   return kind <= Kind::kPause;
 }
 
+bool lasts(Kind kind) {
+  return kind == Kind::kPause || kind == Kind::kHog || kind == Kind::kMemory || strikes_disk(kind);
+}
+
 bool is_possible(Kind kind, const Target& target, bool tracer_is_gone) {
   if (kind == Kind::kKillSpare) return target.has_spares;
   if (kind == Kind::kKillAgent) return target.has_agent;
   if (kind == Kind::kKillTracer) return target.has_tracer && !tracer_is_gone;
+  if (kind == Kind::kFlip) return target.replicas > 1;
+  if (kind == Kind::kDiskFull) return target.has_disk;
+  if (strikes_link(kind)) return target.has_link;
+  if (kind == Kind::kDiskSlow) return target.has_disk && target.can_freeze;
   return kind != Kind::kCorrupt || target.has_folder;
+}
+
+std::string what_is_missing(Kind kind) {
+  switch (kind) {
+    case Kind::kKillSpare:
+      return "the job has no spare (--spares 1)";
+    case Kind::kKillAgent:
+      return "the job has no agent yet";
+    case Kind::kKillTracer:
+      return "the job has no tracer (--trace)";
+    case Kind::kFlip:
+      return "the job has no replicas that are compared (dp=1, or --sharded)";
+    case Kind::kDiskFull:
+      return "the folder of --checkpoints has no file system of its own: others would feel it";
+    case Kind::kDiskSlow:
+      return "the folder of --checkpoints has no file system of its own that can be frozen: that "
+             "takes root, and ext4 or xfs mounted on the folder";
+    case Kind::kCutLink:
+    case Kind::kSlowLink:
+      return "no --link is given: the network device between this machine and the job's others";
+    default:
+      return "the job has no checkpoint folder";
+  }
 }
 
 Kind draw_kind(Dice& dice, const Target& target, bool tracer_is_gone, bool in_recovery) {
@@ -109,9 +147,26 @@ Result<Kind> kind_of(const std::string& name) {
                                             ". Kinds: " + known_kinds());
 }
 
-Status check(const Fault& fault, const Target& target, bool is_first) {
+// `before`: the fault before it, if there is one.
+Status check_in_recovery(const Fault& fault, const Fault* before) {
+  if (before == nullptr) {
+    return {Code::kInvalidArgument, "\"in_recovery\" needs a fault before it"};
+  }
+  if (fault.kind == Kind::kFlip || strikes_disk(fault.kind) || strikes_link(fault.kind)) {
+    return {Code::kInvalidArgument, "can't be \"in_recovery\": it takes a job that trains"};
+  }
+  if (before->kind != Kind::kFlip) return ok_status();
+  return {Code::kInvalidArgument,
+          "can't follow a flip \"in_recovery\": until the flip is found, whoever takes a replica's "
+          "state may take the wrong one"};
+}
+
+Status check(const Fault& fault, const Target& target, const Fault* before) {
   if (strikes_ranks(fault.kind) && fault.ranks.empty()) {
     return {Code::kInvalidArgument, "needs \"ranks\": [0, …]"};
+  }
+  if (fault.kind == Kind::kFlip && fault.ranks.size() != 1) {
+    return {Code::kInvalidArgument, "needs one rank: \"ranks\": [0]"};
   }
   for (const int rank : fault.ranks) {
     if (rank >= 0 && rank < target.ranks) continue;
@@ -119,16 +174,9 @@ Status check(const Fault& fault, const Target& target, bool is_first) {
                                         std::to_string(target.ranks)};
   }
   if (!is_possible(fault.kind, target, false)) {
-    return {
-        Code::kInvalidArgument,
-        "the job has no " + std::string(fault.kind == Kind::kKillSpare    ? "spare (--spares 1)"
-                                        : fault.kind == Kind::kKillAgent  ? "agent yet"
-                                        : fault.kind == Kind::kKillTracer ? "tracer (--trace)"
-                                                                          : "checkpoint folder")};
+    return {Code::kInvalidArgument, what_is_missing(fault.kind)};
   }
-  if (fault.in_recovery && is_first) {
-    return {Code::kInvalidArgument, "\"in_recovery\" needs a fault before it"};
-  }
+  if (fault.in_recovery) CONVOY_RETURN_IF_ERROR(check_in_recovery(fault, before));
   if (fault.seconds < 0 || fault.after_s < 0 || fault.amount < 1) {
     return {Code::kInvalidArgument, "times can't be negative, nor an amount below 1"};
   }
@@ -151,7 +199,10 @@ Result<Fault> fault_of(const nlohmann::json& json) {
   fault.at_step = json.value("at_step", fault.at_step);
   fault.in_recovery = json.value("in_recovery", false);
   fault.seconds = json.value("seconds", fault.seconds);
-  fault.amount = json.value("amount", fault.kind == Kind::kMemory ? int64_t{256} : fault.amount);
+  const int64_t usual = fault.kind == Kind::kMemory     ? 256
+                        : fault.kind == Kind::kSlowLink ? 10000
+                                                        : fault.amount;
+  fault.amount = json.value("amount", usual);
   return fault;
 }
 
@@ -163,6 +214,19 @@ std::string_view name_of(Kind kind) {
 
 bool breaks_ranks(Kind kind) {
   return kind <= Kind::kHalt || kind == Kind::kCorrupt;
+}
+
+bool needs_recovery(const Fault& fault) {
+  return breaks_ranks(fault.kind) || fault.kind == Kind::kFlip ||
+         (fault.kind == Kind::kCutLink && fault.seconds > kShortCutS);
+}
+
+bool strikes_link(Kind kind) {
+  return kind == Kind::kCutLink || kind == Kind::kSlowLink;
+}
+
+bool strikes_disk(Kind kind) {
+  return kind == Kind::kDiskFull || kind == Kind::kDiskSlow;
 }
 
 std::string describe(const Fault& fault) {
@@ -185,10 +249,11 @@ std::string to_json(const Fault& fault) {
   } else {
     json["after_s"] = fault.after_s;
   }
-  if (fault.kind == Kind::kPause || fault.kind == Kind::kHog || fault.kind == Kind::kMemory) {
-    json["seconds"] = fault.seconds;
+  if (lasts(fault.kind)) json["seconds"] = fault.seconds;
+  if (fault.kind == Kind::kHog || fault.kind == Kind::kMemory || fault.kind == Kind::kFlip ||
+      fault.kind == Kind::kSlowLink) {
+    json["amount"] = fault.amount;
   }
-  if (fault.kind == Kind::kHog || fault.kind == Kind::kMemory) json["amount"] = fault.amount;
   return json.dump();
 }
 
@@ -205,9 +270,15 @@ std::vector<Fault> draw(uint64_t seed, int count, double every_s, const Target& 
     if (strikes_ranks(fault.kind)) fault.ranks = draw_ranks(dice, target.ranks);
     fault.after_s = dice.between(0.5 * every_s, 1.5 * every_s);
     // Well below the least hang limit, 2 s.
-    fault.seconds = fault.kind == Kind::kPause ? dice.between(0.1, 1.0) : dice.between(1, 3);
+    const bool is_short = fault.kind == Kind::kPause || strikes_link(fault.kind);
+    fault.seconds = is_short ? dice.between(0.1, 1.0) : dice.between(1, 3);
     if (fault.kind == Kind::kMemory) fault.amount = 64 + dice.below(192);
     if (fault.kind == Kind::kHog) fault.amount = 1 + dice.below(4);
+    if (fault.kind == Kind::kSlowLink) fault.amount = 1000 * (1 + dice.below(50));
+    if (fault.kind == Kind::kFlip) {
+      fault.ranks = {dice.below(target.ranks)};
+      fault.amount = 1 + dice.below(INT32_MAX);
+    }
     faults.push_back(std::move(fault));
   }
   return faults;
@@ -224,7 +295,7 @@ Result<std::vector<Fault>> scenario_of_json(const std::string& text, const Targe
     try {
       auto fault = fault_of(entry);
       if (!fault.ok()) return fault.status().with_context(where);
-      const Status fits = check(*fault, target, faults.empty());
+      const Status fits = check(*fault, target, faults.empty() ? nullptr : &faults.back());
       if (!fits.ok()) return fits.with_context(where + ", " + describe(*fault));
       faults.push_back(std::move(fault).value());
     } catch (const nlohmann::json::exception& error) {

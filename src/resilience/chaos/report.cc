@@ -22,6 +22,7 @@ ordered_json json_of(const Done& d) {
   for (const ProcessId& p : d.struck.processes) pids.push_back(p.pid);
   json["pids"] = std::move(pids);
   if (d.struck.damaged_step >= 0) json["damaged_step"] = d.struck.damaged_step;
+  if (d.struck.flipped_step >= 0) json["flipped_step"] = d.struck.flipped_step;
   json["happened"] = d.why_not.empty();
   if (!d.why_not.empty()) json["why_not"] = d.why_not;
   if (d.back_s >= 0) json["back_s"] = d.back_s;

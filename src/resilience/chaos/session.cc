@@ -1,11 +1,15 @@
 #include "src/resilience/chaos/session.h"
 
+#include "src/resilience/chaos/disk.h"
+#include "src/resilience/chaos/link.h"
+#include "src/resilience/chaos/saved.h"
 #include <convoy/base/units.h>
 
 #include <algorithm>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <thread>
 
 namespace convoy::resilience::chaos {
@@ -21,6 +25,8 @@ constexpr double kRetryS = 2;           // a fault that can't happen just now
 constexpr double kRecoveryBeginS = 15;  // until one is seen that a fault should follow
 constexpr double kEndS = 30;            // of processes, behind their launcher
 constexpr int64_t kMoreSteps = 2;       // that prove that a job trains again
+constexpr double kSaveS = 20;           // the agent pauses between its attempts
+constexpr double kLogS = 10;            // from a rank's words to its log
 
 double unix_now() {
   timespec now{};
@@ -32,6 +38,17 @@ std::set<pid_t> pids_of(const Sight& sight) {
   std::set<pid_t> pids;
   for (const Seat& seat : sight.seats) pids.insert(seat.pid);
   return pids;
+}
+
+// Of any process: one that has taken a rank's place goes on with a log under another name.
+bool is_in_a_log(const std::string& folder, const std::string& words) {
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+    std::ifstream log(entry.path());
+    const std::string text{std::istreambuf_iterator<char>(log), {}};
+    if (text.find(words) != std::string::npos) return true;
+  }
+  return false;
 }
 
 // Everything but that it trains: who should be there is there.
@@ -76,11 +93,19 @@ Result<Session> Session::attach(Options options) {
 }
 
 Target Session::target() const {
+  const auto mesh = Mesh::parse(sight_.mesh, sight_.ranks());
+  const bool compares =
+      mesh.ok() && !options_.promise.is_sharded && options_.promise.check_steps > 0;
+  const OwnDisk disk = own_disk(options_.checkpoints);
   return {.ranks = static_cast<int>(sight_.seats.size()),
           .has_spares = !home_.spares.empty(),
           .has_agent = home_.agent != 0,
           .has_tracer = home_.tracer != 0,
-          .has_folder = !options_.checkpoints.empty()};
+          .has_folder = !options_.checkpoints.empty(),
+          .replicas = compares ? mesh->size("dp") : 1,
+          .has_disk = disk.is_own,
+          .can_freeze = disk.can_freeze,
+          .has_link = !options_.link.empty()};
 }
 
 // --- seeing ---
@@ -183,15 +208,17 @@ void Session::inject(const Fault& fault) {
     done.generation = sight_.generation;
     done.was_recovering = sight_.is_recovering || sight_.phase != "training";
     done.unix_time = unix_now();
-    auto struck = strike(fault, {sight_, home_, options_.checkpoints});
+    auto struck = strike(fault, {sight_, home_, options_.checkpoints, options_.link});
     why_not = struck.status();
     if (struck.ok()) done.struck = std::move(struck).value();
     if (why_not.code() != Code::kFailedPrecondition) break;  // it has happened, or never will
     std::this_thread::sleep_for(kFastTick);
   } while (seconds_since(began) < kRetryS && observe());
   if (!done.struck.helpers.empty()) {
-    const TimePoint held = Clock::system().now();
-    while (seconds_since(held) < fault.seconds && observe()) std::this_thread::sleep_for(kTick);
+    hold(fault);
+    const bool is_felt = !strikes_link(fault.kind) || packets_hit(options_.link) > 0;
+    if (!is_felt)
+      why_not = {Code::kDeadlineExceeded, "nothing went over the link " + options_.link};
     end_helpers(done.struck);
   }
   if (!why_not.ok()) done.why_not = why_not.message();
@@ -200,6 +227,15 @@ void Session::inject(const Fault& fault) {
                (why_not.ok() ? "" : ": not done: " + done.why_not));
   write(done);
   done_.push_back(std::move(done));
+}
+
+// As long as it should last; a disk until the job was seen to train on without it, too.
+void Session::hold(const Fault& fault) {
+  const TimePoint began = Clock::system().now();
+  const int64_t steps = strikes_disk(fault.kind) ? sight_.least_step() + kMoreSteps : 0;
+  while ((seconds_since(began) < fault.seconds || sight_.least_step() < steps) && observe()) {
+    std::this_thread::sleep_for(kTick);
+  }
 }
 
 // Whoever was struck has left; all ranks are there.
@@ -246,12 +282,60 @@ void Session::settle(size_t first) {
   }
 }
 
+// Only some steps later: until then the job seems to be at rest.
+void Session::await_found(const Done& flip) {
+  const int64_t last = flip.struck.flipped_step + options_.promise.check_steps + kMoreSteps;
+  while (sight_.generation == flip.generation && sight_.least_step() <= last && observe()) {
+    std::this_thread::sleep_for(kTick);
+  }
+}
+
+// Of two replicas each knows, once it has come to that step again, whether it had been wrong.
+void Session::await_culprit(const Done& flip) {
+  const auto incidents = read_incidents(options_.run_dir);
+  const IncidentRecord* found = incidents.ok() ? found_by(flip, *incidents) : nullptr;
+  if (found == nullptr || !found->ranks.empty()) return;  // not found, or a majority has named it
+  const int64_t step = differing_step(*found);
+  const std::string rank = std::to_string(flip.struck.ranks.front());
+  const std::string words =
+      "rank " + rank + " had held wrong values after step " + std::to_string(step) + ":";
+  while (sight_.least_step() <= step && observe()) std::this_thread::sleep_for(kTick);
+  if (is_over_) return;
+  const TimePoint came = Clock::system().now();
+  bool is_told = false;
+  while (!is_told && seconds_since(came) < kLogS && observe()) {
+    is_told = is_in_a_log(options_.run_dir + "/logs", words);
+  }
+  invariants_.check("culprit", is_told, "no log says that " + words.substr(0, words.size() - 1));
+}
+
+// What is done to the disk costs saves while it lasts, and none later.
+void Session::await_saves() {
+  const TimePoint began = Clock::system().now();
+  const int64_t freed = sight_.least_step(), steps = options_.promise.folder_steps;
+  int64_t saved = -1;
+  do {
+    std::this_thread::sleep_for(kTick);
+    saved = newest_saved_step(options_.checkpoints);
+  } while (saved < freed && observe() &&
+           (sight_.least_step() < freed + steps || seconds_since(began) < kSaveS));
+  if (is_over_) return;
+  invariants_.check("saves_again", saved >= freed,
+                    "the disk has worked again since step " + std::to_string(freed) +
+                        ", now it is " + std::to_string(sight_.least_step()) +
+                        ", the newest saved step is " + std::to_string(saved));
+  // Until the folder is as new as it promises to be, whatever comes next.
+  while (sight_.least_step() < saved + steps && observe()) std::this_thread::sleep_for(kTick);
+}
+
 // Processes that nobody struck stay.
 void Session::check_bystanders(const std::vector<Seat>& before, size_t first) {
   std::set<int> struck;
   for (size_t i = first; i < done_.size(); ++i) {
     const Struck& s = done_[i].struck;
     if (breaks_ranks(done_[i].fault.kind)) struck.insert(s.ranks.begin(), s.ranks.end());
+    // A machine that counts as lost takes its ranks with it.
+    if (strikes_link(done_[i].fault.kind) && needs_recovery(done_[i].fault)) return;
   }
   for (const Seat& was : before) {
     const Seat* is = sight_.of_rank(was.rank);
@@ -278,11 +362,14 @@ Report Session::run(const std::vector<Fault>& plan) {
     if (!await_turn(plan[i])) break;
     const std::vector<Seat> seats = sight_.seats;
     inject(plan[i]);
+    if (done_.back().struck.flipped_step >= 0) await_found(done_.back());
     while (i + 1 < plan.size() && plan[i + 1].in_recovery && !is_over_ && await_turn(plan[i + 1])) {
       inject(plan[++i]);
     }
     if (!is_over_) settle(first);
     if (!is_over_) check_bystanders(seats, first);
+    if (done_.back().struck.flipped_step >= 0) await_culprit(done_.back());
+    if (strikes_disk(done_.back().fault.kind) && done_.back().why_not.empty()) await_saves();
   }
   if (options_.stays) await_end();
   return report(static_cast<int>(plan.size()));
@@ -315,19 +402,21 @@ Report Session::report(int planned) {
     report.incidents.assign(incidents->begin() + static_cast<std::ptrdiff_t>(incidents_before_),
                             incidents->end());
   }
+  std::vector<Spoilt> spoilt;
   if (const auto mesh = Mesh::parse(sight_.mesh, sight_.ranks()); mesh.ok()) {
     check_incidents(report.incidents, done_, *mesh, options_.promise, &invariants_);
+    spoilt = spoilt_by(done_, *mesh, options_.promise);
   }
   const auto metrics = read_metrics(options_.run_dir + "/metrics.jsonl");
   const auto reference =
       options_.reference.empty() ? Result<Metrics>(Metrics()) : read_metrics(options_.reference);
   if (!reference.ok()) invariants_.check("numbers", false, reference.status().message());
   if (metrics.ok() && reference.ok()) {
-    check_metrics(*metrics, *reference, options_.tolerance, &invariants_);
+    check_metrics(*metrics, *reference, options_.tolerance, spoilt, &invariants_);
   }
   // A job that goes while a fault is open has not survived it, unless its record says so.
   const bool is_open = job_has_ended_ && !done_.empty() && done_.back().back_s < 0 &&
-                       done_.back().why_not.empty() && breaks_ranks(done_.back().fault.kind);
+                       done_.back().why_not.empty() && needs_recovery(done_.back().fault);
   const bool is_told = !report.incidents.empty() && report.incidents.back().survived &&
                        report.incidents.back().next_generation > done_.back().generation;
   if (is_open) invariants_.check("progress", is_told, "the job ended behind the last fault");

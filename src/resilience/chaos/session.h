@@ -13,6 +13,7 @@ namespace convoy::resilience::chaos {
 struct Options {
   std::string run_dir;
   std::string checkpoints{};  // folder that may be damaged; "": none
+  std::string link{};         // network device that may be cut; "": none
   std::string reference{};    // metrics.jsonl of an undisturbed run; "": numbers aren't compared
   double tolerance = 0;       // of numbers
   double deadline_s = 0;      // for a step of all ranks; 0: from the job's own hang limit
@@ -62,8 +63,12 @@ class Session {
   std::string who_is_missing() const;
   bool await_turn(const Fault& fault);
   void inject(const Fault& fault);
+  void hold(const Fault& fault);
   bool is_settled() const;
   void settle(size_t first);
+  void await_found(const Done& flip);
+  void await_culprit(const Done& flip);
+  void await_saves();
   void check_bystanders(const std::vector<Seat>& before, size_t first);
   void write(const Done& done) const;
   void await_end();

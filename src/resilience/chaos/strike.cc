@@ -1,5 +1,9 @@
 #include "src/resilience/chaos/strike.h"
 
+#include "src/resilience/chaos/disk.h"
+#include "src/resilience/chaos/flip.h"
+#include "src/resilience/chaos/link.h"
+#include "src/resilience/chaos/saved.h"
 #include <convoy/base/fd.h>
 #include <convoy/base/process.h>
 
@@ -7,17 +11,13 @@
 #include <atomic>
 #include <cerrno>
 #include <csignal>
-#include <fcntl.h>
-#include <filesystem>
 #include <fstream>
 #include <poll.h>
-#include <set>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <thread>
-#include <tuple>
 #include <unistd.h>
 
 namespace convoy::resilience::chaos {
@@ -110,15 +110,32 @@ Result<Struck> signal_all(const std::vector<pid_t>& pids, Kind kind, double seco
   return struck;
 }
 
+Result<pid_t> process_of(int rank, const Sight& sight) {
+  const Seat* seat = sight.of_rank(rank);
+  if (seat != nullptr && seat->pid != 0) return seat->pid;
+  return Status(Code::kFailedPrecondition,
+                "rank " + std::to_string(rank) + " has no process at this moment");
+}
+
+Result<Struck> flip(const Fault& fault, const StrikeSetting& setting) {
+  // In a recovery it could strike a state that is being replaced, and be gone with it.
+  if (setting.sight.is_recovering || setting.sight.phase != "training") {
+    return Status(Code::kFailedPrecondition, "the job is recovering at this moment");
+  }
+  CONVOY_ASSIGN_OR_RETURN(const pid_t pid, process_of(fault.ranks.front(), setting.sight));
+  CONVOY_ASSIGN_OR_RETURN(const Held held, hold(pid, setting.home));
+  Struck struck;
+  struck.ranks = fault.ranks;
+  CONVOY_ASSIGN_OR_RETURN(struck.flipped_step,
+                          flip_a_parameter(held.id.pid, static_cast<uint64_t>(fault.amount)));
+  return struck;
+}
+
 Result<Struck> strike_ranks(const Fault& fault, const StrikeSetting& setting) {
   std::vector<pid_t> pids;
   for (const int rank : fault.ranks) {
-    const Seat* seat = setting.sight.of_rank(rank);
-    if (seat == nullptr || seat->pid == 0) {
-      return Status(Code::kFailedPrecondition,
-                    "rank " + std::to_string(rank) + " has no process at this moment");
-    }
-    pids.push_back(seat->pid);
+    CONVOY_ASSIGN_OR_RETURN(const pid_t pid, process_of(rank, setting.sight));
+    pids.push_back(pid);
   }
   CONVOY_ASSIGN_OR_RETURN(Struck struck, signal_all(pids, fault.kind, fault.seconds, setting.home));
   struck.ranks = fault.ranks;
@@ -129,10 +146,10 @@ Result<Struck> strike_ranks(const Fault& fault, const StrikeSetting& setting) {
 
 template <class Work>
 pid_t start_helper(Work work) {
-  const pid_t pid = ::fork();
+  const pid_t parent = ::getpid(), pid = ::fork();
   if (pid != 0) return pid;
-  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-  work();
+  ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+  if (::getppid() == parent) work();
   ::_exit(0);
 }
 
@@ -146,16 +163,6 @@ Struck start_hogs(int64_t count) {
   return struck;
 }
 
-int64_t free_mib() {
-  std::ifstream file("/proc/meminfo");
-  std::string word;
-  int64_t kib = 0;
-  while (file >> word) {
-    if (word == "MemAvailable:" && file >> kib) return kib / 1024;
-  }
-  return 0;
-}
-
 int64_t resident_mib(pid_t pid) {
   std::ifstream file("/proc/" + std::to_string(pid) + "/statm");
   int64_t size = 0, resident = 0;
@@ -164,11 +171,7 @@ int64_t resident_mib(pid_t pid) {
 }
 
 Result<Struck> hold_memory(int64_t mib) {
-  if (mib > free_mib() / 2) {
-    return Status(Code::kFailedPrecondition, std::to_string(mib) + " MiB are more than half of " +
-                                                 std::to_string(free_mib()) +
-                                                 " MiB that are free: this machine has others");
-  }
+  CONVOY_RETURN_IF_ERROR(may_hold(mib));
   Struck struck;
   struck.helpers.push_back(start_helper([mib] {
     const size_t size = static_cast<size_t>(mib * kMiB);
@@ -186,22 +189,30 @@ Result<Struck> hold_memory(int64_t mib) {
 
 // --- checkpoints ---
 
-// "s000000000120-c00000007" -> (7, 120): the newest record is the one of the highest claim.
-std::tuple<int64_t, int64_t, std::string> commit_of(const std::string& name) {
-  long long step = -1, claim = -1;
-  if (std::sscanf(name.c_str(), "s%lld-c%lld", &step, &claim) != 2) return {-1, -1, ""};
-  return {claim, step, name};
+Result<Struck> strike_disk(Kind kind, const std::string& folder) {
+  if (kind == Kind::kDiskFull) CONVOY_RETURN_IF_ERROR(may_fill(folder));
+  Struck struck;
+  struck.helpers.push_back(
+      start_helper([&] { kind == Kind::kDiskFull ? keep_full(folder) : keep_slow(folder); }));
+  const Status seen = kind == Kind::kDiskFull ? await_full(folder) : await_slow(folder);
+  if (!seen.ok()) {
+    end_helpers(struck);
+    return seen;
+  }
+  return struck;
 }
 
-Status flip_a_bit(const std::filesystem::path& path) {
-  const UniqueFd file(::open(path.c_str(), O_RDWR | O_CLOEXEC));
-  if (!file) return errno_status("opening " + path.string(), errno);
-  const off_t at = ::lseek(file.get(), 0, SEEK_END) / 2;
-  unsigned char byte = 0;
-  if (::pread(file.get(), &byte, 1, at) != 1) return errno_status("reading " + path.string(), EIO);
-  byte ^= 1U;
-  if (::pwrite(file.get(), &byte, 1, at) != 1) return errno_status("writing " + path.string(), EIO);
-  return ok_status();
+Result<Struck> strike_link(const Fault& fault, const std::string& device) {
+  CONVOY_RETURN_IF_ERROR(may_shape(device));
+  const int64_t rate = fault.kind == Kind::kCutLink ? 0 : fault.amount;
+  Struck struck;
+  struck.helpers.push_back(start_helper([&] { keep_shaped(device, rate); }));
+  const Status seen = await_shaped(device);
+  if (!seen.ok()) {
+    end_helpers(struck);
+    return seen;
+  }
+  return struck;
 }
 
 Result<Struck> corrupt(const StrikeSetting& setting) {
@@ -220,41 +231,6 @@ Result<Struck> corrupt(const StrikeSetting& setting) {
 }
 
 }  // namespace
-
-Result<int64_t> damage_newest_step(const std::string& folder) {
-  namespace fs = std::filesystem;
-  std::error_code error;
-  std::vector<std::tuple<int64_t, int64_t, std::string>> commits;
-  for (const auto& entry : fs::directory_iterator(folder + "/commits", error)) {
-    commits.push_back(commit_of(entry.path().filename().string()));
-    if (std::get<0>(commits.back()) < 0) commits.pop_back();
-  }
-  if (commits.size() < 2) {
-    return Status(Code::kFailedPrecondition,
-                  folder + " has " + std::to_string(commits.size()) +
-                      " saved steps: at least two are needed, one to damage and one to go on from");
-  }
-  const auto [claim, step, name] = *std::max_element(commits.begin(), commits.end());
-  const fs::path data = fs::path(folder) / "data" / name.substr(0, name.find('-'));
-  const std::string writer = name.substr(name.find('-') + 1) + "-";
-  fs::path largest;
-  for (const auto& entry : fs::recursive_directory_iterator(data, error)) {
-    const fs::path& path = entry.path();
-    if (path.extension() != ".chunks" ||
-        !path.parent_path().filename().string().starts_with(writer)) {
-      continue;
-    }
-    if (largest.empty() || fs::file_size(path, error) > fs::file_size(largest, error)) {
-      largest = path;
-    }
-  }
-  if (largest.empty()) {
-    return Status(Code::kFailedPrecondition,
-                  data.string() + " has no files of step " + std::to_string(step));
-  }
-  CONVOY_RETURN_IF_ERROR(flip_a_bit(largest));
-  return step;
-}
 
 Result<Struck> strike(const Fault& fault, const StrikeSetting& setting) {
   const Household& home = setting.home;
@@ -278,6 +254,14 @@ Result<Struck> strike(const Fault& fault, const StrikeSetting& setting) {
       return one(home.tracer, "tracer");
     case Kind::kCorrupt:
       return corrupt(setting);
+    case Kind::kFlip:
+      return flip(fault, setting);
+    case Kind::kDiskFull:
+    case Kind::kDiskSlow:
+      return strike_disk(fault.kind, setting.checkpoints);
+    case Kind::kCutLink:
+    case Kind::kSlowLink:
+      return strike_link(fault, setting.link);
     default:
       return strike_ranks(fault, setting);
   }
@@ -285,7 +269,7 @@ Result<Struck> strike(const Fault& fault, const StrikeSetting& setting) {
 
 void end_helpers(Struck& struck) {
   for (const pid_t pid : struck.helpers) {
-    ::kill(pid, SIGKILL);
+    ::kill(pid, SIGTERM);
     ::waitpid(pid, nullptr, 0);
   }
   struck.helpers.clear();

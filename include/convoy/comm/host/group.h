@@ -6,6 +6,7 @@
 #include <convoy/comm/host/node.h>
 #include <convoy/rendezvous/store.h>
 
+#include <atomic>
 #include <memory>
 #include <span>
 #include <string>
@@ -22,6 +23,8 @@ struct GroupOptions {
   // After this long in one operation, a warning names the ranks that are missing (once an
   // operation).
   Nanos patience = std::chrono::seconds(5);
+  // Once true, the others are not waited for any more: what waits for them to join ends.
+  std::shared_ptr<const std::atomic<bool>> stops{};
 };
 
 // A point-to-point message on its way. Dropping the last reference before completion cancels it.
