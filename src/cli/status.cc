@@ -121,4 +121,33 @@ void add_restart(CLI::App& root, Invocation& invocation) {
   });
 }
 
+void add_drain(CLI::App& root, Invocation& invocation) {
+  struct Arguments {
+    std::string node, run_dir;
+  };
+  CLI::App* app = root.add_subcommand(
+      "drain", "Free a machine of a running job, which goes on elsewhere without losing a step");
+  const auto arguments = std::make_shared<Arguments>();
+  app->add_option("NODE", arguments->node, "its name or number, as `convoy status` shows them")
+      ->required();
+  app->add_option("RUN_DIR", arguments->run_dir, "of the job, on any of its machines")->required();
+  app->footer(
+      "Its ranks move to spares of other machines; if there are too few, the job goes on with\n"
+      "fewer data-parallel replicas. Then the machine's launcher ends, with code 0. Started\n"
+      "again, with the same options, it joins the job, which grows back.\n\n"
+      "Exit codes: 0 it is being done, `convoy status` shows when it is; 66 no such run folder;\n"
+      "69 no job runs there, or it can't be done, as the message says.");
+  app->callback([&invocation, arguments] {
+    const auto answer = resilience::ask(arguments->run_dir, "drain " + arguments->node);
+    if (!answer.ok()) {
+      invocation.exit_code = fail(answer.status());
+      return;
+    }
+    const auto json = nlohmann::json::parse(*answer, nullptr, /*allow_exceptions=*/false);
+    const std::string error = json.value("error", "");
+    if (error.empty()) std::printf("%s is being freed\n", arguments->node.c_str());
+    invocation.exit_code = error.empty() ? 0 : fail({Code::kUnavailable, error});
+  });
+}
+
 }  // namespace convoy::cli

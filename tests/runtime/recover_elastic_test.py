@@ -15,7 +15,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from recover_nodes_test import AT, RANKS, REPLICAS, Job, free_port  # noqa: E402
-from recover_test import NUMBERS, prepare_text  # noqa: E402
+from recover_test import CONVOY, NUMBERS, prepare_text  # noqa: E402
 
 
 def near(numbers: dict, reference: dict) -> None:
@@ -177,7 +177,62 @@ def supervisor_with_etcd(folder: pathlib.Path, etcd: EtcdServer) -> None:
     print(f"  the supervisor is killed: control is back after {took:.1f} s", flush=True)
 
 
-CASES = [fewer_replicas, uneven, and_back, the_leading_machine, etcd_away, supervisor_with_etcd]
+def drained(folder: pathlib.Path) -> None:
+    """A machine is freed for maintenance and comes back; no step is lost, and nobody waits for a deadline."""
+    job = Job(folder, "drained", mesh=REPLICAS, steps=400)
+    job.await_step(AT)
+    refused = subprocess.run([CONVOY, "drain", "0", str(job.first.out)], capture_output=True, text=True, check=False)
+    assert refused.returncode == 69 and "leads the job" in refused.stderr, refused
+    name = job.status()["nodes"][1]["name"]
+    subprocess.run([CONVOY, "drain", name, str(job.first.out)], check=True, capture_output=True)
+    assert job.second.job.wait(timeout=60) == 0, job.text()
+    assert not job.second.processes(), "left behind"
+    assert job.status()["mesh"] == "tp=2,pp=2,dp=1,order=tp-pp-dp", job.status()
+    job.second = job.machines[1] = job.second.again()
+    job.first.await_generation(2, "training")
+    job.end()
+    away, back = job.first.incidents()
+    assert away["kind"] == "to be freed" and away["steps_lost"] == 0 and back["action"] == "grow", (away, back)
+    print(f"  a machine is drained: training stood still for {away['first_step_s']:.2f} s, and {back['first_step_s']:.2f} s at its return", flush=True)
+
+
+def drained_to_spares(folder: pathlib.Path) -> None:
+    """With room elsewhere its ranks move: the mesh stays, and the numbers are the same bits."""
+    undisturbed = Job(folder, "not-drained", mesh=REPLICAS)
+    undisturbed.end()
+    job = Job(folder, "moved", ["--spares", "4"], mesh=REPLICAS)
+    job.await_step(AT)
+    subprocess.run([CONVOY, "drain", "1", str(job.first.out)], check=True, capture_output=True)
+    job.end()
+    for key in NUMBERS:
+        assert job.result()[key] == undisturbed.result()[key], f"{key}\n{job.text()}"
+    (away,) = job.first.incidents()
+    assert away["action"] == "replace" and away["steps_lost"] == 0 and away["spares_used"] == 4, away
+    print(f"  and to spares: {away['first_step_s']:.2f} s", flush=True)
+
+
+@with_etcd
+def drained_leader(folder: pathlib.Path, etcd: EtcdServer) -> None:
+    """The machine that leads is freed: another one leads then."""
+    job = Job(folder, "drained-leader", etcd.options, mesh=REPLICAS, steps=600, common=True)
+    job.await_step(AT)
+    leads = next(m for m in job.machines if m.supervisor_leads())
+    other = job.machines[1 - leads.number]
+    subprocess.run([CONVOY, "drain", str(leads.number), str(other.out)], check=True, capture_output=True)
+    assert leads.job.wait(timeout=60) == 0, job.text()
+    begin = time.monotonic()
+    while not other.supervisor_leads() or (status := other.status()) is None or len(status["ranks"]) < RANKS:
+        assert time.monotonic() < begin + 30, job.text()
+        time.sleep(0.05)
+    (rank, pid) = next((r["rank"], r["pid"]) for r in status["ranks"])
+    os.kill(pid, signal.SIGKILL)
+    other.await_generation(2, "training")
+    job.end()
+    assert [r["what"] for r in other.incidents() if f"rank {rank} " in r["what"]], other.incidents()
+    print("  the machine that leads is drained: another one leads, and replaces a rank", flush=True)
+
+
+CASES = [drained, drained_to_spares, drained_leader, fewer_replicas, uneven, and_back, the_leading_machine, etcd_away, supervisor_with_etcd]
 
 
 def main() -> None:

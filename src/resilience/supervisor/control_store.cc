@@ -75,6 +75,7 @@ Result<ControlState> control_state_of(const std::string& text, const std::string
     json.at("had_all_nodes").get_to(state.had_all_nodes);
     json.at("lost_nodes").get_to(state.lost_nodes);
     json.at("quarantined").get_to(state.quarantined);
+    state.draining = json.value("draining", state.draining);
     state.replicas = json.value("replicas", 0);
     state.ranks = json.value("ranks", state.ranks);
     state.veterans = json.value("veterans", state.veterans);
@@ -102,6 +103,7 @@ std::string text_of(const ControlState& s) {
                              {"had_all_nodes", s.had_all_nodes},
                              {"lost_nodes", s.lost_nodes},
                              {"quarantined", s.quarantined},
+                             {"draining", s.draining},
                              {"replicas", s.replicas},
                              {"ranks", s.ranks},
                              {"veterans", s.veterans},

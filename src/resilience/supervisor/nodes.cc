@@ -225,6 +225,7 @@ Node Supervisor::node_for_policy(int node, bool is_home) const {
   if (std::find(unfit.begin(), unfit.end(), node) != unfit.end()) {
     told.state = NodeState::kQuarantined;
   }
+  if (is_draining(node)) told.state = NodeState::kDraining;
   if (is_lost(node)) told.state = NodeState::kLost;
   return told;
 }

@@ -46,6 +46,7 @@ class Process {
              .ranks = options_.ranks,
              .nodes = options_.nodes,
              .home = options_.node,
+             .is_contested = !options_.etcd.empty(),
              .spares = options_.spares,
              .min_dp = options_.min_dp},
             Clock::system(), [this](int node, const proto::ToNode& order) { send(node, order); },

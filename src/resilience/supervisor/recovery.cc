@@ -28,6 +28,7 @@ void Supervisor::tick() {
   }
   if (phase_ == Phase::kSteady) {
     look_for_hang();
+    look_for_drains();
     return look_for_growth();
   }
   if (phase_ != Phase::kOver) look_for_late();

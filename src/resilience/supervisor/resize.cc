@@ -65,16 +65,21 @@ void Supervisor::look_for_growth() {
   const Fault fault{.kind = FaultKind::kReturned, .step = newest_step(), .at = elapsed_s()};
   const Plan plan = decide(job({}), state_.history, fault);
   if (plan.action != Action::kGrow) return;
-  const int per_block = layout_.full().size() / static_cast<int>(layout_.blocks().size());
-  std::map<int, int> needed;  // processes, by node
-  for (const Move& move : plan.moves) {
-    if (!move.is_warm) needed[move.node] += per_block;
-  }
-  for (const auto& [node, count] : needed) ask_for_spares(node, count);
-  if (!needed.empty()) return;
+  if (!are_warm(plan.moves)) return;
   open_incident(name_of(fault.kind), {}, plan.reason);
   state_.history.push_back({fault, {}, /*is_over=*/false});
   carry_out(plan, {});
+}
+
+// Else processes are asked for.
+bool Supervisor::are_warm(const std::vector<Move>& moves) {
+  const int per_block = layout_.full().size() / static_cast<int>(layout_.blocks().size());
+  std::map<int, int> needed;  // by node
+  for (const Move& move : moves) {
+    if (!move.is_warm) needed[move.node] += per_block;
+  }
+  for (const auto& [node, count] : needed) ask_for_spares(node, count);
+  return needed.empty();
 }
 
 void Supervisor::ask_for_spares(int node, int count) {
@@ -94,6 +99,7 @@ void Supervisor::ask_for_spares(int node, int count) {
 // that is over.
 void Supervisor::take_back(int node, const proto::NodeHello& hello) {
   std::erase(state_.lost_nodes, node);
+  std::erase(state_.draining, node);
   asked_at_.erase(node);
   save();
   proto::ToNode whole;

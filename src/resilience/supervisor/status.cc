@@ -5,8 +5,15 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <string_view>
 
 namespace convoy::resilience {
+namespace {
+
+constexpr std::string_view kDrain = "drain ";
+
+}  // namespace
+
 void Supervisor::request(int node, const proto::Request& request) {
   proto::ToNode answer;
   answer.mutable_answer()->set_id(request.id());
@@ -25,8 +32,15 @@ void Supervisor::request(int node, const proto::Request& request) {
     restart_all();
   } else if (what == "restart") {
     text["error"] = "the job is recovering already";
+  } else if (what.starts_with(kDrain)) {
+    const Status begun = drain(what.substr(kDrain.size()));
+    if (begun.ok()) {
+      text["done"] = true;
+    } else {
+      text["error"] = begun.message();
+    }
   } else {
-    text["error"] = "there is no request '" + what + "': status, restart";
+    text["error"] = "there is no request '" + what + "': status, restart, drain NODE";
   }
   answer.mutable_answer()->set_text(text.dump());
   send_(node, answer);
@@ -81,9 +95,10 @@ std::string Supervisor::status() const {
     };
     nodes.push_back({{"node", node},
                      {"name", node_name(node)},
-                     {"state", is_lost(node)    ? "lost"
-                               : is_there(node) ? "there"
-                                                : "away"},
+                     {"state", is_lost(node)       ? "lost"
+                               : is_draining(node) ? "draining"
+                               : is_there(node)    ? "there"
+                                                   : "away"},
                      {"ranks", has(true)},
                      {"spares", has(false)}});
   }

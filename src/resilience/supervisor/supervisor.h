@@ -35,8 +35,9 @@ class Supervisor {
     std::string mesh;  // may be empty: all ranks dp
     int ranks = 1;     // of the job
     int nodes = 1;
-    int home = 0;    // the node that it runs on
-    int spares = 0;  // on each node
+    int home = 0;               // the node that it runs on
+    bool is_contested = false;  // any other node's supervisor can go on where this one ends
+    int spares = 0;             // on each node
     int min_dp = 1;  // while machines are missing, it goes on with as few data-parallel replicas
   };
   // Gives an order to a node.
@@ -115,6 +116,15 @@ class Supervisor {
   void refill_spares();
   void finish();
 
+  // A machine is to be freed, in drain.cc.
+  Status drain(const std::string& name);
+  Status may_drain(int node, const std::string& name) const;
+  int node_named(const std::string& name) const;
+  bool is_draining(int node) const;
+  void look_for_drains();
+  void move_away(int node, const std::vector<int>& ranks);
+  void release(int node);
+
   // see → decide → act.
   void open_incident(const char* kind, const std::vector<int>& ranks, const std::string& what);
   // `node`: where a process was that is not in the books any more. `is_overtaken`: the recovery
@@ -135,6 +145,7 @@ class Supervisor {
   void renumber(const Layout& next, const std::map<int, int>& replica_of_block);
   void look_for_growth();
   void ask_for_spares(int node, int count);
+  bool are_warm(const std::vector<Move>& moves);
   void take_back(int node, const proto::NodeHello& hello);
 
   void give_rank(int rank, int node);

@@ -1,0 +1,106 @@
+// A machine is to be freed: its ranks go elsewhere first, or their replicas go on without them.
+#include "src/resilience/supervisor/supervisor.h"
+#include <convoy/base/units.h>
+
+#include <algorithm>
+
+namespace convoy::resilience {
+
+// By its name or number.
+int Supervisor::node_named(const std::string& name) const {
+  for (int node = 0; node < options_.nodes; ++node) {
+    if (name == std::to_string(node) || (nodes_.contains(node) && name == node_name(node))) {
+      return node;
+    }
+  }
+  return kNone;
+}
+
+Status Supervisor::may_drain(int node, const std::string& name) const {
+  if (node == kNone || !is_there(node)) {
+    return {Code::kNotFound, "this job has no machine '" + name + "' now; see `convoy status`"};
+  }
+  if (options_.nodes == 1) {
+    return {Code::kFailedPrecondition, "the job has no other machine to go on with"};
+  }
+  if (node == options_.home && !options_.is_contested) {
+    return {Code::kFailedPrecondition,
+            node_name(node) + " leads the job, which needs --etcd to go on without it"};
+  }
+  if (phase_ != Phase::kSteady || !is_complete()) {
+    return {Code::kUnavailable, "the job is recovering just now; ask again in a moment"};
+  }
+  std::set<int> parts;
+  for (int rank = 0; rank < layout_.ranks(); ++rank) {
+    if (place_[static_cast<size_t>(rank)] == node) continue;
+    parts.insert(layout_.blocks()[static_cast<size_t>(layout_.block_of(rank))].part);
+  }
+  if (static_cast<int>(parts.size()) < layout_.parts()) {
+    return {Code::kFailedPrecondition,
+            node_name(node) +
+                " has the only copies of a part of the model, so steps would be lost: "
+                "lay whole replicas on each machine (--mesh …,order=tp-pp-dp)"};
+  }
+  return ok_status();
+}
+
+Status Supervisor::drain(const std::string& name) {
+  const int node = node_named(name);
+  CONVOY_RETURN_IF_ERROR(may_drain(node, name));
+  if (!is_draining(node)) state_.draining.push_back(node);
+  save();
+  return ok_status();
+}
+
+bool Supervisor::is_draining(int node) const {
+  const auto& all = state_.draining;
+  return std::find(all.begin(), all.end(), node) != all.end();
+}
+
+void Supervisor::look_for_drains() {
+  for (const int node : std::vector<int>(state_.draining)) {
+    if (phase_ != Phase::kSteady || incident_ || !is_there(node)) continue;
+    std::vector<int> ranks;
+    for (int rank = 0; rank < layout_.ranks(); ++rank) {
+      if (place_[static_cast<size_t>(rank)] == node) ranks.push_back(rank);
+    }
+    if (ranks.empty()) {
+      release(node);
+    } else {
+      move_away(node, ranks);
+    }
+  }
+}
+
+// As with growth: whoever is to come starts while the others train.
+void Supervisor::move_away(int node, const std::vector<int>& ranks) {
+  Fault fault{.kind = FaultKind::kDrain, .step = newest_step(), .at = elapsed_s()};
+  fault.nodes.push_back(node);
+  const Plan plan = decide(job({}), state_.history, fault);
+  if (plan.action == Action::kWait || plan.action == Action::kStop) {
+    std::erase(state_.draining, node);
+    save();
+    return say(node_name(node) + " can't be freed: no other machine has room for its ranks.");
+  }
+  if (!are_warm(plan.moves)) return;
+  open_incident(name_of(fault.kind), ranks, "an operator wants " + node_name(node) + " free");
+  incident_->nodes.push_back(node_name(node));
+  state_.history.push_back({fault, {node}, /*is_over=*/false});
+  carry_out(plan, ranks);
+}
+
+// Its launcher ends, and is not missed.
+void Supervisor::release(int node) {
+  const std::string name = node_name(node);
+  std::erase(state_.draining, node);
+  state_.lost_nodes.push_back(node);
+  save();
+  say(name + " is free.");
+  presence_.erase(node);
+  std::erase_if(workers_, [&](const auto& entry) { return entry.second.node == node; });
+  proto::ToNode order;
+  order.mutable_end()->set_cause(kNone);
+  send_(node, order);
+}
+
+}  // namespace convoy::resilience
