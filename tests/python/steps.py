@@ -1,0 +1,287 @@
+#!/usr/bin/env python3
+"""convoy.steps(): steps.py CONVOY_COMMAND [CASE]…
+
+Method: a worker trains a small model with everything that a step changes (parameters, moments, a buffer, a scheduler,
+dropout) under `convoy run` and writes what each step gave, in hexadecimal. A run that nobody disturbs is the reference; each case
+causes a fault in the middle of another one, which must end well, with the same processes but for those that were lost, and with the
+reference's losses and parameters bit for bit. Checks recovery in Python, not the supervisor's decisions.
+"""
+import ctypes
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+RANKS, STEPS, AT = 4, 40, 12  # the fault comes once AT steps are done
+VICTIM = 2
+
+
+# --- the worker ---
+
+def model_and_state() -> tuple:
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    class Counted(nn.Module):
+        """A buffer that each forward pass changes, and that what comes out depends on."""
+
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("passes", torch.zeros((), dtype=torch.int64))
+
+        def forward(self, x):
+            self.passes += 1
+            return x * (1 + 1 / (10 + self.passes))
+
+    model = nn.Sequential(nn.Linear(16, 64), Counted(), nn.ReLU(), nn.Dropout(0.2), nn.Linear(64, 1)).double()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 5, 0.9)
+    return model, optimizer, scheduler
+
+
+def fingerprint(model) -> str:
+    digest = hashlib.sha256()
+    for value in model.state_dict().values():
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def fail(how: str, folder: pathlib.Path) -> None:
+    """What the test wants of this rank, once: the mark stays for the process that takes its place."""
+    try:
+        os.mkdir(folder / f"failed-{how}")
+    except FileExistsError:
+        return
+    if how == "holds_the_lock":
+        ctypes.PyDLL(None).sleep(1000)  # a C call that keeps the interpreter's lock
+    elif how == "sleeps":
+        time.sleep(1000)
+    elif how == "after_the_update":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def work(folder: pathlib.Path, backend: str, how: str) -> None:
+    import torch
+    import torch.distributed as dist
+
+    import convoy
+
+    model, optimizer, scheduler = model_and_state()
+    # Gloo adds in an order that depends on the place in a bucket, and DDP lays its buckets out anew after its first step, unless
+    # parameters may be unused.
+    wrap = functools.partial(torch.nn.parallel.DistributedDataParallel, find_unused_parameters=backend == "gloo")
+    state = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+    path = folder / "saved.pt"
+    if how.startswith("all_ranks") or how == "torchrun":
+        def restore() -> int:
+            if not path.exists():
+                return 0
+            saved = torch.load(path)
+            for name, each in state.items():
+                each.load_state_dict(saved[name])
+            torch.manual_seed(0)
+            return saved["done"]
+    else:
+        restore = None
+    with open(folder / f"pid-{os.getpid()}", "w") as out:
+        for step in convoy.steps(STEPS, state, make=lambda: wrap(model), restore=restore, backend=backend, seed=7):
+            with step as ddp:
+                rank, size = dist.get_rank(), dist.get_world_size()
+                if step.number == AT and rank == VICTIM and how in ("holds_the_lock", "sleeps"):
+                    fail(how, folder)
+                x = torch.randn(8, 16, generator=torch.Generator().manual_seed(step.number * size + rank)).double()
+                optimizer.zero_grad()
+                loss = (ddp(x) - x.sum(1, keepdim=True)).square().mean()
+                loss.backward()
+                dist.all_reduce(total := loss.detach().clone())
+                optimizer.step()
+                scheduler.step()
+                if step.number == AT and rank == VICTIM and how == "after_the_update":
+                    fail(how, folder)
+                if how == "after_the_update":
+                    dist.barrier()  # all the others have updated, too, and the victim has not come
+                if how == "raises" and step.number == AT and rank == VICTIM:
+                    raise ValueError("a mistake of the program")
+                time.sleep(0.02)
+            if not step.done:
+                continue
+            print(json.dumps({"step": step.number, "rank": rank, "loss": float(total).hex(), "model": fingerprint(model)}), file=out, flush=True)
+            if path.suffix and rank == 0 and restore is not None and (step.number + 1) % 5 == 0:
+                torch.save({name: each.state_dict() for name, each in state.items()} | {"done": step.number + 1}, f"{path}.new")
+                os.rename(f"{path}.new", path)
+            if how == "torchrun" and step.number == AT and rank == VICTIM and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+                os.kill(os.getpid(), signal.SIGKILL)
+    dist.destroy_process_group()
+
+
+# --- the test ---
+
+class Run:
+    """One job of workers."""
+
+    def __init__(self, convoy: str, folder: pathlib.Path, name: str, backend: str, spares: int = 0, launcher: list[str] | None = None):
+        self.convoy, self.folder = convoy, folder / f"{name}-{backend}"
+        self.folder.mkdir()
+        launcher = launcher or [convoy, "run", "-n", str(RANKS), "--spares", str(spares), "--output", str(self.folder / "out"), "--"]
+        self.log = self.folder / "log"
+        program = [] if "torch.distributed.run" in launcher else [sys.executable]
+        self.job = subprocess.Popen([*launcher, *program, __file__, "--worker", str(self.folder), backend, name],
+                                    stdout=open(self.log, "w"), stderr=subprocess.STDOUT)
+
+    def lines(self) -> dict[int, list[dict]]:
+        """By pid: what it has written."""
+        found = {}
+        for path in self.folder.glob("pid-*"):
+            text = path.read_text()
+            found[int(path.name[4:])] = [json.loads(line) for line in text[:text.rfind("\n") + 1].splitlines()]
+        return found
+
+    def await_step(self, step: int) -> None:
+        deadline = time.monotonic() + 120
+        while not any(lines and lines[-1]["step"] >= step for lines in self.lines().values()):
+            assert time.monotonic() < deadline and self.job.poll() is None, f"step {step} never came:\n{self.log.read_text()}"
+            time.sleep(0.01)
+
+    def pid_of(self, rank: int) -> int:
+        done = subprocess.run([self.convoy, "status", str(self.folder / "out"), "--json"], capture_output=True, text=True, check=True)
+        return next(r["pid"] for r in json.loads(done.stdout)["ranks"] if r["rank"] == rank)
+
+    def await_generation(self, generation: int) -> None:
+        deadline = time.monotonic() + 120
+        while True:
+            done = subprocess.run([self.convoy, "status", str(self.folder / "out"), "--json"], capture_output=True, text=True)
+            if done.returncode == 0:
+                status = json.loads(done.stdout)
+                if status["generation"] >= generation and status["phase"] == "training":
+                    return
+            assert time.monotonic() < deadline and self.job.poll() is None, f"generation {generation} never came:\n{self.log.read_text()}"
+            time.sleep(0.02)
+
+    def end(self) -> dict[int, dict]:
+        """What each step gave: the same on all ranks and processes that did it, however often."""
+        try:
+            code = self.job.wait(timeout=180)
+        except subprocess.TimeoutExpired:
+            self.job.terminate()
+            raise AssertionError(f"the job hangs:\n{self.log.read_text()}") from None
+        assert code == 0, f"exit code {code}:\n{self.log.read_text()}"
+        steps: dict[int, dict] = {}
+        for lines in self.lines().values():
+            for line in lines:
+                given = (line["loss"], line["model"] if line["rank"] == 0 else None)
+                first = steps.setdefault(line["step"], {"loss": line["loss"], "model": None})
+                assert first["loss"] == given[0], f"step {line['step']}: {line} and {first}"
+                if given[1] is not None:
+                    assert first["model"] in (None, given[1]), f"step {line['step']}: {line} and {first}"
+                    first["model"] = given[1]
+        assert sorted(steps) == list(range(STEPS)), sorted(steps)
+        return steps
+
+    def incidents(self) -> list[dict]:
+        path = self.folder / "out/incidents.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def killed(run: Run) -> None:
+    """SIGKILL of one rank in the middle; a process is started in its place."""
+    os.kill(run.pid_of(VICTIM), signal.SIGKILL)
+
+
+def killed_twice(run: Run) -> None:
+    """One rank, and when all train again another one: rank 0, which writes; spares take their places."""
+    os.kill(run.pid_of(VICTIM), signal.SIGKILL)
+    run.await_generation(1)
+    os.kill(run.pid_of(0), signal.SIGKILL)
+
+
+def killed_together(run: Run) -> None:
+    """Three of four at once: the last one has the state."""
+    for pid in [run.pid_of(rank) for rank in (0, 1, 3)]:
+        os.kill(pid, signal.SIGKILL)
+
+
+def halted(run: Run) -> None:
+    """SIGSTOP: found by the missing steps, killed and replaced."""
+    os.kill(run.pid_of(VICTIM), signal.SIGSTOP)
+
+
+def by_itself(run: Run) -> None:
+    """The worker does it (fail())."""
+
+
+# Name: what the test does, processes that must be the same before and after, incidents, spares.
+CASES = {
+    "killed": (killed, 3, 1, 0),
+    "killed_twice": (killed_twice, 3, 2, 1),
+    "killed_together": (killed_together, 1, 1, 0),
+    "halted": (halted, 3, 1, 1),
+    "holds_the_lock": (by_itself, 3, 1, 1),
+    "sleeps": (by_itself, 3, 1, 1),
+}
+
+
+def check(convoy: str, folder: pathlib.Path, name: str, backend: str, reference: dict[int, dict]) -> None:
+    fault, kept, incidents, spares = CASES[name]
+    run = Run(convoy, folder, name, backend, spares)
+    run.await_step(AT)
+    before = set(run.lines())
+    fault(run)
+    steps = run.end()
+    for step in range(STEPS):
+        assert steps[step] == reference[step], f"step {step}: {steps[step]}, undisturbed {reference[step]}\n{run.log.read_text()}"
+    records = run.incidents()
+    assert len(records) == incidents, f"{records}\n{run.log.read_text()}"
+    assert all(r["survived"] and r["steps_lost"] == 0 and r["processes_kept"] == kept for r in records), f"{records}\n{run.log.read_text()}"
+    whole = [pid for pid in before if (lines := run.lines()[pid]) and len(lines) == STEPS]
+    assert len(whole) == RANKS - incidents if kept == 3 else len(whole) == kept, f"{len(whole)} processes have done all steps, once each"
+    print(f"  {name} on {backend}: back in " + ", ".join(f"{r['first_step_s']:.2f} s" for r in records), flush=True)
+
+
+def torn_update(convoy: str, folder: pathlib.Path) -> None:
+    """All that is left have made the update in a step that failed after it: nobody has a whole state, which must be said."""
+    run = Run(convoy, folder, "after_the_update", "gloo")
+    code = run.job.wait(timeout=180)
+    text = run.log.read_text()
+    assert code == 0 or "no rank has a whole state" in text, f"{code}\n{text}"
+    assert "no rank has a whole state" in text, text
+    print("  an update that was cut off is not taken for a whole one", flush=True)
+
+
+def under_torchrun(convoy: str, folder: pathlib.Path, reference: dict[int, dict]) -> None:
+    """torchrun starts all ranks anew; they go on from what was saved."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(RANKS), "--max-restarts", "2"]
+    run = Run(convoy, folder, "torchrun", "gloo", launcher=launcher)
+    steps = run.end()
+    assert steps == reference, f"{steps}\n{run.log.read_text()}"
+    assert len(run.lines()) == 2 * RANKS, sorted(run.lines())
+    print("  torchrun's restart goes on from what was saved", flush=True)
+
+
+def main() -> None:
+    convoy, wanted = str(pathlib.Path(sys.argv[1]).resolve()), sys.argv[2:]
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        for backend in ("gloo", "convoy"):
+            reference = Run(convoy, folder, "reference", backend).end()
+            for case in CASES:
+                if not wanted or case in wanted:
+                    check(convoy, folder, case, backend, reference)
+            if backend == "gloo" and (not wanted or "torchrun" in wanted):
+                under_torchrun(convoy, folder, reference)
+        if not wanted or "torn_update" in wanted:
+            torn_update(convoy, folder)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--worker":
+        work(pathlib.Path(sys.argv[2]), *sys.argv[3:])
+    else:
+        main()
