@@ -61,7 +61,7 @@ def steps(total: int, state: Mapping[str, Any] | Callable[[], Mapping[str, Any]]
     In a step: errors that other ranks caused are swallowed by the `with`, and the step comes again: what stands behind the
     `with` in the loop asks `if step.done:` first. Other exceptions pass through. The update must be the last thing that can fail through another rank: a rank that dies between one rank's
     optimizer.step() and the end of its block costs that rank its state, which it then takes from another one; if no rank has a
-    whole one, what was saved is loaded, or the job ends. Collectives outside of the `with`, and after the loop, are not covered.
+    whole one, restore() is called, or FailedPrecondition is raised. Collectives outside of the `with`, and after the loop, are not covered.
 
     Blocks: until all ranks are there; in a recovery as long as the supervisor lets the others come; a spare until it is
     needed. The loop ends on all ranks together. One thread, one loop at a time.
@@ -192,7 +192,7 @@ class _Loop:
 
     def _may_be_others(self, error: BaseException) -> bool:
         """Errors of collectives; of others those that come with a summons, which takes a moment."""
-        if not isinstance(error, RuntimeError):
+        if not isinstance(error, RuntimeError) or isinstance(error, errors.FailedPrecondition):
             return False
         if self._is_collective(error):
             return True

@@ -80,7 +80,7 @@ def work(folder: pathlib.Path, backend: str, how: str) -> None:
     wrap = functools.partial(torch.nn.parallel.DistributedDataParallel, find_unused_parameters=backend == "gloo")
     state = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     path = folder / "saved.pt"
-    if how.startswith("all_ranks") or how == "torchrun":
+    if how in ("all_ranks", "torchrun"):
         def restore() -> int:
             if not path.exists():
                 return 0
@@ -108,13 +108,11 @@ def work(folder: pathlib.Path, backend: str, how: str) -> None:
                     fail(how, folder)
                 if how == "after_the_update":
                     dist.barrier()  # all the others have updated, too, and the victim has not come
-                if how == "raises" and step.number == AT and rank == VICTIM:
-                    raise ValueError("a mistake of the program")
                 time.sleep(0.02)
             if not step.done:
                 continue
             print(json.dumps({"step": step.number, "rank": rank, "loss": float(total).hex(), "model": fingerprint(model)}), file=out, flush=True)
-            if path.suffix and rank == 0 and restore is not None and (step.number + 1) % 5 == 0:
+            if rank == 0 and restore is not None and (step.number + 1) % 5 == 0:
                 torch.save({name: each.state_dict() for name, each in state.items()} | {"done": step.number + 1}, f"{path}.new")
                 os.rename(f"{path}.new", path)
             if how == "torchrun" and step.number == AT and rank == VICTIM and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
@@ -176,12 +174,8 @@ class Run:
         steps: dict[int, dict] = {}
         for lines in self.lines().values():
             for line in lines:
-                given = (line["loss"], line["model"] if line["rank"] == 0 else None)
-                first = steps.setdefault(line["step"], {"loss": line["loss"], "model": None})
-                assert first["loss"] == given[0], f"step {line['step']}: {line} and {first}"
-                if given[1] is not None:
-                    assert first["model"] in (None, given[1]), f"step {line['step']}: {line} and {first}"
-                    first["model"] = given[1]
+                given = {"loss": line["loss"], "model": line["model"]}
+                assert steps.setdefault(line["step"], given) == given, f"{line}, but others: {steps[line['step']]}"
         assert sorted(steps) == list(range(STEPS)), sorted(steps)
         return steps
 
@@ -208,6 +202,12 @@ def killed_together(run: Run) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def all_ranks(run: Run) -> None:
+    """Nobody has a state any more: back to what was saved, at most 5 steps."""
+    for pid in [run.pid_of(rank) for rank in range(RANKS)]:
+        os.kill(pid, signal.SIGKILL)
+
+
 def halted(run: Run) -> None:
     """SIGSTOP: found by the missing steps, killed and replaced."""
     os.kill(run.pid_of(VICTIM), signal.SIGSTOP)
@@ -222,6 +222,7 @@ CASES = {
     "killed": (killed, 3, 1, 0),
     "killed_twice": (killed_twice, 3, 2, 1),
     "killed_together": (killed_together, 1, 1, 0),
+    "all_ranks": (all_ranks, 0, 1, 1),
     "halted": (halted, 3, 1, 1),
     "holds_the_lock": (by_itself, 3, 1, 1),
     "sleeps": (by_itself, 3, 1, 1),
@@ -239,9 +240,10 @@ def check(convoy: str, folder: pathlib.Path, name: str, backend: str, reference:
         assert steps[step] == reference[step], f"step {step}: {steps[step]}, undisturbed {reference[step]}\n{run.log.read_text()}"
     records = run.incidents()
     assert len(records) == incidents, f"{records}\n{run.log.read_text()}"
-    assert all(r["survived"] and r["steps_lost"] == 0 and r["processes_kept"] == kept for r in records), f"{records}\n{run.log.read_text()}"
-    whole = [pid for pid in before if (lines := run.lines()[pid]) and len(lines) == STEPS]
-    assert len(whole) == RANKS - incidents if kept == 3 else len(whole) == kept, f"{len(whole)} processes have done all steps, once each"
+    lost = 5 if kept == 0 else 0
+    assert all(r["survived"] and r["steps_lost"] <= lost and r["processes_kept"] == kept for r in records), f"{records}\n{run.log.read_text()}"
+    whole = [pid for pid in before if len(run.lines()[pid]) == STEPS]
+    assert len(whole) == max(0, kept - incidents + 1), f"{len(whole)} processes have done all steps, once each: {run.lines()}"
     print(f"  {name} on {backend}: back in " + ", ".join(f"{r['first_step_s']:.2f} s" for r in records), flush=True)
 
 
@@ -265,10 +267,75 @@ def under_torchrun(convoy: str, folder: pathlib.Path, reference: dict[int, dict]
     print("  torchrun's restart goes on from what was saved", flush=True)
 
 
+def alone() -> None:
+    """In one process that nobody leads: what is wrong with a program reaches it, and what a step that failed has left is undone."""
+    import torch
+
+    import convoy
+    from convoy import errors, recovery
+    from convoy._recovery_state import State
+
+    def raises(kind, call) -> None:
+        try:
+            call()
+        except kind:
+            return
+        finally:
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
+        raise AssertionError(f"{kind.__name__} was not raised")
+
+    def mistake() -> None:
+        for step in convoy.steps(3, {}):
+            with step:
+                raise ValueError("of the program")
+
+    raises(ValueError, mistake)
+    raises(RuntimeError, lambda: list(convoy.steps(3, {})))  # without `with`
+    raises(errors.InvalidArgument, lambda: list(convoy.steps(3, {"model": 5})))
+    numbers = []
+    for step in convoy.steps(3, {}, restore=lambda: 1):
+        with step:
+            numbers.append(step.number)
+    assert numbers == [1, 2], numbers
+    raises(errors.InvalidArgument, lambda: list(convoy.steps(3, {})))  # groups are there
+    assert recovery._newest([6, 5, 4, -1]) == 6 and recovery._newest([5, 4, 5]) == 4 and recovery._newest([5, 5, -1]) == 5
+    assert recovery._newest([-1, -1]) == -1
+    assert recovery._sources([4, -1, 4, 2], 4, "") == [0, 2, 2, 2]  # 1 % 2 of the holders 0 and 2; 3 % 2 likewise
+    assert recovery._sources([4, -1, 4, -1], 4, "tp=2,dp=2") is None  # 1 and 3 were each other's replica
+    assert recovery._sources([4, -1, 4, 4], 4, "tp=2,dp=2") == [0, 3, 2, 3]
+
+    model, optimizer, scheduler = model_and_state()
+    for objects, left in (({"model": model, "optimizer": optimizer}, "updated"),
+                          ({"model": model, "optimizer": optimizer, "scheduler": scheduler}, "torn")):
+        state = State(objects)
+        state.watch_updates(lambda: None)
+        state.begin_step()
+        before = fingerprint(model), torch.get_rng_state()
+        model(torch.randn(8, 16).double()).sum().backward()
+        assert fingerprint(model) != before[0]
+        assert state.undo_step() == "clean"
+        assert fingerprint(model) == before[0] and torch.equal(torch.get_rng_state(), before[1])
+        assert all(p.grad is None for p in model.parameters())
+        state.begin_step()
+        model(torch.randn(8, 16).double()).sum().backward()
+        optimizer.step()
+        assert state.undo_step() == left
+        state.begin_step()
+        model(torch.randn(8, 16).double()).sum().backward()
+        optimizer.step()
+        state.end_step()
+        after = fingerprint(model)
+        assert state.undo_step() == "clean" and fingerprint(model) == after  # between two steps
+    print("  alone: ok", flush=True)
+
+
 def main() -> None:
     convoy, wanted = str(pathlib.Path(sys.argv[1]).resolve()), sys.argv[2:]
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
+        if not wanted or "alone" in wanted:
+            alone()
         for backend in ("gloo", "convoy"):
             reference = Run(convoy, folder, "reference", backend).end()
             for case in CASES:
