@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""convoy.steps(): steps.py CONVOY_COMMAND [CASE]…
+"""convoy.steps(): steps.py CONVOY_COMMAND BACKEND [CASE]…
 
 Method: a worker trains a small model with everything that a step changes (parameters, moments, a buffer, a scheduler,
 dropout) under `convoy run` and writes what each step gave, in hexadecimal. A run that nobody disturbs is the reference; each case
 causes a fault in the middle of another one, which must end well, with the same processes but for those that were lost, and with the
-reference's losses and parameters bit for bit. Checks recovery in Python, not the supervisor's decisions.
+reference's losses and parameters bit for bit. On NCCL with simulated GPUs, which must find nothing. Checks recovery in Python, not the supervisor's decisions.
 """
 import ctypes
 import functools
@@ -24,7 +24,7 @@ VICTIM = 2
 
 # --- the worker ---
 
-def model_and_state() -> tuple:
+def model_and_state(device: str = "cpu") -> tuple:
     import torch
     from torch import nn
 
@@ -41,7 +41,7 @@ def model_and_state() -> tuple:
             self.passes += 1
             return x * (1 + 1 / (10 + self.passes))
 
-    model = nn.Sequential(nn.Linear(16, 64), Counted(), nn.ReLU(), nn.Dropout(0.2), nn.Linear(64, 1)).double()
+    model = nn.Sequential(nn.Linear(16, 64), Counted(), nn.ReLU(), nn.Dropout(0.2), nn.Linear(64, 1)).double().to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 5, 0.9)
     return model, optimizer, scheduler
@@ -50,7 +50,7 @@ def model_and_state() -> tuple:
 def fingerprint(model) -> str:
     digest = hashlib.sha256()
     for value in model.state_dict().values():
-        digest.update(value.numpy().tobytes())
+        digest.update(value.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -74,11 +74,17 @@ def work(folder: pathlib.Path, backend: str, how: str) -> None:
 
     import convoy
 
-    model, optimizer, scheduler = model_and_state()
+    device = "cuda" if "nccl" in backend else "cpu"
+    state: dict = {}
+
+    def make_state() -> dict:
+        """Called when this rank knows its GPU."""
+        state.update(zip(("model", "optimizer", "scheduler"), model_and_state(device), strict=True))
+        return state
+
     # Gloo adds in an order that depends on the place in a bucket, and DDP lays its buckets out anew after its first step, unless
     # parameters may be unused.
     wrap = functools.partial(torch.nn.parallel.DistributedDataParallel, find_unused_parameters=backend == "gloo")
-    state = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     path = folder / "saved.pt"
     if how in ("all_ranks", "torchrun"):
         def restore() -> int:
@@ -92,18 +98,18 @@ def work(folder: pathlib.Path, backend: str, how: str) -> None:
     else:
         restore = None
     with open(folder / f"pid-{os.getpid()}", "w") as out:
-        for step in convoy.steps(STEPS, state, make=lambda: wrap(model), restore=restore, backend=backend, seed=7):
+        for step in convoy.steps(STEPS, make_state, make=lambda: wrap(state["model"]), restore=restore, backend=backend, seed=7):
             with step as ddp:
                 rank, size = dist.get_rank(), dist.get_world_size()
                 if step.number == AT and rank == VICTIM and how in ("holds_the_lock", "sleeps"):
                     fail(how, folder)
-                x = torch.randn(8, 16, generator=torch.Generator().manual_seed(step.number * size + rank)).double()
-                optimizer.zero_grad()
+                x = torch.randn(8, 16, generator=torch.Generator().manual_seed(step.number * size + rank)).double().to(device)
+                state["optimizer"].zero_grad()
                 loss = (ddp(x) - x.sum(1, keepdim=True)).square().mean()
                 loss.backward()
                 dist.all_reduce(total := loss.detach().clone())
-                optimizer.step()
-                scheduler.step()
+                state["optimizer"].step()
+                state["scheduler"].step()
                 if step.number == AT and rank == VICTIM and how == "after_the_update":
                     fail(how, folder)
                 if how == "after_the_update":
@@ -111,7 +117,7 @@ def work(folder: pathlib.Path, backend: str, how: str) -> None:
                 time.sleep(0.02)
             if not step.done:
                 continue
-            print(json.dumps({"step": step.number, "rank": rank, "loss": float(total).hex(), "model": fingerprint(model)}), file=out, flush=True)
+            print(json.dumps({"step": step.number, "rank": rank, "loss": float(total).hex(), "model": fingerprint(state["model"])}), file=out, flush=True)
             if rank == 0 and restore is not None and (step.number + 1) % 5 == 0:
                 torch.save({name: each.state_dict() for name, each in state.items()} | {"done": step.number + 1}, f"{path}.new")
                 os.rename(f"{path}.new", path)
@@ -128,7 +134,8 @@ class Run:
     def __init__(self, convoy: str, folder: pathlib.Path, name: str, backend: str, spares: int = 0, launcher: list[str] | None = None):
         self.convoy, self.folder = convoy, folder / f"{name}-{backend}"
         self.folder.mkdir()
-        launcher = launcher or [convoy, "run", "-n", str(RANKS), "--spares", str(spares), "--output", str(self.folder / "out"), "--"]
+        launcher = launcher or [convoy, "run", "-n", str(RANKS), "--spares", str(spares), "--output", str(self.folder / "out"),
+                                *(["--rehearse"] if "nccl" in backend else []), "--"]
         self.log = self.folder / "log"
         program = [] if "torch.distributed.run" in launcher else [sys.executable]
         self.job = subprocess.Popen([*launcher, *program, __file__, "--worker", str(self.folder), backend, name],
@@ -238,6 +245,7 @@ def check(convoy: str, folder: pathlib.Path, name: str, backend: str, reference:
     steps = run.end()
     for step in range(STEPS):
         assert steps[step] == reference[step], f"step {step}: {steps[step]}, undisturbed {reference[step]}\n{run.log.read_text()}"
+    assert "nccl" not in backend or "rehearsal: nothing found" in run.log.read_text(), run.log.read_text()
     records = run.incidents()
     assert len(records) == incidents, f"{records}\n{run.log.read_text()}"
     lost = 5 if kept == 0 else 0
@@ -247,9 +255,9 @@ def check(convoy: str, folder: pathlib.Path, name: str, backend: str, reference:
     print(f"  {name} on {backend}: back in " + ", ".join(f"{r['first_step_s']:.2f} s" for r in records), flush=True)
 
 
-def torn_update(convoy: str, folder: pathlib.Path) -> None:
+def torn_update(convoy: str, folder: pathlib.Path, backend: str) -> None:
     """All that is left have made the update in a step that failed after it: nobody has a whole state, which must be said."""
-    run = Run(convoy, folder, "after_the_update", "gloo")
+    run = Run(convoy, folder, "after_the_update", backend)
     code = run.job.wait(timeout=180)
     text = run.log.read_text()
     assert code == 0 or "no rank has a whole state" in text, f"{code}\n{text}"
@@ -257,10 +265,10 @@ def torn_update(convoy: str, folder: pathlib.Path) -> None:
     print("  an update that was cut off is not taken for a whole one", flush=True)
 
 
-def under_torchrun(convoy: str, folder: pathlib.Path, reference: dict[int, dict]) -> None:
+def under_torchrun(convoy: str, folder: pathlib.Path, backend: str, reference: dict[int, dict]) -> None:
     """torchrun starts all ranks anew; they go on from what was saved."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(RANKS), "--max-restarts", "2"]
-    run = Run(convoy, folder, "torchrun", "gloo", launcher=launcher)
+    run = Run(convoy, folder, "torchrun", backend, launcher=launcher)
     steps = run.end()
     assert steps == reference, f"{steps}\n{run.log.read_text()}"
     assert len(run.lines()) == 2 * RANKS, sorted(run.lines())
@@ -331,20 +339,19 @@ def alone() -> None:
 
 
 def main() -> None:
-    convoy, wanted = str(pathlib.Path(sys.argv[1]).resolve()), sys.argv[2:]
+    convoy, backend, wanted = str(pathlib.Path(sys.argv[1]).resolve()), sys.argv[2], sys.argv[3:]
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        if not wanted or "alone" in wanted:
+        reference = Run(convoy, folder, "reference", backend).end()
+        for case in wanted or CASES:
+            if case in CASES:
+                check(convoy, folder, case, backend, reference)
+        if "alone" in wanted:
             alone()
-        for backend in ("gloo", "convoy"):
-            reference = Run(convoy, folder, "reference", backend).end()
-            for case in CASES:
-                if not wanted or case in wanted:
-                    check(convoy, folder, case, backend, reference)
-            if backend == "gloo" and (not wanted or "torchrun" in wanted):
-                under_torchrun(convoy, folder, reference)
-        if not wanted or "torn_update" in wanted:
-            torn_update(convoy, folder)
+        if "torchrun" in wanted:
+            under_torchrun(convoy, folder, backend, reference)
+        if "torn_update" in wanted:
+            torn_update(convoy, folder, backend)
 
 
 if __name__ == "__main__":
