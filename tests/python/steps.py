@@ -13,11 +13,13 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 RANKS, STEPS, AT = 4, 40, 12  # the fault comes once AT steps are done
 VICTIM = 2
 
@@ -85,6 +87,7 @@ def work(folder: pathlib.Path, backend: str, how: str) -> None:
     # Gloo adds in an order that depends on the place in a bucket, and DDP lays its buckets out anew after its first step, unless
     # parameters may be unused.
     wrap = functools.partial(torch.nn.parallel.DistributedDataParallel, find_unused_parameters=backend == "gloo")
+    wrapped: list = []
     path = folder / "saved.pt"
     if how in ("all_ranks", "torchrun"):
         def restore() -> int:
@@ -98,8 +101,11 @@ def work(folder: pathlib.Path, backend: str, how: str) -> None:
     else:
         restore = None
     with open(folder / f"pid-{os.getpid()}", "w") as out:
-        for step in convoy.steps(STEPS, make_state, make=lambda: wrap(state["model"]), restore=restore, backend=backend, seed=7):
+        for step in convoy.steps(STEPS, make_state, make=lambda: wrap(state["model"]), restore=restore, backend=backend,
+                                 seed=None if backend == "convoy" else 7):
             with step as ddp:
+                if ddp not in wrapped:
+                    wrapped.append(ddp)  # a reference to one that has failed must do no harm
                 rank, size = dist.get_rank(), dist.get_world_size()
                 if step.number == AT and rank == VICTIM and how in ("holds_the_lock", "sleeps"):
                     fail(how, folder)
@@ -128,18 +134,38 @@ def work(folder: pathlib.Path, backend: str, how: str) -> None:
 
 # --- the test ---
 
-class Run:
-    """One job of workers."""
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
-    def __init__(self, convoy: str, folder: pathlib.Path, name: str, backend: str, spares: int = 0, launcher: list[str] | None = None):
-        self.convoy, self.folder = convoy, folder / f"{name}-{backend}"
+
+class Run:
+    """One job of workers; each of `machines` has its own launcher, on this one."""
+
+    def __init__(self, convoy: str, folder: pathlib.Path, name: str, backend: str, spares: int = 0, machines: int = 1,
+                 torchrun: list[str] | None = None, within: bool = True):
+        """`torchrun`: what starts the launcher or, if that is not `within` it, the ranks."""
+        self.convoy, self.folder = convoy, folder / f"{name}-{backend}-{machines}-{torchrun is None}"
         self.folder.mkdir()
-        launcher = launcher or [convoy, "run", "-n", str(RANKS), "--spares", str(spares), "--output", str(self.folder / "out"),
-                                *(["--rehearse"] if "nccl" in backend else []), "--"]
         self.log = self.folder / "log"
-        program = [] if "torch.distributed.run" in launcher else [sys.executable]
-        self.job = subprocess.Popen([*launcher, *program, __file__, "--worker", str(self.folder), backend, name],
-                                    stdout=open(self.log, "w"), stderr=subprocess.STDOUT)
+        worker = [__file__, "--worker", str(self.folder), backend, name]
+        if torchrun and not within:
+            self.jobs = [self._start([*torchrun, *worker], 0)]
+            return
+        launcher = [*(torchrun or []), convoy, "run", "-n", str(RANKS // machines), "--spares", str(spares),
+                    *(["--rehearse"] if "nccl" in backend else [])]
+        several = ["--nnodes", str(machines), "--rdzv", f"127.0.0.1:{free_port()}"] if machines > 1 else []
+        self.jobs = [self._start([*launcher, *several, *(["--node-rank", str(k)] if several else []), "--output",
+                                  str(self.folder / ("out" if k == 0 else f"out{k}")), "--", sys.executable, *worker], k)
+                     for k in range(machines)]
+
+    def _start(self, command: list[str], machine: int) -> subprocess.Popen:
+        environment = os.environ | {"CONVOY_HOST_ID": f"machine-{machine}", "CONVOY_ADDRESS": "127.0.0.1"}
+        return subprocess.Popen(command, stdout=open(self.log, "a"), stderr=subprocess.STDOUT, env=environment)
+
+    def has_ended(self) -> bool:
+        return any(job.poll() is not None for job in self.jobs)
 
     def lines(self) -> dict[int, list[dict]]:
         """By pid: what it has written."""
@@ -152,7 +178,7 @@ class Run:
     def await_step(self, step: int) -> None:
         deadline = time.monotonic() + 120
         while not any(lines and lines[-1]["step"] >= step for lines in self.lines().values()):
-            assert time.monotonic() < deadline and self.job.poll() is None, f"step {step} never came:\n{self.log.read_text()}"
+            assert time.monotonic() < deadline and not self.has_ended(), f"step {step} never came:\n{self.log.read_text()}"
             time.sleep(0.01)
 
     def pid_of(self, rank: int) -> int:
@@ -167,17 +193,21 @@ class Run:
                 status = json.loads(done.stdout)
                 if status["generation"] >= generation and status["phase"] == "training":
                     return
-            assert time.monotonic() < deadline and self.job.poll() is None, f"generation {generation} never came:\n{self.log.read_text()}"
+            assert time.monotonic() < deadline and not self.has_ended(), f"generation {generation} never came:\n{self.log.read_text()}"
             time.sleep(0.02)
+
+    def codes(self) -> list[int]:
+        try:
+            return [job.wait(timeout=180) for job in self.jobs]
+        except subprocess.TimeoutExpired:
+            for job in self.jobs:
+                job.terminate()
+            raise AssertionError(f"the job hangs:\n{self.log.read_text()}") from None
 
     def end(self) -> dict[int, dict]:
         """What each step gave: the same on all ranks and processes that did it, however often."""
-        try:
-            code = self.job.wait(timeout=180)
-        except subprocess.TimeoutExpired:
-            self.job.terminate()
-            raise AssertionError(f"the job hangs:\n{self.log.read_text()}") from None
-        assert code == 0, f"exit code {code}:\n{self.log.read_text()}"
+        codes = self.codes()
+        assert not any(codes), f"exit codes {codes}:\n{self.log.read_text()}"
         steps: dict[int, dict] = {}
         for lines in self.lines().values():
             for line in lines:
@@ -194,6 +224,11 @@ class Run:
 def killed(run: Run) -> None:
     """SIGKILL of one rank in the middle; a process is started in its place."""
     os.kill(run.pid_of(VICTIM), signal.SIGKILL)
+
+
+def rank_zero_killed(run: Run) -> None:
+    """The rank that served the first store, if that is no file."""
+    os.kill(run.pid_of(0), signal.SIGKILL)
 
 
 def killed_twice(run: Run) -> None:
@@ -227,6 +262,7 @@ def by_itself(run: Run) -> None:
 # Name: what the test does, processes that must be the same before and after, incidents, spares.
 CASES = {
     "killed": (killed, 3, 1, 0),
+    "rank_zero_killed": (rank_zero_killed, 3, 1, 1),
     "killed_twice": (killed_twice, 3, 2, 1),
     "killed_together": (killed_together, 1, 1, 0),
     "all_ranks": (all_ranks, 0, 1, 1),
@@ -236,9 +272,9 @@ CASES = {
 }
 
 
-def check(convoy: str, folder: pathlib.Path, name: str, backend: str, reference: dict[int, dict]) -> None:
+def check(convoy: str, folder: pathlib.Path, name: str, backend: str, reference: dict[int, dict], **how) -> None:
     fault, kept, incidents, spares = CASES[name]
-    run = Run(convoy, folder, name, backend, spares)
+    run = Run(convoy, folder, name, backend, spares, **how)
     run.await_step(AT)
     before = set(run.lines())
     fault(run)
@@ -252,23 +288,21 @@ def check(convoy: str, folder: pathlib.Path, name: str, backend: str, reference:
     assert all(r["survived"] and r["steps_lost"] <= lost and r["processes_kept"] == kept for r in records), f"{records}\n{run.log.read_text()}"
     whole = [pid for pid in before if len(run.lines()[pid]) == STEPS]
     assert len(whole) == max(0, kept - incidents + 1), f"{len(whole)} processes have done all steps, once each: {run.lines()}"
-    print(f"  {name} on {backend}: back in " + ", ".join(f"{r['first_step_s']:.2f} s" for r in records), flush=True)
+    print(f"  {' '.join([name, 'on', backend, *how])}: back in " + ", ".join(f"{r['first_step_s']:.2f} s" for r in records), flush=True)
 
 
 def torn_update(convoy: str, folder: pathlib.Path, backend: str) -> None:
     """All that is left have made the update in a step that failed after it: nobody has a whole state, which must be said."""
     run = Run(convoy, folder, "after_the_update", backend)
-    code = run.job.wait(timeout=180)
+    run.codes()  # whether the job began anew or ended is the supervisor's decision
     text = run.log.read_text()
-    assert code == 0 or "no rank has a whole state" in text, f"{code}\n{text}"
     assert "no rank has a whole state" in text, text
     print("  an update that was cut off is not taken for a whole one", flush=True)
 
 
 def under_torchrun(convoy: str, folder: pathlib.Path, backend: str, reference: dict[int, dict]) -> None:
     """torchrun starts all ranks anew; they go on from what was saved."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(RANKS), "--max-restarts", "2"]
-    run = Run(convoy, folder, "torchrun", backend, launcher=launcher)
+    run = Run(convoy, folder, "torchrun", backend, torchrun=[*TORCHRUN, "--nproc-per-node", str(RANKS), "--max-restarts", "2"], within=False)
     steps = run.end()
     assert steps == reference, f"{steps}\n{run.log.read_text()}"
     assert len(run.lines()) == 2 * RANKS, sorted(run.lines())
@@ -348,6 +382,11 @@ def main() -> None:
                 check(convoy, folder, case, backend, reference)
         if "alone" in wanted:
             alone()
+        if "two_machines" in wanted:
+            check(convoy, folder, "killed", backend, reference, machines=2)
+            check(convoy, folder, "rank_zero_killed", backend, reference, machines=2)
+        if "within_torchrun" in wanted:
+            check(convoy, folder, "killed", backend, reference, torchrun=[*TORCHRUN, "--nproc-per-node", "1", "--no-python"])
         if "torchrun" in wanted:
             under_torchrun(convoy, folder, backend, reference)
         if "torn_update" in wanted:
