@@ -35,7 +35,7 @@ ALLOWED = {
                 "data", "pipeline", "model", "ckpt", "trace", "trace_torch", "resilience"},
     "standin": set(),  # libraries of their own: nothing of Convoy is inside
     "cli": {"base", "mesh", "dataset", "rendezvous", "launch", "schedule", "ckpt", "trace", "rpc", "sim", "resilience"},
-    "python": {"base", "mesh", "dataset", "rendezvous", "launch", "comm", "schedule", "tensor", "sequence",
+    "python": {"base", "mesh", "dataset", "rendezvous", "launch", "resilience", "comm", "schedule", "tensor", "sequence",
                "data", "pipeline", "model", "runtime", "ckpt", "trace", "trace_torch"},
 }
 # Folders that must not see torch. comm/host is the torch-free engine inside comm; of ckpt only ckpt/torch/ sees torch.

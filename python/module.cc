@@ -7,5 +7,6 @@ PYBIND11_MODULE(_C, module) {
   convoy::python::bind_checkpoint(module);
   convoy::python::bind_reader(module);
   convoy::python::bind_mesh(module);
+  convoy::python::bind_recovery(module);
   convoy::python::bind_trace(module);
 }

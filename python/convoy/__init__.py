@@ -34,8 +34,9 @@ if not _dist.is_available():
     raise ImportError("convoy needs torch.distributed, which this build of torch was made without")
 
 from convoy import _C  # noqa: E402  (only after the check of torch's version)
-from convoy import checkpoint, errors, shared_memory, trace  # noqa: E402
+from convoy import checkpoint, errors, recovery, shared_memory, trace  # noqa: E402
 from convoy.mesh import Mesh  # noqa: E402
+from convoy.recovery import steps  # noqa: E402
 
 Backend = _C.Backend
 Options = _C.Options
@@ -56,4 +57,5 @@ def _create(group: _dist.distributed_c10d._DistributedBackendOptions, options: "
 
 _dist.Backend.register_backend("convoy", _create, extended_api=True, devices=["cpu"])
 
-__all__ = ["Backend", "Mesh", "Options", "checkpoint", "errors", "shared_memory", "trace", "__version__"]
+__all__ = ["Backend", "Mesh", "Options", "checkpoint", "errors", "recovery", "shared_memory", "steps", "trace",
+           "__version__"]

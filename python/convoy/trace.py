@@ -73,7 +73,7 @@ def start(level: str | None = None, groups: bool = True, spans: bool = True) -> 
     if _tracer.level or level == "off":
         return
     _tracer.level = level
-    if _dist.is_initialized() or "RANK" in _os.environ:
+    if _dist.is_initialized() or ("RANK" in _os.environ and _os.environ.get("CONVOY_STANDBY") != "1"):
         _open()
         if groups:
             attach()

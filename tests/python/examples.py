@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""examples/train_ddp.py: examples.py CONVOY_COMMAND
+"""examples/train_ddp.py and recover_ddp.py: examples.py CONVOY_COMMAND
 
 Method: starts it alone, under torchrun, under `convoy run` and on Gloo; every run must end well with the loss of the
-one-process run to 1e-3. Checks the example, and that the launchers' contracts fit the backend; not its speed.
+one-process run to 1e-3. Checks the examples, and that the launchers' contracts fit the backend; not its speed.
 """
 import pathlib
 import re
@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 
-SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "examples/train_ddp.py"
+EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
 STEPS = "20"
 
 
@@ -31,20 +31,24 @@ def final_loss(name: str, command: list[str]) -> float:
     return float(losses[0])
 
 
-def main() -> None:
-    convoy = sys.argv[1]
-    script = [str(SCRIPT), "--steps", STEPS]
+def check(convoy: str, path: pathlib.Path) -> None:
+    script = [str(path), "--steps", STEPS]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
-    alone = final_loss("alone", [sys.executable, *script])
+    alone = final_loss(f"{path.name} alone", [sys.executable, *script])
     others = {
         "torchrun": [*torchrun, *script],
         "torchrun on gloo": [*torchrun, *script, "--backend", "gloo"],
         "convoy run": [convoy, "run", "-n", "2", "--", sys.executable, *script],
     }
     for name, command in others.items():
-        loss = final_loss(name, command)
+        loss = final_loss(f"{path.name}, {name}", command)
         if abs(loss - alone) > 1e-3:
             raise SystemExit(f"{name}: loss {loss}, alone {alone}")
+
+
+def main() -> None:
+    for name in ("train_ddp.py", "recover_ddp.py"):
+        check(sys.argv[1], EXAMPLES / name)
     print("ok")
 
 

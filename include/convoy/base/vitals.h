@@ -17,8 +17,9 @@ struct Vitals {
   std::atomic<uint64_t> parameters{0}, parameter_bytes{0};
 };
 
-inline Vitals private_vitals;
-inline std::atomic<Vitals*> shown_vitals{&private_vitals};
+// One page for a process, also for libraries that hide what they don't mean to export.
+[[gnu::visibility("default")]] inline Vitals private_vitals;
+[[gnu::visibility("default")]] inline std::atomic<Vitals*> shown_vitals{&private_vitals};
 
 // This process's; until somebody watches, a page that nobody sees.
 inline Vitals& vitals() {
