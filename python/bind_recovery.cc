@@ -98,7 +98,7 @@ class Led {
       options.timeout = to_ms(environment_.timeout);
       store = c10::make_intrusive<c10d::TCPStore>(go.host, options);
     }
-    trace::begin_generation(summons.generation);
+    trace::begin_generation(summons.generation, summons.rank, summons.world_size);
     return {led(std::move(store), generation), go.has_survivors};
   }
 
