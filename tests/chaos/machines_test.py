@@ -1,0 +1,157 @@
+#!/usr/bin/env python3
+"""A job on two machines whose parts fail at random: machines_test.py CONVOY TRAIN_LLAMA [--seed S] [--faults N] [--rounds R]
+
+Method: two launchers play two machines (as recover_nodes_test.py), each with a whole replica. Faults are drawn from the seed, with pauses that may be
+shorter than a recovery: ranks killed or halted, the line, the supervisor, the second machine lost, drained, and started again. At the end all ranks must
+train on both machines again, and the loss of every step that was written must be that of a run nobody disturbed, to 1e-8: the order of sums differs
+while there is one replica.
+"""
+import argparse
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "runtime"))
+from recover_nodes_test import AT, RANKS, REPLICAS, Job  # noqa: E402
+from recover_test import CONVOY, prepare_text  # noqa: E402
+
+FOR_EVER = 100000  # steps
+
+
+def losses(job: Job) -> dict[int, float]:
+    lines = (job.first.out / "metrics.jsonl").read_text().splitlines()
+    return {m["step"]: m["loss"] for m in map(json.loads, lines) if "loss" in m and "step" in m and m.get("event", "step") == "step"}
+
+
+def stop(job: Job) -> None:
+    job.first.job.send_signal(signal.SIGINT)
+    job.end((130, 130))
+
+
+def await_ranks(job: Job, ranks: int) -> dict:
+    """Until so many train, steps are done, and nothing is under way any more."""
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        status = job.first.status()
+        if status and status["phase"] == "training" and len(status["ranks"]) == ranks and not any(r["halted"] for r in status["ranks"]):
+            return status
+        assert job.first.job.poll() is None, f"the job has ended:\n{job.text()}"
+        time.sleep(0.05)
+    raise AssertionError(f"not all ranks train again: {job.first.status()}\n{job.text()}")
+
+
+class Disturbed:
+    """A job, and whether its second machine is there."""
+
+    def __init__(self, folder: pathlib.Path, seed: int):
+        self.draw = random.Random(seed)
+        self.job = Job(folder, f"seed-{seed}", ["--spares", str(self.draw.choice((0, 1, 2)))], mesh=REPLICAS, steps=FOR_EVER)
+        self.is_there = True
+        self.done: list[str] = []
+
+    def strike(self) -> None:
+        kinds = [self.rank, self.halt, self.line, self.supervisor, self.machine, self.machine, self.drain] if self.is_there else [
+            self.rank, self.halt, self.supervisor, self.back, self.back]
+        self.done.append(self.draw.choice(kinds)())
+        time.sleep(self.draw.choice((0.05, 0.5, 2, 4)))
+
+    def a_pid(self) -> int:
+        status = self.job.first.status()
+        ranks = status["ranks"] if status else []
+        return self.draw.choice(ranks)["pid"] if ranks else 0
+
+    def send(self, pid: int, sent: int) -> str:
+        try:
+            if pid:
+                os.kill(pid, sent)
+        except ProcessLookupError:
+            pid = 0
+        return "" if pid else " (none there)"
+
+    def rank(self) -> str:
+        return "rank" + self.send(self.a_pid(), signal.SIGKILL)
+
+    def halt(self) -> str:
+        return "halt" + self.send(self.a_pid(), signal.SIGSTOP)
+
+    def supervisor(self) -> str:
+        return "supervisor" + self.send(self.job.first.supervisor(), signal.SIGKILL)
+
+    def line(self) -> str:
+        try:
+            return "line" + self.send(self.job.second.relay(), signal.SIGKILL)
+        except (AssertionError, OSError):
+            return "line (none there)"
+
+    def machine(self) -> str:
+        self.job.second.kill()
+        self.job.second.job.wait()
+        self.is_there = False
+        return "machine"
+
+    def drain(self) -> str:
+        asked = subprocess.run([CONVOY, "drain", "1", str(self.job.first.out)], capture_output=True, text=True, check=False)
+        if asked.returncode != 0:
+            return "drain (refused)"
+        self.job.second.job.wait(timeout=90)
+        self.is_there = False
+        return "drain"
+
+    def back(self) -> str:
+        self.job.second = self.job.machines[1] = self.job.second.again()
+        self.is_there = True
+        return "back"
+
+
+def disturbed(folder: pathlib.Path, seed: int, faults: int, reference: dict[int, float]) -> None:
+    run = Disturbed(folder, seed)
+    job = run.job
+    try:
+        job.await_step(AT)
+        for _ in range(faults):
+            run.strike()
+        if not run.is_there:
+            run.done.append(run.back())
+        step = await_ranks(job, 2 * RANKS)["step"]
+        job.await_step(step + 3)
+        stop(job)
+        found = losses(job)
+        assert set(range(1, max(found) + 1)) == set(found), f"steps without a line: {set(range(1, max(found) + 1)) - set(found)}"
+        wrong = [s for s in found if s in reference and abs(found[s] - reference[s]) > 1e-8 * abs(reference[s])]
+        assert not wrong, f"losses differ from step {wrong[0]} on: {found[wrong[0]]}, undisturbed {reference[wrong[0]]}\n{job.text()}"
+        incidents = job.first.incidents()
+        lost = sum(i["steps_lost"] for i in incidents)
+        print(f"  seed {seed}: {', '.join(run.done)}; {len(incidents)} incidents, {lost} steps lost, {max(found)} steps", flush=True)
+    except BaseException:
+        print(f"  seed {seed}: {', '.join(run.done)}", flush=True)
+        for machine in job.machines:
+            machine.kill()
+        raise
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("convoy"), parser.add_argument("train_llama")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--faults", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=1)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        prepare_text(folder)
+        undisturbed = Job(folder, "undisturbed", mesh=REPLICAS, steps=FOR_EVER)
+        undisturbed.await_step(300)
+        stop(undisturbed)
+        reference = losses(undisturbed)
+        for seed in range(arguments.seed, arguments.seed + arguments.rounds):
+            disturbed(folder, seed, arguments.faults, reference)
+
+
+if __name__ == "__main__":
+    main()
