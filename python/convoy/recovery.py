@@ -431,7 +431,7 @@ def _watch_new_groups(led: Any) -> None:
 
 
 def _retire(made: Any) -> None:
-    """Takes a DDP's hooks out of the module: one that failed in a backward pass would go on reducing gradients."""
+    """Takes a DDP's hooks out of the module: after a forward pass without a backward one it would go on reducing gradients."""
     for each in made.values() if isinstance(made, dict) else made if isinstance(made, list | tuple) else [made]:
         if isinstance(each, DistributedDataParallel):
             for name in ("logger", "reducer"):

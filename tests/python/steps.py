@@ -66,7 +66,7 @@ def fail(how: str, folder: pathlib.Path) -> None:
         ctypes.PyDLL(None).sleep(1000)  # a C call that keeps the interpreter's lock
     elif how == "sleeps":
         time.sleep(1000)
-    elif how == "after_the_update":
+    elif how in ("in_backward", "after_the_update"):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -112,6 +112,8 @@ def work(folder: pathlib.Path, backend: str, how: str) -> None:
                 x = torch.randn(8, 16, generator=torch.Generator().manual_seed(step.number * size + rank)).double().to(device)
                 state["optimizer"].zero_grad()
                 loss = (ddp(x) - x.sum(1, keepdim=True)).square().mean()
+                if step.number == AT and rank == VICTIM and how == "in_backward":
+                    fail(how, folder)
                 loss.backward()
                 dist.all_reduce(total := loss.detach().clone())
                 state["optimizer"].step()
@@ -256,12 +258,13 @@ def halted(run: Run) -> None:
 
 
 def by_itself(run: Run) -> None:
-    """The worker does it (fail())."""
+    """The worker does it (fail()): in_backward is SIGKILL before the backward pass, in which the others then fail."""
 
 
 # Name: what the test does, processes that must be the same before and after, incidents, spares.
 CASES = {
     "killed": (killed, 3, 1, 0),
+    "in_backward": (by_itself, 3, 1, 0),
     "rank_zero_killed": (rank_zero_killed, 3, 1, 1),
     "killed_twice": (killed_twice, 3, 2, 1),
     "killed_together": (killed_together, 1, 1, 0),
@@ -369,7 +372,29 @@ def alone() -> None:
         state.end_step()
         after = fingerprint(model)
         assert state.undo_step() == "clean" and fingerprint(model) == after  # between two steps
+    a_failed_ddp_is_retired()
     print("  alone: ok", flush=True)
+
+
+def a_failed_ddp_is_retired() -> None:
+    """A step that failed between forward and backward pass leaves a DDP that waits for gradients, though groups have gone."""
+    import torch
+    import torch.distributed as dist
+
+    from convoy import recovery
+
+    model, inputs = torch.nn.Linear(4, 4), torch.ones(2, 4)
+    for is_new in (False, True):
+        dist.init_process_group("convoy", store=dist.HashStore(), rank=0, world_size=1)
+        ddp = torch.nn.parallel.DistributedDataParallel(model)
+        loss = ddp(inputs).sum()
+        if is_new:
+            loss.backward()
+            assert float(model.weight.grad.sum()) == 32
+        else:
+            failed = ddp
+            recovery._retire((failed, None))
+        dist.destroy_process_group()
 
 
 def main() -> None:
