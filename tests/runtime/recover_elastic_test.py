@@ -18,6 +18,9 @@ from recover_nodes_test import AT, RANKS, REPLICAS, Job, free_port  # noqa: E402
 from recover_test import CONVOY, NUMBERS, prepare_text  # noqa: E402
 
 
+FOR_EVER = 100000  # steps
+
+
 def near(numbers: dict, reference: dict) -> None:
     """Sums of the same terms in another order, in float64."""
     for key in NUMBERS:
@@ -56,7 +59,7 @@ def uneven(folder: pathlib.Path) -> None:
 
 def and_back(folder: pathlib.Path) -> None:
     """The same, and a machine in the place of the lost one comes: all replicas again, and nobody waits for its processes to start."""
-    job = Job(folder, "back", mesh=REPLICAS, steps=400)
+    job = Job(folder, "back", mesh=REPLICAS, steps=FOR_EVER)
     job.await_step(AT)
     job.second.kill()
     job.first.await_generation(1, "training")
@@ -64,10 +67,23 @@ def and_back(folder: pathlib.Path) -> None:
     job.second = job.machines[1] = job.second.again()
     job.first.await_generation(2, "training")
     assert [node["ranks"] for node in job.status()["nodes"]] == [4, 4], job.status()
-    job.end()
+    stop(job)
     lost, back = job.first.incidents()
     assert lost["action"] == "shrink" and back["action"] == "grow" and back["steps_lost"] == 0, (lost, back)
     print(f"  a machine comes back: training stood still for {back['first_step_s']:.2f} s", flush=True)
+
+
+def stop(job: Job, codes: tuple = (130, 130)) -> None:
+    """Ctrl-C on a machine that is there: how many steps were done by then depends on the machine's load."""
+    next(m for m, code in zip(job.machines, codes) if code == 130).job.send_signal(signal.SIGINT)
+    job.end(codes)
+
+
+def await_incident(job: Job, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while sum(len(m.incidents()) for m in job.machines) < count:
+        assert time.monotonic() < deadline, f"no incident was recorded:\n{job.text()}"
+        time.sleep(0.05)
 
 
 class EtcdServer:
@@ -116,7 +132,7 @@ def with_etcd(test):
 def the_leading_machine(folder: pathlib.Path, etcd: EtcdServer) -> None:
     """The machine with the supervisor is lost: another machine's leads, and goes on with the replica that it has; then the first one
     comes back, and follows."""
-    job = Job(folder, "leading", etcd.options, mesh=REPLICAS, steps=600, common=True)
+    job = Job(folder, "leading", etcd.options, mesh=REPLICAS, steps=FOR_EVER, common=True)
     job.await_step(AT)
     leads = next(m for m in job.machines if m.supervisor_leads())
     other = job.machines[1 - leads.number]
@@ -132,7 +148,7 @@ def the_leading_machine(folder: pathlib.Path, etcd: EtcdServer) -> None:
         raise AssertionError(f"{late}\n{job.machines[leads.number].text()}") from None
     assert [node["ranks"] for node in other.status()["nodes"]] == [4, 4], other.status()
     job.first, job.second = job.machines
-    job.end()
+    stop(job)
     lost, back = other.incidents()
     assert lost["steps_lost"] == 0 and back["action"] == "grow", (lost, back)
     print(f"  the machine that leads is lost: training again {took:.1f} s after its death, and it comes back", flush=True)
@@ -141,7 +157,7 @@ def the_leading_machine(folder: pathlib.Path, etcd: EtcdServer) -> None:
 @with_etcd
 def etcd_away(folder: pathlib.Path, etcd: EtcdServer) -> None:
     """Nobody leads while etcd is away, and training goes on; then a rank is replaced as before."""
-    job = Job(folder, "etcd-away", etcd.options, mesh=REPLICAS, steps=800, common=True)
+    job = Job(folder, "etcd-away", etcd.options, mesh=REPLICAS, steps=FOR_EVER, common=True)
     job.await_step(AT)
     etcd.stop()
     time.sleep(4)
@@ -151,7 +167,8 @@ def etcd_away(folder: pathlib.Path, etcd: EtcdServer) -> None:
     while ((status := job.first.status()) is None or len(status["ranks"]) < 2 * RANKS) and time.monotonic() < deadline:
         time.sleep(0.1)
     job.kill(5)
-    job.end()
+    await_incident(job, 1)
+    stop(job)
     records = next(m for m in job.machines if m.incidents()).incidents()
     assert len(records) == 1, f"{[(r['what'], r['action']) for r in records]}\n{job.text()}"
     record = records[0]
@@ -162,7 +179,7 @@ def etcd_away(folder: pathlib.Path, etcd: EtcdServer) -> None:
 @with_etcd
 def supervisor_with_etcd(folder: pathlib.Path, etcd: EtcdServer) -> None:
     """SIGKILL of the supervisor: its own launcher's next one takes over at once."""
-    job = Job(folder, "etcd-supervisor", etcd.options, mesh=REPLICAS, steps=200, common=True)
+    job = Job(folder, "etcd-supervisor", etcd.options, mesh=REPLICAS, steps=FOR_EVER, common=True)
     job.await_step(AT)
     leads = next(m for m in job.machines if m.supervisor_leads())
     before = leads.supervisor()
@@ -173,13 +190,14 @@ def supervisor_with_etcd(folder: pathlib.Path, etcd: EtcdServer) -> None:
         time.sleep(0.02)
     took = time.monotonic() - begin
     job.kill(6)
-    job.end()
+    await_incident(job, 1)
+    stop(job)
     print(f"  the supervisor is killed: control is back after {took:.1f} s", flush=True)
 
 
 def drained(folder: pathlib.Path) -> None:
     """A machine is freed for maintenance and comes back; no step is lost, and nobody waits for a deadline."""
-    job = Job(folder, "drained", mesh=REPLICAS, steps=400)
+    job = Job(folder, "drained", mesh=REPLICAS, steps=FOR_EVER)
     job.await_step(AT)
     refused = subprocess.run([CONVOY, "drain", "0", str(job.first.out)], capture_output=True, text=True, check=False)
     assert refused.returncode == 69 and "leads the job" in refused.stderr, refused
@@ -190,7 +208,7 @@ def drained(folder: pathlib.Path) -> None:
     assert job.status()["mesh"] == "tp=2,pp=2,dp=1,order=tp-pp-dp", job.status()
     job.second = job.machines[1] = job.second.again()
     job.first.await_generation(2, "training")
-    job.end()
+    stop(job)
     away, back = job.first.incidents()
     assert away["kind"] == "to be freed" and away["steps_lost"] == 0 and back["action"] == "grow", (away, back)
     print(f"  a machine is drained: training stood still for {away['first_step_s']:.2f} s, and {back['first_step_s']:.2f} s at its return", flush=True)
@@ -214,7 +232,7 @@ def drained_to_spares(folder: pathlib.Path) -> None:
 @with_etcd
 def drained_leader(folder: pathlib.Path, etcd: EtcdServer) -> None:
     """The machine that leads is freed: another one leads then."""
-    job = Job(folder, "drained-leader", etcd.options, mesh=REPLICAS, steps=600, common=True)
+    job = Job(folder, "drained-leader", etcd.options, mesh=REPLICAS, steps=FOR_EVER, common=True)
     job.await_step(AT)
     leads = next(m for m in job.machines if m.supervisor_leads())
     other = job.machines[1 - leads.number]
@@ -227,7 +245,7 @@ def drained_leader(folder: pathlib.Path, etcd: EtcdServer) -> None:
     (rank, pid) = next((r["rank"], r["pid"]) for r in status["ranks"])
     os.kill(pid, signal.SIGKILL)
     other.await_generation(2, "training")
-    job.end()
+    stop(job, (0, 130) if leads.number == 0 else (130, 0))
     assert [r["what"] for r in other.incidents() if f"rank {rank} " in r["what"]], other.incidents()
     print("  the machine that leads is drained: another one leads, and replaces a rank", flush=True)
 

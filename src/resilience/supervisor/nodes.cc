@@ -12,7 +12,7 @@ namespace convoy::resilience {
 namespace {
 
 // For nodes that another supervisor has known to come to this one.
-constexpr Nanos kComesBack = std::chrono::seconds(4);
+constexpr Nanos kComesBack = std::chrono::seconds(6);
 // A job that begins is told who it waits for. Its ranks have a deadline of their own.
 constexpr Nanos kToldAfter = std::chrono::seconds(15);
 // Who was halted himself for so long has not listened.
