@@ -153,8 +153,11 @@ Status Runtime::form_groups(const resilience::Summons& summons, const resilience
   }
   store = c10::make_intrusive<c10d::PrefixStore>(prefix, store);
   const bool is_new = groups_ == nullptr;
-  CONVOY_ASSIGN_OR_RETURN(
-      mesh_, Mesh::parse(summons.mesh.empty() ? "dp=*" : summons.mesh, summons.world_size));
+  if (summons.mesh.empty()) {
+    mesh_ = full_mesh_;  // the launcher was told none, but the program may have its own
+  } else {
+    CONVOY_ASSIGN_OR_RETURN(mesh_, Mesh::parse(summons.mesh, summons.world_size));
+  }
   store_ = store;
   if (is_new) {
     is_newcomer_ = true;  // until it has caught up, in whichever generation that will be
