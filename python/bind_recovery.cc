@@ -78,26 +78,16 @@ class Led {
     environment_.world_size = summons.world_size;
     environment_.local_rank = summons.local_rank;
     environment_.local_world_size = summons.local_world_size;
-    const bool in_file = runtime::meets_in_file(environment_);
     StorePtr store;
     resilience::StorePlace place;
-    if (summons.serves_store && !in_file) {
-      c10d::TCPStoreOptions options;
-      options.port = 0;  // any free one
-      options.waitWorkers = false;
-      const auto served = runtime::serve_store(runtime::own_name(environment_), options);
+    if (summons.serves_store && !runtime::meets_in_file(environment_)) {
+      const auto served = runtime::serve_next_store(environment_);
       place = {value_of(host::choose_address("")), served->getPort()};
       store = served;
     }
     const resilience::Go go = value_of(member_->ready(summons, place, environment_.timeout));
     const int generation = static_cast<int>(summons.generation);
-    if (!store && in_file) store = runtime::file_store(environment_, generation);
-    if (!store) {
-      c10d::TCPStoreOptions options;
-      options.port = go.port;
-      options.timeout = to_ms(environment_.timeout);
-      store = c10::make_intrusive<c10d::TCPStore>(go.host, options);
-    }
+    if (!store) store = runtime::reach_store(environment_, generation, go.host, go.port);
     trace::begin_generation(summons.generation, summons.rank, summons.world_size);
     return {led(std::move(store), generation), go.has_survivors};
   }

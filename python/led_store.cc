@@ -1,6 +1,7 @@
 #include "python/led_store.h"
 
 #include <convoy/base/clock.h>
+#include <convoy/base/units.h>
 
 #include <c10/util/Exception.h>
 
@@ -8,12 +9,6 @@ namespace convoy::python {
 namespace {
 
 constexpr Nanos kLook = std::chrono::milliseconds(1);
-
-std::string listed(const std::vector<std::string>& keys) {
-  std::string text;
-  for (const std::string& key : keys) text += (text.empty() ? "" : ", ") + key;
-  return text;
-}
 
 }  // namespace
 
@@ -31,9 +26,9 @@ void LedStore::wait(const std::vector<std::string>& keys,
   const Deadline deadline = Deadline::after(timeout);
   while (!inner_->check(keys)) {
     TORCH_CHECK_WITH(DistBackendError, !called_off_(),
-                     "aborted: another rank failed before it had set ", listed(keys));
+                     "aborted: another rank failed before it had set ", enumerate(keys));
     TORCH_CHECK_WITH(DistStoreError, !deadline.passed(), "deadline exceeded: nobody has set ",
-                     listed(keys), " within ", timeout.count(), " ms");
+                     enumerate(keys), " within ", timeout.count(), " ms");
     Clock::system().sleep_for(kLook);
   }
 }

@@ -1,5 +1,6 @@
 // Makes, maps and touches the shared memory of snapshots.
 #include <convoy/base/log.h>
+#include <convoy/base/memory.h>
 #include <convoy/base/units.h>
 #include <convoy/ckpt/arena.h>
 
@@ -9,7 +10,6 @@
 #include <condition_variable>
 #include <cstring>
 #include <fcntl.h>
-#include <fstream>
 #include <limits>
 #include <linux/magic.h>
 #include <mutex>
@@ -47,30 +47,6 @@ size_t page_size() {
 
 size_t round_up(size_t bytes, size_t unit) {
   return (bytes + unit - 1) / unit * unit;
-}
-
-// A number from a file such as memory.max; all there is if it is missing or says "max".
-uint64_t number_in(const char* path) {
-  uint64_t value = 0;
-  return std::ifstream(path) >> value ? value : std::numeric_limits<uint64_t>::max();
-}
-
-uint64_t memory_left() {
-  uint64_t left = std::numeric_limits<uint64_t>::max();
-  std::ifstream info("/proc/meminfo");
-  std::string word;
-  while (info >> word) {
-    if (word != "MemAvailable:") continue;
-    uint64_t kib = 0;
-    if (info >> kib) left = kib * 1024;
-    break;
-  }
-  const uint64_t most = number_in("/sys/fs/cgroup/memory.max");
-  const uint64_t used = number_in("/sys/fs/cgroup/memory.current");
-  if (most != std::numeric_limits<uint64_t>::max() && used <= most) {
-    left = std::min(left, most - used);
-  }
-  return left;
 }
 
 struct Mapping {
@@ -161,7 +137,7 @@ int collapse(std::byte* data, size_t bytes, bool writable) {
 }
 
 Status check_memory_left(size_t bytes) {
-  const uint64_t left = memory_left();
+  const uint64_t left = available_memory();
   if (bytes <= left) return ok_status();
   return {Code::kResourceExhausted,
           "an arena for snapshots of " + format_bytes(bytes) +
@@ -245,7 +221,7 @@ Arena::~Arena() = default;
 
 Result<std::shared_ptr<Arena>> Arena::create(size_t bytes, const Options& options) {
   CONVOY_RETURN_IF_ERROR(check_size(bytes));
-  if (const uint64_t left = memory_left(); bytes > left) {
+  if (const uint64_t left = available_memory(); bytes > left) {
     return Status(Code::kResourceExhausted,
                   "an arena for snapshots of " + format_bytes(bytes) +
                       " does not fit: " + format_bytes(left) +

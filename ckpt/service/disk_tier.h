@@ -98,9 +98,9 @@ class DiskTier {
   void unpin(uint64_t step);
   // Blocks until no job is left.
   void drain();
-  size_t jobs() const;
+  size_t jobs() const;  // queued and in work
   // How long it has been at its present job; 0: there is none.
-  Nanos busy_for() const;  // queued and in work
+  Nanos busy_for() const;
 
   struct Progress {
     size_t jobs = 0;               // as jobs()

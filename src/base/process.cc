@@ -13,6 +13,11 @@ std::string signal_name(int signal) {
   return name == nullptr ? "signal " + std::to_string(signal) : std::string("SIG") + name;
 }
 
+std::string how_it_ended(int wait_status) {
+  return WIFSIGNALED(wait_status) ? signal_name(WTERMSIG(wait_status))
+                                  : "exit code " + std::to_string(WEXITSTATUS(wait_status));
+}
+
 int exit_code_of_wait(int wait_status) {
   return WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : 128 + WTERMSIG(wait_status);
 }

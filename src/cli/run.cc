@@ -6,7 +6,6 @@
 #include <convoy/mesh/mesh.h>
 
 #include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -141,10 +140,6 @@ Status complete(const Invocation& invocation, RunArguments* arguments) {
     rehearsal.seed = static_cast<uint64_t>(seed);
   }
   CONVOY_RETURN_IF_ERROR(complete_tracing(arguments));
-  if (!options.etcd.empty() && std::getenv("CONVOY_JOB_ID") == nullptr) {
-    return {Code::kInvalidArgument,
-            "--etcd needs one CONVOY_JOB_ID, the same on all machines and of no other job."};
-  }
   if (!options.mesh.empty()) {
     CONVOY_ASSIGN_OR_RETURN(const Mesh mesh,
                             Mesh::parse(options.mesh, options.ranks * options.nodes));

@@ -90,6 +90,15 @@ int status(StatusArguments a) {
   return code;
 }
 
+// Of a supervisor that may refuse.
+Status request(const std::string& run_dir, const std::string& what) {
+  CONVOY_ASSIGN_OR_RETURN(const std::string answer, resilience::ask(run_dir, what));
+  const auto json = nlohmann::json::parse(answer, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) return {Code::kDataLoss, "the supervisor's answer can't be read"};
+  const std::string error = json.value("error", "");
+  return error.empty() ? ok_status() : Status(Code::kUnavailable, error);
+}
+
 }  // namespace
 
 void add_status(CLI::App& root, Invocation& invocation) {
@@ -111,11 +120,7 @@ void add_restart(CLI::App& root, Invocation& invocation) {
       "Exit codes: 0 it is being done; 66 no such run folder; 69 no job runs there, or it\n"
       "is recovering from something just now.");
   app->callback([&invocation, run_dir] {
-    const auto answer = resilience::ask(*run_dir, "restart");
-    const Status status = !answer.ok() ? answer.status()
-                          : answer->find("\"error\"") != std::string::npos
-                              ? Status(Code::kUnavailable, *answer)
-                              : ok_status();
+    const Status status = request(*run_dir, "restart");
     if (status.ok()) std::printf("all processes are being replaced; `convoy why` will tell\n");
     invocation.exit_code = status.ok() ? 0 : fail(status);
   });
@@ -138,15 +143,9 @@ void add_drain(CLI::App& root, Invocation& invocation) {
       "Exit codes: 0 it is being done, `convoy status` shows when it is; 66 no such run folder;\n"
       "69 no job runs there, or it can't be done, as the message says.");
   app->callback([&invocation, arguments] {
-    const auto answer = resilience::ask(arguments->run_dir, "drain " + arguments->node);
-    if (!answer.ok()) {
-      invocation.exit_code = fail(answer.status());
-      return;
-    }
-    const auto json = nlohmann::json::parse(*answer, nullptr, /*allow_exceptions=*/false);
-    const std::string error = json.value("error", "");
-    if (error.empty()) std::printf("%s is being freed\n", arguments->node.c_str());
-    invocation.exit_code = error.empty() ? 0 : fail({Code::kUnavailable, error});
+    const Status status = request(arguments->run_dir, "drain " + arguments->node);
+    if (status.ok()) std::printf("%s is being freed\n", arguments->node.c_str());
+    invocation.exit_code = status.ok() ? 0 : fail(status);
   });
 }
 

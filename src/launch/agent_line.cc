@@ -2,6 +2,7 @@
 #include "src/launch/agent_line.h"
 
 #include "src/launch/process.h"
+#include <convoy/base/process.h>
 #include <convoy/base/units.h>
 
 #include <algorithm>
@@ -53,11 +54,8 @@ std::string unfinished(const DrainNews& news) {
 Status outcome(const DrainNews& news, int wait_status) {
   if (!news.lost().empty()) return {Code::kDataLoss, news.lost()};
   if (WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == 0) return ok_status();
-  const std::string how = WIFSIGNALED(wait_status)
-                              ? signal_name(WTERMSIG(wait_status))
-                              : "exit code " + std::to_string(WEXITSTATUS(wait_status));
-  return {Code::kUnavailable,
-          "the agent ended (" + how + ") before this was written: " + unfinished(news) + "."};
+  return {Code::kUnavailable, "the agent ended (" + how_it_ended(wait_status) +
+                                  ") before this was written: " + unfinished(news) + "."};
 }
 
 }  // namespace

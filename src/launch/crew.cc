@@ -261,7 +261,8 @@ Status Crew::start_supervisor() {
   SpawnOptions how;
   how.kept = {theirs.get()};
   std::vector<std::string> environment = options_.environment;
-  environment.push_back("MASTER_ADDR=" + options_.leader);  // the own address is that towards it
+  // Its own address is that from which it reaches the first machine.
+  if (is_contested()) environment.push_back("MASTER_ADDR=" + options_.leader);
   CONVOY_ASSIGN_OR_RETURN(
       child_, spawn(options_.program, supervisor_words(theirs.get()), environment, how));
   started_at_ = Clock::system().now();
@@ -351,10 +352,7 @@ void Crew::on_supervisor_exit() {
   if (is_led_ && !is_leader()) away_at_ = Clock::system().now();
   is_led_ = false;
   if (!is_over) {
-    const std::string how = WIFEXITED(wait_status)
-                                ? "exit code " + std::to_string(WEXITSTATUS(wait_status))
-                                : signal_name(WTERMSIG(wait_status));
-    terminal_.say("convoy: " + what + " died (" + how +
+    terminal_.say("convoy: " + what + " died (" + how_it_ended(wait_status) +
                   ") and is started again; training goes on.");
   }
   const Status started = start_supervisor();
@@ -388,11 +386,11 @@ void Crew::close() {
 void Crew::to_supervisor(const proto::FromNode& message) {
   if (!line_) return;  // the next one is told who is there
   const Status sent = send_packet(line_.get(), message.SerializeAsString());
-  if (!sent.ok()) end_supervisor(("takes no messages: " + sent.message()).c_str());
+  if (!sent.ok()) end_supervisor("takes no messages: " + sent.message());
 }
 
 // The next one is told all that it needs to know.
-void Crew::end_supervisor(const char* why) {
+void Crew::end_supervisor(const std::string& why) {
   CONVOY_LOG(Warn) << "the supervisor " << why << "; it is replaced";
   loop_.unwatch(line_.get());
   line_.reset();

@@ -105,7 +105,7 @@ class Crew {
   void forget_ranks();
   void on_timer();
   void tell_vitals();
-  void end_supervisor(const char* why);
+  void end_supervisor(const std::string& why);
   void to_supervisor(const resilience::proto::FromNode& message);
 
   const Options options_;

@@ -106,6 +106,10 @@ Result<Plan> plan_launch(const LaunchOptions& options) {
   CONVOY_ASSIGN_OR_RETURN(plan.port, choose_port(options));
   const char* job_id = std::getenv("CONVOY_JOB_ID");
   const bool is_given = job_id != nullptr && *job_id != '\0';
+  if (!options.etcd.empty() && !is_given) {
+    return Status(Code::kInvalidArgument,
+                  "--etcd needs one CONVOY_JOB_ID, the same on all machines and of no other job.");
+  }
   plan.job_id = is_given ? job_id : new_job_id();
   plan.has_common_id = is_given || options.nodes == 1;
   plan.threads = choose_threads(options);

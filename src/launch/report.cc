@@ -93,11 +93,9 @@ int code_of(const RankExit& exit) {
 }
 
 std::string how(const RankExit& exit) {
-  if (!WIFSIGNALED(exit.wait_status)) {
-    return "exit code " + std::to_string(WEXITSTATUS(exit.wait_status));
-  }
-  const int signal = WTERMSIG(exit.wait_status);
-  std::string text = signal_name(signal) + " (" + ::strsignal(signal);
+  std::string text = how_it_ended(exit.wait_status);
+  if (!WIFSIGNALED(exit.wait_status)) return text;
+  text += std::string(" (") + ::strsignal(WTERMSIG(exit.wait_status));
   if (WCOREDUMP(exit.wait_status)) text += ", core dumped";
   return text + ")";
 }

@@ -105,14 +105,9 @@ Status Runtime::enter(const resilience::Summons& summons) {
                    std::to_string(generation_));
   return attempt([&]() -> Status {
     c10::intrusive_ptr<c10d::TCPStore> server;
-    if (summons.serves_store && !meets_in_file(environment_)) {
-      c10d::TCPStoreOptions options;
-      options.port = 0;  // any free one
-      options.waitWorkers = false;
-      server = serve_store(own_name(environment_), options);
-    }
     resilience::StorePlace place;
-    if (server) {
+    if (summons.serves_store && !meets_in_file(environment_)) {
+      server = serve_next_store(environment_);
       CONVOY_ASSIGN_OR_RETURN(place.host, host::choose_address(""));
       place.port = server->getPort();
     }
@@ -144,13 +139,7 @@ Status Runtime::form_groups(const resilience::Summons& summons, const resilience
                             c10::intrusive_ptr<c10d::Store> server) {
   const std::string prefix = prefix_of(generation_);
   c10::intrusive_ptr<c10d::Store> store = std::move(server);
-  if (!store && meets_in_file(environment_)) store = file_store(environment_, generation_);
-  if (!store) {
-    c10d::TCPStoreOptions options;
-    options.port = go.port;
-    options.timeout = std::chrono::duration_cast<std::chrono::milliseconds>(environment_.timeout);
-    store = c10::make_intrusive<c10d::TCPStore>(go.host, options);
-  }
+  if (!store) store = reach_store(environment_, generation_, go.host, go.port);
   store = c10::make_intrusive<c10d::PrefixStore>(prefix, store);
   const bool is_new = groups_ == nullptr;
   if (summons.mesh.empty()) {

@@ -44,4 +44,20 @@ c10::intrusive_ptr<c10d::TCPStore> serve_store(const std::string& host,
   return c10::make_intrusive<c10d::TCPStore>(host, options);
 }
 
+c10::intrusive_ptr<c10d::TCPStore> serve_next_store(const launch::Environment& environment) {
+  c10d::TCPStoreOptions options;
+  options.port = 0;  // any free one
+  options.waitWorkers = false;
+  return serve_store(own_name(environment), options);
+}
+
+c10::intrusive_ptr<c10d::Store> reach_store(const launch::Environment& environment, int generation,
+                                            const std::string& host, uint16_t port) {
+  if (meets_in_file(environment)) return file_store(environment, generation);
+  c10d::TCPStoreOptions options;
+  options.port = port;
+  options.timeout = std::chrono::duration_cast<std::chrono::milliseconds>(environment.timeout);
+  return c10::make_intrusive<c10d::TCPStore>(host, options);
+}
+
 }  // namespace convoy::runtime

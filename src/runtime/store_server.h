@@ -6,6 +6,7 @@
 #include <torch/csrc/distributed/c10d/FileStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
+#include <cstdint>
 #include <string>
 
 namespace convoy::runtime {
@@ -26,5 +27,12 @@ std::string own_name(const launch::Environment& environment);
 // could wait for a name server. Throws c10::Error.
 c10::intrusive_ptr<c10d::TCPStore> serve_store(const std::string& host,
                                                c10d::TCPStoreOptions options);
+
+// Of a generation that is to come, whose ranks meet over the network: serves its store at any free
+// port, and this process is a client.
+c10::intrusive_ptr<c10d::TCPStore> serve_next_store(const launch::Environment& environment);
+// Where its ranks meet, if this one does not serve the store itself. Throws c10::Error.
+c10::intrusive_ptr<c10d::Store> reach_store(const launch::Environment& environment, int generation,
+                                            const std::string& host, uint16_t port);
 
 }  // namespace convoy::runtime

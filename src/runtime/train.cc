@@ -2,6 +2,7 @@
 // speaks; what decides how long the run goes on is rank 0's clock, which it tells the others.
 #include "src/runtime/catch_up.h"
 #include "src/runtime/checkpoints.h"
+#include "src/runtime/one_process.h"
 #include "src/runtime/place.h"
 #include "src/runtime/replica_check.h"
 #include "src/runtime/run_folder.h"
@@ -19,8 +20,6 @@
 #include <convoy/trace/event.h>
 #include <convoy/trace/recorder.h>
 
-#include <ATen/Parallel.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -28,16 +27,11 @@
 #include <memory>
 #include <numbers>
 #include <optional>
-#include <thread>
 #include <unistd.h>
 
 namespace convoy::runtime {
 namespace {
 
-// The measurement of one process: at most so many steps, of which the first isn't counted, and no
-// more once it has taken so long.
-constexpr int kBaselineSteps = 8;
-constexpr double kBaselineSeconds = 3;
 // With a time limit, rank 0 looks at the clock every so many steps.
 constexpr int64_t kClockSteps = 10;
 // Validation points along the run and at its end, how many global batches each looks at (always the
@@ -73,7 +67,6 @@ class Run {
 
  private:
   void measure_one_process();
-  double one_process_rate(int threads);
   void make_trainer();
   Status begin();
   Status resume();
@@ -136,41 +129,10 @@ class Run {
   int64_t trusted_ = INT64_MAX;  // … nor any rank's newer ones than after this step
 };
 
-// How fast rank 0 trains the same model on the same batches alone, in tokens/s of its median step.
-double Run::one_process_rate(int threads) {
-  at::set_num_threads(threads);
-  TrainerOptions alone = trainer_options_;
-  alone.llama.sequence_parallel = false;
-  alone.schedule = "1f1b";
-  alone.chunks = alone.microbatches = 1;
-  alone.rows = 0;
-  comm::MeshGroups groups(Mesh(), 0, {});
-  Trainer trainer(alone, groups);
-  Samples samples = Samples::open(options_, preset_.sequence, preset_.batch).value();
-  std::vector<double> took;
-  const TimePoint start = Clock::system().now();
-  for (int i = 0; i < kBaselineSteps && (i < 2 || seconds_since(start) < kBaselineSeconds); ++i) {
-    const at::Tensor batch = samples.next(preset_.batch, 0, preset_.batch);
-    const TimePoint begin = Clock::system().now();
-    trainer.step(batch);
-    if (i > 0) took.push_back(seconds_since(begin));
-  }
-  std::nth_element(took.begin(), took.begin() + static_cast<std::ptrdiff_t>(took.size() / 2),
-                   took.end());
-  return static_cast<double>(preset_.batch * preset_.sequence) / took[took.size() / 2];
-}
-
-// The better of all cores and one: on a busy machine threads that wait for each other can lose.
 void Run::measure_one_process() {
   if (!options_.measure_one || runtime_.size() == 1) return;
-  one_process_ = runtime_.from_rank_zero("one_process_rate", [&] {
-    const int threads = at::get_num_threads();
-    const int cores = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
-    double rate = one_process_rate(cores);
-    if (cores > 1) rate = std::max(rate, one_process_rate(1));
-    at::set_num_threads(threads);
-    return rate;
-  });
+  one_process_ = runtime_.from_rank_zero(
+      "one_process_rate", [&] { return one_process_rate(options_, preset_, trainer_options_); });
 }
 
 // How many steps the run takes in all, as rank 0 sees it after `done` of them.
@@ -481,10 +443,11 @@ Status Run::take_place(const CaughtUp& caught) {
 Status Run::join_run(const Standing& run, const char* mark) {
   total_ = run.total;
   trainer_->set_total_steps(total_);
-  if (std::exchange(has_begun_, true)) return speaks() ? speak(mark) : ok_status();
-  first_ = steps_;
-  begin_ = Clock::system().now() -
-           std::chrono::duration_cast<Nanos>(std::chrono::duration<double>(run.elapsed));
+  if (!std::exchange(has_begun_, true)) {
+    first_ = steps_;
+    begin_ = Clock::system().now() -
+             std::chrono::duration_cast<Nanos>(std::chrono::duration<double>(run.elapsed));
+  }
   return speaks() ? speak(mark) : ok_status();
 }
 
@@ -585,11 +548,11 @@ Status train(Runtime& runtime, const TrainOptions& options) {
   CONVOY_ASSIGN_OR_RETURN(ModelPreset preset, model_preset(options.config));
   preset = preset_of(options);
   CONVOY_ASSIGN_OR_RETURN(Samples samples, Samples::open(options, preset.sequence, preset.batch));
-  const TrainerOptions trainer = trainer_options(
+  TrainerOptions trainer = trainer_options(
       options, preset, static_cast<int64_t>(samples.info().vocabulary_size), runtime);
-  TrainerOptions even = trainer;
-  even.rows = 0;
-  CONVOY_RETURN_IF_ERROR(Trainer::check(even, runtime.full_mesh()));
+  CONVOY_RETURN_IF_ERROR(Trainer::check(trainer, runtime.full_mesh()));
+  // Micro-batches stay as large with fewer ranks.
+  trainer.rows = preset.batch / (runtime.full_mesh().size("dp") * trainer.microbatches);
   const std::string path =
       options.run_dir.empty() ? runtime.environment().run_dir : options.run_dir;
   const Status status = Run(runtime, options, preset, std::move(samples), path, trainer).run();

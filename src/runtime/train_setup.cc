@@ -38,7 +38,7 @@ ModelPreset preset_of(const TrainOptions& options) {
 TrainerOptions trainer_options(const TrainOptions& options, const ModelPreset& preset,
                                int64_t vocabulary, const Runtime& runtime) {
   TrainerOptions out;
-  const Mesh& mesh = runtime.full_mesh();  // micro-batches stay as large with fewer ranks
+  const Mesh& mesh = runtime.full_mesh();
   out.model = {.layers = preset.layers,
                .hidden = preset.hidden,
                .heads = preset.heads,
@@ -58,7 +58,6 @@ TrainerOptions trainer_options(const TrainOptions& options, const ModelPreset& p
   out.microbatches = options.microbatches > 0
                          ? options.microbatches
                          : default_microbatches(preset.batch / mesh.size("dp"), mesh.size("pp"));
-  out.rows = preset.batch / (mesh.size("dp") * out.microbatches);
   out.adamw.weight_decay = options.weight_decay;
   out.lr = {.peak = preset.lr,
             .floor = preset.lr / 10,

@@ -18,20 +18,13 @@ import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "runtime"))
-from recover_nodes_test import AT, RANKS, REPLICAS, Job  # noqa: E402
+from recover_nodes_test import AT, FOR_EVER, RANKS, REPLICAS, Job  # noqa: E402
 from recover_test import CONVOY, prepare_text  # noqa: E402
-
-FOR_EVER = 100000  # steps
 
 
 def losses(job: Job) -> dict[int, float]:
     lines = (job.first.out / "metrics.jsonl").read_text().splitlines()
     return {m["step"]: m["loss"] for m in map(json.loads, lines) if "loss" in m and "step" in m and m.get("event", "step") == "step"}
-
-
-def stop(job: Job) -> None:
-    job.first.job.send_signal(signal.SIGINT)
-    job.end((130, 130))
 
 
 def await_ranks(job: Job, ranks: int) -> dict:
@@ -120,7 +113,7 @@ def disturbed(folder: pathlib.Path, seed: int, faults: int, reference: dict[int,
             run.done.append(run.back())
         step = await_ranks(job, 2 * RANKS)["step"]
         job.await_step(step + 3)
-        stop(job)
+        job.stop()
         found = losses(job)
         assert set(range(1, max(found) + 1)) == set(found), f"steps without a line: {set(range(1, max(found) + 1)) - set(found)}"
         wrong = [s for s in found if s in reference and abs(found[s] - reference[s]) > 1e-8 * abs(reference[s])]
@@ -147,7 +140,7 @@ def main() -> None:
         prepare_text(folder)
         undisturbed = Job(folder, "undisturbed", mesh=REPLICAS, steps=FOR_EVER)
         undisturbed.await_step(300)
-        stop(undisturbed)
+        undisturbed.stop()
         reference = losses(undisturbed)
         for seed in range(arguments.seed, arguments.seed + arguments.rounds):
             disturbed(folder, seed, arguments.faults, reference)

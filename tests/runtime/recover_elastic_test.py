@@ -14,11 +14,8 @@ import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from recover_nodes_test import AT, RANKS, REPLICAS, Job, free_port  # noqa: E402
+from recover_nodes_test import AT, FOR_EVER, RANKS, REPLICAS, Job, free_port  # noqa: E402
 from recover_test import CONVOY, NUMBERS, prepare_text  # noqa: E402
-
-
-FOR_EVER = 100000  # steps
 
 
 def near(numbers: dict, reference: dict) -> None:
@@ -67,16 +64,10 @@ def and_back(folder: pathlib.Path) -> None:
     job.second = job.machines[1] = job.second.again()
     job.first.await_generation(2, "training")
     assert [node["ranks"] for node in job.status()["nodes"]] == [4, 4], job.status()
-    stop(job)
+    job.stop()
     lost, back = job.first.incidents()
     assert lost["action"] == "shrink" and back["action"] == "grow" and back["steps_lost"] == 0, (lost, back)
     print(f"  a machine comes back: training stood still for {back['first_step_s']:.2f} s", flush=True)
-
-
-def stop(job: Job, codes: tuple = (130, 130)) -> None:
-    """Ctrl-C on a machine that is there: how many steps were done by then depends on the machine's load."""
-    next(m for m, code in zip(job.machines, codes) if code == 130).job.send_signal(signal.SIGINT)
-    job.end(codes)
 
 
 def await_incident(job: Job, count: int) -> None:
@@ -148,7 +139,7 @@ def the_leading_machine(folder: pathlib.Path, etcd: EtcdServer) -> None:
         raise AssertionError(f"{late}\n{job.machines[leads.number].text()}") from None
     assert [node["ranks"] for node in other.status()["nodes"]] == [4, 4], other.status()
     job.first, job.second = job.machines
-    stop(job)
+    job.stop()
     lost, back = other.incidents()
     assert lost["steps_lost"] == 0 and back["action"] == "grow", (lost, back)
     print(f"  the machine that leads is lost: training again {took:.1f} s after its death, and it comes back", flush=True)
@@ -168,7 +159,7 @@ def etcd_away(folder: pathlib.Path, etcd: EtcdServer) -> None:
         time.sleep(0.1)
     job.kill(5)
     await_incident(job, 1)
-    stop(job)
+    job.stop()
     records = next(m for m in job.machines if m.incidents()).incidents()
     assert len(records) == 1, f"{[(r['what'], r['action']) for r in records]}\n{job.text()}"
     record = records[0]
@@ -191,7 +182,7 @@ def supervisor_with_etcd(folder: pathlib.Path, etcd: EtcdServer) -> None:
     took = time.monotonic() - begin
     job.kill(6)
     await_incident(job, 1)
-    stop(job)
+    job.stop()
     print(f"  the supervisor is killed: control is back after {took:.1f} s", flush=True)
 
 
@@ -208,7 +199,7 @@ def drained(folder: pathlib.Path) -> None:
     assert job.status()["mesh"] == "tp=2,pp=2,dp=1,order=tp-pp-dp", job.status()
     job.second = job.machines[1] = job.second.again()
     job.first.await_generation(2, "training")
-    stop(job)
+    job.stop()
     away, back = job.first.incidents()
     assert away["kind"] == "to be freed" and away["steps_lost"] == 0 and back["action"] == "grow", (away, back)
     print(f"  a machine is drained: training stood still for {away['first_step_s']:.2f} s, and {back['first_step_s']:.2f} s at its return", flush=True)
@@ -245,7 +236,7 @@ def drained_leader(folder: pathlib.Path, etcd: EtcdServer) -> None:
     (rank, pid) = next((r["rank"], r["pid"]) for r in status["ranks"])
     os.kill(pid, signal.SIGKILL)
     other.await_generation(2, "training")
-    stop(job, (0, 130) if leads.number == 0 else (130, 0))
+    job.stop((0, 130) if leads.number == 0 else (130, 0))
     assert [r["what"] for r in other.incidents() if f"rank {rank} " in r["what"]], other.incidents()
     print("  the machine that leads is drained: another one leads, and replaces a rank", flush=True)
 

@@ -23,6 +23,7 @@ STEPS, AT = 60, 8  # of a run; the fault comes after this one
 MESH = "tp=2,pp=2,dp=2"  # each machine has a stage of the pipeline
 REPLICAS = "tp=2,pp=2,dp=2,order=tp-pp-dp"  # each machine has all of the model
 RANKS = 4  # of a machine
+FOR_EVER = 100000  # steps
 
 
 def free_port() -> int:
@@ -142,6 +143,11 @@ class Job:
         left = [pid for machine in self.machines for pid in machine.processes()]
         assert not left, f"left behind: {left}"
 
+    def stop(self, codes: tuple = (130, 130)) -> None:
+        """Ctrl-C on a machine that is there: how many steps were done by then depends on the machine's load."""
+        next(m for m, code in zip(self.machines, codes) if code == 130).job.send_signal(signal.SIGINT)
+        self.end(codes)
+
     def result(self) -> dict:
         lines = [line for m in self.machines for line in m.text().splitlines() if line.startswith("[0] {")]
         return json.loads(lines[-1][4:])
@@ -241,7 +247,7 @@ def check(fault, folder: pathlib.Path, reference: dict) -> None:
 
 def no_room(folder: pathlib.Path) -> None:
     """A machine is lost and the other one has no spares: the job ends, and says why."""
-    job = Job(folder, "no-room", steps=100000)
+    job = Job(folder, "no-room", steps=FOR_EVER)
     job.await_step(3)
     job.second.kill()
     job.end((69, -signal.SIGKILL))
@@ -251,7 +257,7 @@ def no_room(folder: pathlib.Path) -> None:
 
 def the_first_machine(folder: pathlib.Path) -> None:
     """It has the supervisor: the second one ends, too, after a while, and says so."""
-    job = Job(folder, "first", steps=100000)
+    job = Job(folder, "first", steps=FOR_EVER)
     job.await_step(3)
     job.first.kill()
     begin = time.monotonic()
@@ -262,7 +268,7 @@ def the_first_machine(folder: pathlib.Path) -> None:
 
 def ended_by_hand(folder: pathlib.Path) -> None:
     """Ctrl-C on one machine ends both."""
-    job = Job(folder, "by-hand", steps=100000)
+    job = Job(folder, "by-hand", steps=FOR_EVER)
     job.await_step(3)
     begin = time.monotonic()
     job.second.job.send_signal(signal.SIGINT)
@@ -274,7 +280,7 @@ def wrong_token(folder: pathlib.Path) -> None:
     """A machine whose token is another one is not heard: the job runs, and a death ends it, as without recovery."""
     for number in (0, 1):
         (folder / f"secret-{number}").write_text(f"secret-{number}\n")
-    job = Job(folder, "token", steps=100000, own=tuple(("--token-file", str(folder / f"secret-{n}")) for n in (0, 1)))
+    job = Job(folder, "token", steps=FOR_EVER, own=tuple(("--token-file", str(folder / f"secret-{n}")) for n in (0, 1)))
     job.await_step(3)
     assert "does not take this machine: this server is another job's" in job.second.text(), job.text()
     assert [node["state"] for node in job.status()["nodes"]] == ["there", "away"], job.status()

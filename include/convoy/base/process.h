@@ -10,7 +10,9 @@ namespace convoy {
 
 // "SIGSEGV" for 11.
 std::string signal_name(int signal);
-// Of what waitpid gives: the exit code, or 128 + the signal that ended it.
+// Of what waitpid gives: "exit code 3", "SIGSEGV".
+std::string how_it_ended(int wait_status);
+// The same as a number: the exit code, or 128 + the signal that ended it.
 int exit_code_of_wait(int wait_status);
 // What /proc/PID/stat tells (proc(5)).
 struct ProcessStat {

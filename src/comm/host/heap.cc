@@ -5,6 +5,7 @@
 
 #include <convoy/base/check.h>
 #include <convoy/base/log.h>
+#include <convoy/base/memory.h>
 
 #include <algorithm>
 #include <bit>
@@ -12,7 +13,6 @@
 #include <cstdio>
 #include <cstring>
 #include <fcntl.h>
-#include <fstream>
 #include <pthread.h>
 #include <string>
 #include <sys/mman.h>
@@ -63,25 +63,6 @@ int cached_pid() {
 
 size_t machine_memory() {
   return static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGE_SIZE));
-}
-
-// Memory that can still be had: the machine's, and the control group's if it has a limit.
-size_t available_memory() {
-  size_t available = SIZE_MAX;
-  std::ifstream meminfo("/proc/meminfo");
-  for (std::string key, rest; meminfo >> key; std::getline(meminfo, rest)) {
-    if (key != "MemAvailable:") continue;
-    size_t kib = 0;
-    meminfo >> kib;
-    available = kib * 1024;
-    break;
-  }
-  size_t limit = 0, current = 0;
-  if (std::ifstream("/sys/fs/cgroup/memory.max") >> limit &&
-      std::ifstream("/sys/fs/cgroup/memory.current") >> current) {
-    available = std::min(available, limit > current ? limit - current : 0);
-  }
-  return available;
 }
 
 // A limit on file sizes (`ulimit -f`) holds for memory files too; beyond it the kernel would kill

@@ -3,12 +3,12 @@
 #include "src/resilience/chaos/helper.h"
 #include <convoy/base/clock.h>
 #include <convoy/base/fd.h>
+#include <convoy/base/memory.h>
 #include <convoy/base/units.h>
 
 #include <array>
 #include <cerrno>
 #include <fcntl.h>
-#include <fstream>
 #include <linux/fs.h>
 #include <linux/magic.h>
 #include <sys/ioctl.h>
@@ -42,16 +42,6 @@ off_t fill(int file, off_t end) {
     }
   }
   return end;
-}
-
-int64_t free_mib() {
-  std::ifstream file("/proc/meminfo");
-  std::string word;
-  int64_t kib = 0;
-  while (file >> word) {
-    if (word == "MemAvailable:" && file >> kib) return kib / 1024;
-  }
-  return 0;
 }
 
 template <class Look>
@@ -122,7 +112,7 @@ Status await_slow(const std::string& folder) {
 }
 
 Status may_hold(int64_t mib) {
-  const int64_t available = free_mib();
+  const auto available = static_cast<int64_t>(available_memory() / uint64_t{kMiB});
   if (mib <= available / 2) return ok_status();
   return {Code::kFailedPrecondition, std::to_string(mib) + " MiB are more than half of " +
                                          std::to_string(available) +

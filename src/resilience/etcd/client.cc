@@ -18,6 +18,8 @@ constexpr Nanos kCall = std::chrono::milliseconds(900);
 // Whoever is late when etcd is there again is taken for lost.
 constexpr int kReconnectMsMin = 100, kReconnectMsMax = 500;
 constexpr int kConnectMs = 2000;  // of one attempt: gRPC calls it the least backoff
+constexpr const char* kKeepAlive = "/etcdserverpb.Lease/LeaseKeepAlive";
+constexpr const char* kWatch = "/etcdserverpb.Watch/Watch";
 constexpr const char* kTls = "https://";
 
 template <class Message>
@@ -143,10 +145,9 @@ class Client final : public Etcd {
     request.set_id(lease);
     etcd::LeaseKeepAliveResponse answer;
     const auto take = [&](const grpc::ByteBuffer& bytes) { return parse(bytes, answer); };
-    CONVOY_RETURN_IF_ERROR(
-        each_member("/etcdserverpb.Lease/LeaseKeepAlive", [&](grpc::GenericStub& stub) {
-          return stream(stub, "/etcdserverpb.Lease/LeaseKeepAlive", kCall, bytes_of(request), take);
-        }));
+    CONVOY_RETURN_IF_ERROR(each_member(kKeepAlive, [&](grpc::GenericStub& stub) {
+      return stream(stub, kKeepAlive, kCall, bytes_of(request), take);
+    }));
     return answer.ttl() > 0 ? ok_status() : Status(Code::kAborted, "the lease is over");
   }
 
@@ -190,9 +191,9 @@ class Client final : public Etcd {
       return !parse(bytes, answer) || answer.canceled() || answer.events_size() > 0;
     };
     const Status status = each_member(
-        "/etcdserverpb.Watch/Watch",
+        kWatch,
         [&](grpc::GenericStub& stub) {
-          return stream(stub, "/etcdserverpb.Watch/Watch", timeout, bytes_of(request), take);
+          return stream(stub, kWatch, timeout, bytes_of(request), take);
         },
         /*is_waiting=*/true);
     return status.code() == Code::kDeadlineExceeded ? ok_status() : status;

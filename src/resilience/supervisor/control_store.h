@@ -23,8 +23,8 @@ struct ControlState {
   bool is_recovering = false;  // the generation has no step yet
   double lost_s = 0;           // of all incidents: nobody trained
   bool had_all_nodes = false;  // all had come, so one that is not there is missed
-  std::vector<int> lost_nodes{}, quarantined{};
-  std::vector<int> draining{};      // to be freed, as soon as their ranks are elsewhere
+  std::set<int> lost_nodes{}, quarantined{};
+  std::set<int> draining{};         // to be freed, as soon as their ranks are elsewhere
   int replicas = 0;                 // of the mesh's dp at present; 0: all
   std::map<uint64_t, int> ranks{};  // of workers, if it has not all: launchers may know others
   // Workers that have trained before it: the others have neither groups nor state.

@@ -1,8 +1,5 @@
 // A machine is to be freed: its ranks go elsewhere first, or their replicas go on without them.
 #include "src/resilience/supervisor/supervisor.h"
-#include <convoy/base/units.h>
-
-#include <algorithm>
 
 namespace convoy::resilience {
 
@@ -47,23 +44,19 @@ Status Supervisor::may_drain(int node, const std::string& name) const {
 Status Supervisor::drain(const std::string& name) {
   const int node = node_named(name);
   CONVOY_RETURN_IF_ERROR(may_drain(node, name));
-  if (!is_draining(node)) state_.draining.push_back(node);
+  state_.draining.insert(node);
   save();
   return ok_status();
 }
 
 bool Supervisor::is_draining(int node) const {
-  const auto& all = state_.draining;
-  return std::find(all.begin(), all.end(), node) != all.end();
+  return state_.draining.contains(node);
 }
 
 void Supervisor::look_for_drains() {
-  for (const int node : std::vector<int>(state_.draining)) {
+  for (const int node : std::set<int>(state_.draining)) {
     if (phase_ != Phase::kSteady || incident_ || !is_there(node)) continue;
-    std::vector<int> ranks;
-    for (int rank = 0; rank < layout_.ranks(); ++rank) {
-      if (place_[static_cast<size_t>(rank)] == node) ranks.push_back(rank);
-    }
+    const std::vector<int> ranks = ranks_on(node);
     if (ranks.empty()) {
       release(node);
     } else {
@@ -78,11 +71,11 @@ void Supervisor::move_away(int node, const std::vector<int>& ranks) {
   fault.nodes.push_back(node);
   const Plan plan = decide(job({}), state_.history, fault);
   if (plan.action == Action::kWait || plan.action == Action::kStop) {
-    std::erase(state_.draining, node);
+    state_.draining.erase(node);
     save();
     return say(node_name(node) + " can't be freed: no other machine has room for its ranks.");
   }
-  if (!are_warm(plan.moves)) return;
+  if (!have_processes(plan.moves)) return;
   open_incident(name_of(fault.kind), ranks, "an operator wants " + node_name(node) + " free");
   incident_->nodes.push_back(node_name(node));
   state_.history.push_back({fault, {node}, /*is_over=*/false});
@@ -92,8 +85,8 @@ void Supervisor::move_away(int node, const std::vector<int>& ranks) {
 // Its launcher ends, and is not missed.
 void Supervisor::release(int node) {
   const std::string name = node_name(node);
-  std::erase(state_.draining, node);
-  state_.lost_nodes.push_back(node);
+  state_.draining.erase(node);
+  state_.lost_nodes.insert(node);
   save();
   say(name + " is free.");
   presence_.erase(node);

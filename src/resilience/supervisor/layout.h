@@ -26,6 +26,7 @@ class Layout {
   // Of the full mesh, and without places.
   const std::vector<Block>& blocks() const { return blocks_; }
   int parts() const { return parts_; }
+  int ranks_per_block() const { return full_.size() / static_cast<int>(blocks_.size()); }
   int block_of(int rank) const { return block_of_rank_[static_cast<size_t>(rank)]; }
   std::vector<int> ranks_of(int block) const;
 
@@ -46,7 +47,8 @@ class Layout {
   std::vector<int> block_of_rank_;
 };
 
-// Which block goes on in which replica when some are given up. As few move as can be.
+// Which block goes on in which replica when some are given up, of those that have a node. As few
+// move as can be.
 std::map<int, int> close_gaps(const std::vector<Block>& blocks, const std::vector<int>& dropped);
 
 }  // namespace convoy::resilience

@@ -107,8 +107,7 @@ void Supervisor::node_gone(int node, const std::string& why) {
 }
 
 bool Supervisor::is_lost(int node) const {
-  const auto& lost = state_.lost_nodes;
-  return std::find(lost.begin(), lost.end(), node) != lost.end();
+  return state_.lost_nodes.contains(node);
 }
 
 bool Supervisor::is_there(int node) const {
@@ -128,6 +127,15 @@ bool Supervisor::is_any_silent() const {
   const TimePoint now = clock_->now();
   return std::any_of(presence_.begin(), presence_.end(),
                      [&](const auto& p) { return p.second.beats.is_unusual(now); });
+}
+
+// Those too that are still to come.
+std::vector<int> Supervisor::ranks_on(int node) const {
+  std::vector<int> ranks;
+  for (int rank = 0; rank < layout_.ranks(); ++rank) {
+    if (place_[static_cast<size_t>(rank)] == node) ranks.push_back(rank);
+  }
+  return ranks;
 }
 
 std::string Supervisor::node_name(int node) const {
@@ -175,10 +183,10 @@ void Supervisor::look_for_lost_nodes() {
 void Supervisor::lose(const std::vector<int>& nodes, const std::string& what) {
   std::vector<int> ranks;
   for (const int node : nodes) {
-    state_.lost_nodes.push_back(node);
+    state_.lost_nodes.insert(node);
     presence_.erase(node);
-    for (int rank = 0; rank < layout_.ranks(); ++rank) {
-      if (place_[static_cast<size_t>(rank)] != node || done_.contains(rank)) continue;
+    for (const int rank : ranks_on(node)) {
+      if (done_.contains(rank)) continue;
       ranks.push_back(rank);
       starting_.erase(rank);
     }
@@ -211,7 +219,7 @@ void Supervisor::say_who_is_missing() {
 // Ranks of one block have to share the node, so a whole one needs room for all of them. Where it
 // has lost only some, each spare counts.
 Node Supervisor::node_for_policy(int node, bool is_home) const {
-  const int per_block = layout_.full().size() / static_cast<int>(layout_.blocks().size());
+  const int per_block = layout_.ranks_per_block();
   int spares = 0;
   for (const auto& [id, w] : workers_) {
     if (w.node == node && w.rank == kNone && w.has_joined && !w.is_condemned) ++spares;
@@ -221,10 +229,7 @@ Node Supervisor::node_for_policy(int node, bool is_home) const {
   told.slots = each_counts ? ranks_per_node() / per_block + options_.spares
                            : (ranks_per_node() + options_.spares) / per_block;
   told.warm = each_counts ? spares : spares / per_block;
-  const auto& unfit = state_.quarantined;
-  if (std::find(unfit.begin(), unfit.end(), node) != unfit.end()) {
-    told.state = NodeState::kQuarantined;
-  }
+  if (state_.quarantined.contains(node)) told.state = NodeState::kQuarantined;
   if (is_draining(node)) told.state = NodeState::kDraining;
   if (is_lost(node)) told.state = NodeState::kLost;
   return told;
@@ -232,11 +237,11 @@ Node Supervisor::node_for_policy(int node, bool is_home) const {
 
 void Supervisor::take_places(const Plan& plan) {
   for (const Move& move : plan.moves) {
-    for (int rank = 0; rank < layout_.ranks(); ++rank) {
-      if (layout_.block_of(rank) == move.block) place_[static_cast<size_t>(rank)] = move.node;
+    for (const int rank : layout_.ranks_of(move.block)) {
+      place_[static_cast<size_t>(rank)] = move.node;
     }
   }
-  for (const int node : plan.quarantined) state_.quarantined.push_back(node);
+  state_.quarantined.insert(plan.quarantined.begin(), plan.quarantined.end());
 }
 
 // So that each launcher knows which ranks are not its own any more.

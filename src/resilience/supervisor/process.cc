@@ -28,15 +28,15 @@ class Process {
 
   // With etcd: of the machine that leads.
   Status lead(std::unique_ptr<ControlStore> store) {
-    store_ = std::move(store);
-    CONVOY_RETURN_IF_ERROR(start());
+    CONVOY_RETURN_IF_ERROR(start(std::move(store)));
     proto::ToNode greet;
     greet.set_greet(true);
     send(options_.node, greet);
     return ok_status();
   }
 
-  Status start() {
+  // null: control state is in the run folder.
+  Status start(std::unique_ptr<ControlStore> store) {
     CONVOY_ASSIGN_OR_RETURN(
         supervisor_,
         Supervisor::create(
@@ -50,7 +50,7 @@ class Process {
              .spares = options_.spares,
              .min_dp = options_.min_dp},
             Clock::system(), [this](int node, const proto::ToNode& order) { send(node, order); },
-            std::move(store_)));
+            std::move(store)));
     if (options_.nodes > 1) CONVOY_RETURN_IF_ERROR(listen());
     CONVOY_RETURN_IF_ERROR(loop_.watch(line_.get(), EPOLLIN, [this](uint32_t) { on_packet(); }));
     tick();
@@ -122,7 +122,6 @@ class Process {
   const SuperviseOptions& options_;
   EventLoop& loop_;
   const UniqueFd line_;
-  std::unique_ptr<ControlStore> store_;
   std::optional<Supervisor> supervisor_;
   std::optional<RemoteNodes> nodes_;  // none on one machine
   int ticks_ = 0;
@@ -135,7 +134,7 @@ Status supervise(const SuperviseOptions& options) {
   CONVOY_ASSIGN_OR_RETURN(const auto loop, EventLoop::create());
   if (options.etcd.empty()) {
     Process process(options, *loop);
-    CONVOY_RETURN_IF_ERROR(process.start());
+    CONVOY_RETURN_IF_ERROR(process.start(nullptr));
     CONVOY_RETURN_IF_ERROR(loop->run());
     return process.finish();
   }

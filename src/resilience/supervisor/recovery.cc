@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <ctime>
-#include <utility>
 
 namespace convoy::resilience {
 namespace {
@@ -206,7 +205,7 @@ void Supervisor::carry_out(const Plan& plan, const std::vector<int>& ranks) {
         (lost.empty() ? "" : " " + names("rank", lost)) +
         (!plan.moves.empty() && plan.moves.front().is_warm ? " from a spare" : "") +
         ", expected to take " + expected);
-  begin_generation(lost);
+  begin_generation(lost, is_resized);
 }
 
 void Supervisor::condemn(Worker& worker) {
@@ -217,7 +216,7 @@ void Supervisor::condemn(Worker& worker) {
   worker.rank = kNone;
 }
 
-void Supervisor::begin_generation(const std::vector<int>& lost) {
+void Supervisor::begin_generation(const std::vector<int>& lost, bool is_resized) {
   ++state_.generation;
   state_.is_recovering = true;
   state_.veterans.clear();
@@ -227,7 +226,7 @@ void Supervisor::begin_generation(const std::vector<int>& lost) {
     if (w.rank != kNone && !layout_.is_full()) state_.ranks[id] = w.rank;
   }
   save();  // before anyone hears of it: the number must never be used again
-  if (std::exchange(is_resized_, false)) tell_places(/*is_resized=*/true);
+  if (is_resized) tell_places(/*is_resized=*/true);
   phase_ = Phase::kGathering;
   summoned_at_ = clock_->now();
   incident_->next_generation = static_cast<int64_t>(state_.generation);
@@ -287,7 +286,7 @@ void Supervisor::restart_all() {
     if (!starting_.contains(rank)) all.push_back(rank);
     if (Worker* w = of_rank(rank); w != nullptr) condemn(*w);
   }
-  begin_generation(all);
+  begin_generation(all, /*is_resized=*/false);
 }
 
 void Supervisor::summon(const Worker& worker) {

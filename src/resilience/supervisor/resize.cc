@@ -3,8 +3,6 @@
 #include "src/resilience/supervisor/supervisor.h"
 #include <convoy/base/log.h>
 
-#include <algorithm>
-
 namespace convoy::resilience {
 namespace {
 
@@ -31,13 +29,8 @@ void Supervisor::shrink(const std::vector<int>& dropped) {
 
 // Replicas without a place are the last ones, and come back in their order.
 void Supervisor::grow(const std::vector<Move>& moves) {
-  std::map<int, int> replica_of;
-  for (int rank = 0; rank < layout_.ranks(); ++rank) {
-    const int block = layout_.block_of(rank);
-    replica_of[block] = layout_.blocks()[static_cast<size_t>(block)].replica;
-  }
   const int more = static_cast<int>(moves.size()) / layout_.parts();
-  renumber(layout_.with_replicas(layout_.replicas() + more), replica_of);
+  renumber(layout_.with_replicas(layout_.replicas() + more), close_gaps(job({}).blocks, {}));
 }
 
 void Supervisor::renumber(const Layout& next, const std::map<int, int>& replica_of_block) {
@@ -55,7 +48,6 @@ void Supervisor::renumber(const Layout& next, const std::map<int, int>& replica_
     if (w.rank != kNone) place_[static_cast<size_t>(w.rank)] = w.node;
   }
   state_.replicas = layout_.is_full() ? 0 : layout_.replicas();
-  is_resized_ = true;
 }
 
 // Processes are started first, while the others train: only when all have come does the job stop
@@ -64,19 +56,17 @@ void Supervisor::look_for_growth() {
   if (layout_.is_full() || !done_.empty() || incident_) return;
   const Fault fault{.kind = FaultKind::kReturned, .step = newest_step(), .at = elapsed_s()};
   const Plan plan = decide(job({}), state_.history, fault);
-  if (plan.action != Action::kGrow) return;
-  if (!are_warm(plan.moves)) return;
+  if (plan.action != Action::kGrow || !have_processes(plan.moves)) return;
   open_incident(name_of(fault.kind), {}, plan.reason);
   state_.history.push_back({fault, {}, /*is_over=*/false});
   carry_out(plan, {});
 }
 
-// Else processes are asked for.
-bool Supervisor::are_warm(const std::vector<Move>& moves) {
-  const int per_block = layout_.full().size() / static_cast<int>(layout_.blocks().size());
+// Else they are asked for.
+bool Supervisor::have_processes(const std::vector<Move>& moves) {
   std::map<int, int> needed;  // by node
   for (const Move& move : moves) {
-    if (!move.is_warm) needed[move.node] += per_block;
+    if (!move.is_warm) needed[move.node] += layout_.ranks_per_block();
   }
   for (const auto& [node, count] : needed) ask_for_spares(node, count);
   return needed.empty();
@@ -98,8 +88,8 @@ void Supervisor::ask_for_spares(int node, int count) {
 // A machine that was given up, or another one in its place. What runs there belongs to a generation
 // that is over.
 void Supervisor::take_back(int node, const proto::NodeHello& hello) {
-  std::erase(state_.lost_nodes, node);
-  std::erase(state_.draining, node);
+  state_.lost_nodes.erase(node);
+  state_.draining.erase(node);
   asked_at_.erase(node);
   save();
   proto::ToNode whole;

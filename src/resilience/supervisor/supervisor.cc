@@ -26,11 +26,6 @@ bool is_hopeless(int wait_status) {
   return code == 64 || code == 65 || code == 66 || code == 78;
 }
 
-std::string how(int wait_status) {
-  if (WIFEXITED(wait_status)) return "exit code " + std::to_string(WEXITSTATUS(wait_status));
-  return signal_name(WTERMSIG(wait_status));
-}
-
 FaultKind kind_of(const proto::Ended& ended) {
   const int status = ended.wait_status();
   const bool from_outside =
@@ -134,7 +129,7 @@ void Supervisor::ended(const proto::Ended& ended) {
   }
   std::string what = "rank " + std::to_string(worker.rank) + " (pid " + std::to_string(worker.pid) +
                      ") " + (WIFEXITED(ended.wait_status()) ? "ended: " : "was ended: ") +
-                     how(ended.wait_status()) + place_of(worker.node);
+                     how_it_ended(ended.wait_status()) + place_of(worker.node);
   if (!worker.last_words.empty()) what += " (" + worker.last_words + ")";
   const bool begins = WIFEXITED(ended.wait_status()) && newest_step() == 0 && !incident_;
   if (begins || is_hopeless(ended.wait_status())) {

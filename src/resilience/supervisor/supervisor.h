@@ -109,6 +109,7 @@ class Supervisor {
   // All nodes that are not lost are there: whoever is missing then has died.
   bool is_complete() const;
   bool is_any_silent() const;
+  std::vector<int> ranks_on(int node) const;
   Node node_for_policy(int node, bool is_home) const;
   std::string node_name(int node) const;
   std::string place_of(int node) const;  // " on NAME", if there are several
@@ -136,7 +137,8 @@ class Supervisor {
   void carry_out(const Plan& plan, const std::vector<int>& lost);
   void take_places(const Plan& plan);
   void tell_places(bool is_resized);
-  void begin_generation(const std::vector<int>& lost);
+  // `is_resized`: ranks have other numbers, which launchers don't know yet.
+  void begin_generation(const std::vector<int>& lost, bool is_resized);
   void restart_all();
 
   // More or fewer replicas, in resize.cc.
@@ -145,7 +147,7 @@ class Supervisor {
   void renumber(const Layout& next, const std::map<int, int>& replica_of_block);
   void look_for_growth();
   void ask_for_spares(int node, int count);
-  bool are_warm(const std::vector<Move>& moves);
+  bool have_processes(const std::vector<Move>& moves);
   void take_back(int node, const proto::NodeHello& hello);
 
   void give_rank(int rank, int node);
@@ -200,7 +202,6 @@ class Supervisor {
   int spare_deaths_ = 0;
   std::map<int, int> spares_used_;     // of the incident, by node
   std::map<int, TimePoint> asked_at_;  // for spares to grow with, by node
-  bool is_resized_ = false;            // ranks have other numbers, which launchers don't know yet
   int code_ = 1;  // of the last rank that ended: the job's, should it have to stop
 };
 
