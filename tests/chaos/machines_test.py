@@ -18,25 +18,13 @@ import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "runtime"))
-from recover_nodes_test import AT, FOR_EVER, RANKS, REPLICAS, Job  # noqa: E402
+from recover_nodes_test import AT, FOR_EVER, REPLICAS, Job  # noqa: E402
 from recover_test import CONVOY, prepare_text  # noqa: E402
 
 
 def losses(job: Job) -> dict[int, float]:
     lines = (job.first.out / "metrics.jsonl").read_text().splitlines()
     return {m["step"]: m["loss"] for m in map(json.loads, lines) if "loss" in m and "step" in m and m.get("event", "step") == "step"}
-
-
-def await_ranks(job: Job, ranks: int) -> dict:
-    """Until so many train, steps are done, and nothing is under way any more."""
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline:
-        status = job.first.status()
-        if status and status["phase"] == "training" and len(status["ranks"]) == ranks and not any(r["halted"] for r in status["ranks"]):
-            return status
-        assert job.first.job.poll() is None, f"the job has ended:\n{job.text()}"
-        time.sleep(0.05)
-    raise AssertionError(f"not all ranks train again: {job.first.status()}\n{job.text()}")
 
 
 class Disturbed:
@@ -111,7 +99,7 @@ def disturbed(folder: pathlib.Path, seed: int, faults: int, reference: dict[int,
             run.strike()
         if not run.is_there:
             run.done.append(run.back())
-        step = await_ranks(job, 2 * RANKS)["step"]
+        step = job.await_ranks()["step"]
         job.await_step(step + 3)
         job.stop()
         found = losses(job)

@@ -125,6 +125,7 @@ def the_leading_machine(folder: pathlib.Path, etcd: EtcdServer) -> None:
     comes back, and follows."""
     job = Job(folder, "leading", etcd.options, mesh=REPLICAS, steps=FOR_EVER, common=True)
     job.await_step(AT)
+    job.await_ranks()
     leads = next(m for m in job.machines if m.supervisor_leads())
     other = job.machines[1 - leads.number]
     begin = time.monotonic()
@@ -150,13 +151,12 @@ def etcd_away(folder: pathlib.Path, etcd: EtcdServer) -> None:
     """Nobody leads while etcd is away, and training goes on; then a rank is replaced as before."""
     job = Job(folder, "etcd-away", etcd.options, mesh=REPLICAS, steps=FOR_EVER, common=True)
     job.await_step(AT)
+    job.await_ranks()
     etcd.stop()
     time.sleep(4)
     assert job.first.status() is None and job.second.status() is None, "somebody leads without etcd"
     etcd.start()
-    deadline = time.monotonic() + 30
-    while ((status := job.first.status()) is None or len(status["ranks"]) < 2 * RANKS) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    job.await_ranks()
     job.kill(5)
     await_incident(job, 1)
     job.stop()
@@ -172,6 +172,7 @@ def supervisor_with_etcd(folder: pathlib.Path, etcd: EtcdServer) -> None:
     """SIGKILL of the supervisor: its own launcher's next one takes over at once."""
     job = Job(folder, "etcd-supervisor", etcd.options, mesh=REPLICAS, steps=FOR_EVER, common=True)
     job.await_step(AT)
+    job.await_ranks()
     leads = next(m for m in job.machines if m.supervisor_leads())
     before = leads.supervisor()
     begin = time.monotonic()
@@ -190,6 +191,7 @@ def drained(folder: pathlib.Path) -> None:
     """A machine is freed for maintenance and comes back; no step is lost, and nobody waits for a deadline."""
     job = Job(folder, "drained", mesh=REPLICAS, steps=FOR_EVER)
     job.await_step(AT)
+    job.await_ranks()
     refused = subprocess.run([CONVOY, "drain", "0", str(job.first.out)], capture_output=True, text=True, check=False)
     assert refused.returncode == 69 and "leads the job" in refused.stderr, refused
     name = job.status()["nodes"][1]["name"]
@@ -211,6 +213,7 @@ def drained_to_spares(folder: pathlib.Path) -> None:
     undisturbed.end()
     job = Job(folder, "moved", ["--spares", "4"], mesh=REPLICAS)
     job.await_step(AT)
+    job.await_ranks()
     subprocess.run([CONVOY, "drain", "1", str(job.first.out)], check=True, capture_output=True)
     job.end()
     for key in NUMBERS:
@@ -225,6 +228,7 @@ def drained_leader(folder: pathlib.Path, etcd: EtcdServer) -> None:
     """The machine that leads is freed: another one leads then."""
     job = Job(folder, "drained-leader", etcd.options, mesh=REPLICAS, steps=FOR_EVER, common=True)
     job.await_step(AT)
+    job.await_ranks()
     leads = next(m for m in job.machines if m.supervisor_leads())
     other = job.machines[1 - leads.number]
     subprocess.run([CONVOY, "drain", str(leads.number), str(other.out)], check=True, capture_output=True)

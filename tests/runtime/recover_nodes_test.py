@@ -143,6 +143,17 @@ class Job:
         left = [pid for machine in self.machines for pid in machine.processes()]
         assert not left, f"left behind: {left}"
 
+    def await_ranks(self, ranks: int = 2 * RANKS) -> dict:
+        """Until so many train, and nothing is under way; at first: until both machines have reached the supervisor."""
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            status = next((s for m in self.machines if m.job.poll() is None and (s := m.status())), None)
+            if status and status["phase"] == "training" and len(status["ranks"]) == ranks and not any(r["halted"] for r in status["ranks"]):
+                return status
+            assert any(m.job.poll() is None for m in self.machines), f"the job has ended:\n{self.text()}"
+            time.sleep(0.05)
+        raise AssertionError(f"{ranks} ranks never trained:\n{self.text()}")
+
     def stop(self, codes: tuple = (130, 130)) -> None:
         """Ctrl-C on a machine that is there: how many steps were done by then depends on the machine's load."""
         next(m for m, code in zip(self.machines, codes) if code == 130).job.send_signal(signal.SIGINT)
