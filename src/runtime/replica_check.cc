@@ -4,6 +4,7 @@
 #include <convoy/base/units.h>
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/sum.h>
 
 #include <algorithm>
@@ -16,28 +17,47 @@ namespace {
 
 constexpr uint64_t kHashMask = (uint64_t{1} << 18) - 1;
 
-// The k-th of `count` pieces of a tensor's bytes, in whole elements.
-at::Tensor piece_of(const at::Tensor& tensor, int64_t k, int64_t count) {
-  const at::Tensor flat = tensor.reshape({-1});
-  const int64_t begin = flat.numel() * k / count, end = flat.numel() * (k + 1) / count;
-  return flat.narrow(0, begin, end - begin);
+// The k-th of `count` pieces of a tensor, in whole elements.
+struct Piece {
+  int64_t begin, size;
+};
+Piece piece_of(const at::Tensor& tensor, int64_t k, int64_t count) {
+  const int64_t all = tensor.numel(), begin = all * k / count;
+  return {begin, all * (k + 1) / count - begin};
+}
+
+// Without tensor operations, which take longer than the hash where tensors are small.
+std::span<const std::byte> bytes_of(const at::Tensor& contiguous, Piece piece) {
+  const auto* data = static_cast<const std::byte*>(contiguous.const_data_ptr());
+  const size_t element = contiguous.element_size();
+  return {data + static_cast<size_t>(piece.begin) * element,
+          static_cast<size_t>(piece.size) * element};
+}
+
+// On a device: the sum of its words, in integers. One flipped bit changes it.
+at::Tensor sum_of(const at::Tensor& tensor, Piece piece) {
+  const at::Tensor part = tensor.reshape({-1}).narrow(0, piece.begin, piece.size);
+  const auto words = part.element_size() == 8   ? at::kLong
+                     : part.element_size() == 4 ? at::kInt
+                                                : at::kShort;
+  return at::sum(part.view(words), at::kLong);
 }
 
 uint64_t hash_of(const std::vector<at::Tensor>& state, int64_t k, int64_t count) {
   Xxh3Stream hash;
+  std::vector<at::Tensor> sums;
   for (const at::Tensor& tensor : state) {
-    const at::Tensor piece = piece_of(tensor, k, count);
-    if (piece.is_cpu()) {
-      hash.update({static_cast<const std::byte*>(piece.const_data_ptr()), piece.nbytes()});
-      continue;
+    const Piece piece = piece_of(tensor, k, count);
+    if (tensor.is_cpu()) {
+      hash.update(bytes_of(tensor.contiguous(), piece));
+    } else {
+      sums.push_back(sum_of(tensor, piece));
     }
-    // On a device: the sum of its words, in integers. One flipped bit changes it.
-    const auto words = piece.element_size() == 8   ? at::kLong
-                       : piece.element_size() == 4 ? at::kInt
-                                                   : at::kShort;
-    const auto sum = at::sum(piece.view(words), at::kLong).item<int64_t>();
-    hash.update(std::as_bytes(std::span(&sum, 1)));
   }
+  if (sums.empty()) return hash.digest();
+  // The device is waited for once, not for each tensor.
+  const at::Tensor all = at::stack(sums).cpu();
+  hash.update({static_cast<const std::byte*>(all.const_data_ptr()), all.nbytes()});
   return hash.digest();
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """recover.*: how long a job stands still when workers die, and how many steps are lost; beside torchrun and torchft.
 
-  recover.py --build build/release [--ranks 8] [--kills 6] [--pairs 10] [--seed 1] [--only kill,half,hang,steady]
+  recover.py --build build/release [--ranks 8] [--kills 6] [--rounds 4] [--seed 1] [--only kill,half,hang,steady]
 
 Method: a driver outside of the jobs sends a signal to a worker, at a moment and to a rank (0 too) drawn from the seed, and waits until
 ALL ranks have done their first optimizer step after it. One job runs at a time; jobs of the stacks take turns, with two kills in each.
@@ -12,8 +12,10 @@ checkpoint every 20 steps.
   recover.half    SIGKILL to half of the ranks at once, without spares
   recover.hang    SIGSTOP to one worker, without spares; torchrun has a collective timeout of 20 s (its default is 30 min)
   recover.lost    steps done before the kill that had to be done again
-  recover.steady  what a fault-free job pays for it: its median step, and the processor time of the whole job, beside those with
-                  --no-recover; `low` and `high` are the 95 % interval of the ratio of medians, by drawing the pairs again
+  recover.steady  what a fault-free job pays for it: seconds and processor time of a step (all ranks, launcher, supervisor), beside jobs
+                  with --no-recover, and with that and --check-replicas 0; jobs of all three kinds run at the same time, and are
+                  compared by windows of --steps steps. `ratio` is with recovery by without, the mean of the windows; `low` and
+                  `high` its 95 % interval, by drawing windows again; `supervisor_s`, `launcher_s`: their processor time of a second
 
 Clocks: `value` and `peer_value` begin at the driver's kill(). torchrun and torchft end where the last rank's own log has its first
 step of the new round, by the same monotonic clock. train_llama has no such log on every rank, so Convoy's ends where the driver, which
@@ -33,7 +35,6 @@ import json
 import os
 import pathlib
 import random
-import resource
 import signal
 import statistics
 import subprocess
@@ -51,6 +52,10 @@ RECOVERY_LIMIT_S = 150.0
 KILLS_PER_JOB = 2
 DRAWS = 2000
 WARM_STEPS = 5
+WINDOWS = 8
+WHO = {b"run": "launcher", b"supervisor": "supervisor"}  # by a process's first argument
+# Options of `convoy run` and of the program.
+VARIANTS = {"default": ((), ()), "no recovery": (("--no-recover",), ()), "neither": (("--no-recover",), ("--check-replicas", 0))}
 TORCHRUN_TIMEOUT_S = {"kill": 1800, "half": 1800, "hang": 20}
 TORCHFT = "torchft==0.2.0"
 TORCHFT_TIMEOUT_S, TORCHFT_HEARTBEAT_MS = 5, 1000
@@ -112,15 +117,34 @@ def strike(pids: list[int], what: int) -> float:
     return at
 
 
+def processor_times(launcher: int) -> dict[str, float]:
+    """Of a job's processes so far, in seconds: launcher, supervisor, and ranks with their helpers."""
+
+    def tasks(pid: int) -> list[pathlib.Path]:
+        return list(pathlib.Path(f"/proc/{pid}/task").iterdir())
+
+    def own(pid: int) -> float:
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks(pid)) / 1e9
+    times = {"launcher": own(launcher), "supervisor": 0.0, "ranks": 0.0}
+    open_ = [int(child) for task in tasks(launcher) for child in (task / "children").read_text().split()]
+    while open_:
+        pid = open_.pop()
+        with contextlib.suppress(OSError):
+            words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            times[WHO.get(words[1] if len(words) > 1 else b"", "ranks")] += own(pid)
+            open_ += [int(child) for task in tasks(pid) for child in (task / "children").read_text().split()]
+    return times
+
+
 class Convoy:
     """`convoy run` of train_llama."""
 
-    def __init__(self, bench, spares: int = 0, options: tuple = (), checkpoint: bool = True, steps: int = 1_000_000):
+    def __init__(self, bench, spares: int = 0, options: tuple = (), checkpoint: bool = True, more: tuple = ()):
         self.bench, self.spares = bench, spares
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="convoy-", dir=bench.folder))
         run = self.folder / "run"
         words = [bench.convoy, "run", "-n", bench.ranks, *(("--spares", spares) if spares else ()), "--mesh", f"dp={bench.ranks}", "--threads", 1,
-                 "--grace", "100ms", "--output", run, "--json", *options, "--", *bench.train_llama(steps, bench.ranks),
+                 "--grace", "100ms", "--output", run, "--json", *options, "--", *bench.train_llama(1_000_000, bench.ranks), *more,
                  *(("--checkpoint", self.folder / "saved", "--checkpoint-every", SAVE_EVERY) if checkpoint else ())]
         self.errors = (self.folder / "stderr").open("w")
         self.process = subprocess.Popen([str(w) for w in words], stdout=subprocess.DEVNULL, stderr=self.errors)
@@ -373,22 +397,43 @@ class Bench:
                 process.kill()
                 process.wait()
 
-    def fault_free(self, options: tuple, steps: int) -> tuple[float, float]:
-        """The median step, and the processor time of the job."""
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        with Convoy(self, options=options, checkpoint=False, steps=steps) as job:
-            job.process.wait(START_LIMIT_S * 2)
-            if job.process.returncode != 0:
-                raise Failed("a fault-free job: " + pathlib.Path(job.folder, "stderr").read_text()[-3000:])
-            ends = [r["seconds"] for r in map(json.loads, job.metrics.lines()) if "seconds" in r]
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        step_s = statistics.median(b - a for a, b in zip(ends[WARM_STEPS:], ends[WARM_STEPS + 1:]))
-        return step_s, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    def fault_free(self) -> float:
+        """The median step of a job alone."""
+        with Convoy(self, checkpoint=False) as job:
+            wait_for("steps", START_LIMIT_S, lambda: job.reaches(WARM_STEPS + 20), job.process)
+            ends = [r["seconds"] for r in map(json.loads, (job.run_dir / "metrics.jsonl").read_text().splitlines()) if "seconds" in r]
+        return statistics.median(b - a for a, b in zip(ends[WARM_STEPS:], ends[WARM_STEPS + 1:]))
 
-    def steady(self, pairs: int, steps: int) -> list[dict[tuple, tuple[float, float]]]:
-        """Jobs with and without recovery, in turn; which is first changes from pair to pair."""
-        turn = [(), ("--no-recover",)]
-        return [{options: self.fault_free(options, steps) for options in (reversed(turn) if pair % 2 else turn)} for pair in range(pairs)]
+    def steady(self, rounds: int, steps: int) -> list[dict[str, dict[str, float]]]:
+        """Windows of jobs of all kinds that run side by side, so that whatever else the machine does strikes all alike."""
+        windows = []
+        for _ in range(rounds):
+            with contextlib.ExitStack() as stack:
+                jobs = {name: stack.enter_context(Convoy(self, options=options, checkpoint=False, more=more))
+                        for name, (options, more) in self.random.sample(sorted(VARIANTS.items()), len(VARIANTS))}
+                for job in jobs.values():
+                    wait_for("first steps", START_LIMIT_S, lambda job=job: job.reaches(WARM_STEPS), job.process)
+                marks = {name: [] for name in jobs}
+                for name, job in jobs.items():  # only from here on do steps count
+                    job.next = job.step + 1
+                while any(len(m) <= WINDOWS for m in marks.values()):
+                    for name, job in jobs.items():
+                        if job.process.poll() is not None:
+                            raise Failed("a fault-free job has ended: " + pathlib.Path(job.folder, "stderr").read_text()[-3000:])
+                        if len(marks[name]) <= WINDOWS and job.reaches(job.next):
+                            marks[name].append((job.step, time.monotonic(), processor_times(job.process.pid)))
+                            job.next = job.step + steps
+                    time.sleep(POLL_S)
+            windows += [{name: window(m[i], m[i + 1]) for name, m in marks.items()} for i in range(WINDOWS)]
+            print(f"steady: {json.dumps(windows[-WINDOWS:])}", file=sys.stderr, flush=True)
+        return windows
+
+
+def window(before: tuple, after: tuple) -> dict[str, float]:
+    """From one mark to the next: seconds and processor time of a step; launcher's and supervisor's of a second."""
+    steps, seconds = after[0] - before[0], after[1] - before[1]
+    took = {who: after[2][who] - before[2][who] for who in after[2]}
+    return {"step": seconds / steps, "processor": sum(took.values()) / steps} | {who: took[who] / seconds for who in ("launcher", "supervisor")}
 
 
 def line(bench: str, case: str, metric: str, value: float, unit: str, **more) -> None:
@@ -426,16 +471,16 @@ def report_faults(bench: Bench, limits: dict[str, tuple[float, str]]) -> None:
                  peer_value=peer_lost["value"], peer_min=peer_lost["min"], peer_max=peer_lost["max"])
 
 
-def report_steady(bench: Bench, jobs: list[dict[tuple, tuple[float, float]]]) -> None:
-    for at, metric, unit in ((0, "step", "s"), (1, "processor", "s")):
-        pairs = [(job[()][at], job["--no-recover",][at]) for job in jobs]
-
-        def ratio(chosen: list[tuple[float, float]]) -> float:
-            return statistics.median(b for _, b in chosen) / statistics.median(a for a, _ in chosen)
-        drawn = sorted(ratio(bench.random.choices(pairs, k=len(pairs))) for _ in range(DRAWS))
-        line("recover.steady", f"{metric}, dp={bench.ranks}", metric, statistics.median(a for a, _ in pairs), unit, peer="--no-recover",
-             peer_value=round(statistics.median(b for _, b in pairs), 4), ratio=round(ratio(pairs), 4), low=round(drawn[DRAWS // 40], 4),
-             high=round(drawn[-1 - DRAWS // 40], 4), pairs=len(pairs))
+def report_steady(bench: Bench, windows: list[dict[str, dict[str, float]]]) -> None:
+    for peer in ("no recovery", "neither"):
+        for metric in ("step", "processor"):
+            pairs = [(w["default"][metric], w[peer][metric]) for w in windows]
+            ratios = [a / b for a, b in pairs]
+            drawn = sorted(statistics.fmean(bench.random.choices(ratios, k=len(ratios))) for _ in range(DRAWS))
+            more = {who + "_s": round(statistics.median(w["default"][who] for w in windows), 5) for who in ("supervisor", "launcher")}
+            line("recover.steady", f"{metric}, dp={bench.ranks}, by {peer}", metric, statistics.median(a for a, _ in pairs), "s", peer=peer,
+                 peer_value=round(statistics.median(b for _, b in pairs), 4), ratio=round(statistics.fmean(ratios), 4), low=round(drawn[DRAWS // 40], 4),
+                 high=round(drawn[-1 - DRAWS // 40], 4), windows=len(pairs), **more)
 
 
 def main() -> int:
@@ -443,8 +488,8 @@ def main() -> int:
     parser.add_argument("--build", default="build/release")
     parser.add_argument("--ranks", type=int, default=8)
     parser.add_argument("--kills", type=int, default=6)
-    parser.add_argument("--pairs", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=25, help="of a fault-free job")
+    parser.add_argument("--rounds", type=int, default=4, help=f"of jobs side by side, with {WINDOWS} windows each")
+    parser.add_argument("--steps", type=int, default=20, help="of a window")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", type=lambda text: text.split(","), default=["kill", "half", "hang", "steady"])
     args = parser.parse_args()
@@ -456,13 +501,14 @@ def main() -> int:
             bench.faults("half", max(1, args.kills // 3), victims=args.ranks // 2)
         if "hang" in args.only:
             bench.faults("hang", 1)
-        jobs = bench.steady(args.pairs, args.steps) if "steady" in args.only else [{(): bench.fault_free((), args.steps)}]
+        if "steady" in args.only:
+            report_steady(bench, bench.steady(args.rounds, args.steps))
+        if {"kill", "half", "hang"}.isdisjoint(args.only):
+            return 0
         bench.start_alone()  # files into the page cache
         start = statistics.median(bench.start_alone() for _ in range(3))
-        step = statistics.median(job[()][0] for job in jobs)
+        step = bench.fault_free()
         report_faults(bench, {"spare": (step, "one step"), "respawn": (start, "start of a process, one step")})
-        if "steady" in args.only:
-            report_steady(bench, jobs)
     return 1 if any(stack not in ("torchrun", "torchft") for _, stack in bench.failures) else 0
 
 

@@ -34,7 +34,7 @@ BENCHES = {
     "trace.export": (["{build}/tests/bench/trace_export", "{build}/bench"], ["20"]),
     "rehearse": ([sys.executable, HERE / "rehearse.py", "--build", "{build}"], ["--ranks", "1", "--runs", "3"]),
     "recover": ([sys.executable, HERE / "recover.py", "--build", "{build}"],
-                ["--ranks", "4", "--kills", "1", "--pairs", "1", "--steps", "15", "--only", "kill,half,steady"]),
+                ["--ranks", "4", "--kills", "1", "--rounds", "1", "--steps", "3", "--only", "kill,half,steady"]),
     "ckpt.records": (["{build}/tests/bench/ckpt_records"], ["10", "0.1"]),
     "ckpt.coordinator": (["{build}/tests/bench/ckpt_coordinator", "{build}/bench/coordinator"], ["100", "8", "2"]),
     "ckpt.replica": (["{build}/tests/bench/ckpt_replica"], ["16", "3"]),

@@ -122,6 +122,15 @@ TEST_CASE("a node where processes end again and again is left, if there is anoth
   const Plan only = decide(job_of(2, 1, 0, 2), {incident_of(exit, {0}, 60, 500)}, exit);
   CHECK(only.action == Action::kRespawn);
   CHECK(only.quarantined.empty());
+  // What was started there has failed at once: rather fewer replicas than a third time, unless
+  // nothing whole would be left.
+  History at_once = {incident_of(exit, {1}, 101, 999)};
+  CHECK(decide(job_of(2, 1, 0), at_once, exit).action == Action::kRespawn);
+  at_once.back().is_over = false;
+  const Plan fewer = decide(job_of(2, 1, 0), at_once, exit);
+  CHECK(fewer.action == Action::kShrink);
+  CHECK(fewer.quarantined == std::vector<int>{1});
+  CHECK(decide(job_of(2, 1, 0, 2), {{exit, {0}, false}}, exit).action == Action::kRespawn);
   // Long ago does not count.
   CHECK(decide(job_of(2, 1, 1), {incident_of(exit, {1}, 60, -9000)}, exit).quarantined.empty());
 }

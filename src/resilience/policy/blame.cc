@@ -96,6 +96,14 @@ std::vector<int> unfit_nodes(const Job& job, const History& history, const Fault
   return unfit;
 }
 
+bool fails_at_once(const Job& job, const History& history, const Fault& fault) {
+  if (history.empty() || !ends_processes(fault.kind) || fault.is_one_more) return false;
+  const Incident& last = history.back();
+  if (last.is_over || !ends_processes(last.fault.kind)) return false;
+  const std::vector<int> nodes = nodes_of(job, fault);
+  return std::any_of(nodes.begin(), nodes.end(), [&](int n) { return is_on(last, n); });
+}
+
 double risk_of(const History& history, int node, Seconds now) {
   const int faults = faults_on(history, node, now - kRecently);
   return std::max(kRiskOfAny, faults / (faults + 1.0));

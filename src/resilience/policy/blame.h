@@ -20,6 +20,10 @@ int recoveries_without_a_step(const History& history);
 // Nodes that this fault makes unfit, until they have passed their checks.
 std::vector<int> unfit_nodes(const Job& job, const History& history, const Fault& fault);
 
+// The process that took a place on the fault's node has ended before it did a step, too: nothing
+// works there.
+bool fails_at_once(const Job& job, const History& history, const Fault& fault);
+
 // How likely a node is to fail soon again, from what happened there within the last hour.
 double risk_of(const History& history, int node, Seconds now);
 

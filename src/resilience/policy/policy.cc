@@ -273,7 +273,8 @@ Plan decide(const Job& job, const History& history, const Fault& fault) {
   if (unfit.empty() || (plan.action != Action::kWait && fault.kind == FaultKind::kCorruption)) {
     return plan;
   }
-  // A node that fails now and then is better than none.
+  // A node that fails now and then is better than none; one where nothing works is not.
+  if (plan.action != Action::kWait && fails_at_once(job, history, fault)) return plan;
   Plan stays = cheapest(damage_of(job, fault, {}), risk, fault);
   return stays.cost < plan.cost ? stays : plan;
 }

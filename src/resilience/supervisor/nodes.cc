@@ -216,14 +216,19 @@ void Supervisor::say_who_is_missing() {
 
 // --- what the policy and the nodes are told ---
 
+// That wait, by node.
+std::vector<int> Supervisor::spares() const {
+  std::vector<int> spares(static_cast<size_t>(options_.nodes));
+  for (const auto& [id, w] : workers_) {
+    if (w.rank == kNone && w.has_joined && !w.is_condemned) ++spares[static_cast<size_t>(w.node)];
+  }
+  return spares;
+}
+
 // Ranks of one block have to share the node, so a whole one needs room for all of them. Where it
 // has lost only some, each spare counts.
-Node Supervisor::node_for_policy(int node, bool is_home) const {
+Node Supervisor::node_for_policy(int node, bool is_home, int spares) const {
   const int per_block = layout_.ranks_per_block();
-  int spares = 0;
-  for (const auto& [id, w] : workers_) {
-    if (w.node == node && w.rank == kNone && w.has_joined && !w.is_condemned) ++spares;
-  }
   Node told{.name = node_name(node)};
   const bool each_counts = is_home || options_.nodes == 1;
   told.slots = each_counts ? ranks_per_node() / per_block + options_.spares

@@ -21,6 +21,7 @@ constexpr Nanos kStartLimit = std::chrono::seconds(120);
 // --- deadlines ---
 
 void Supervisor::tick() {
+  look_at_vitals();
   if (options_.nodes > 1 && phase_ != Phase::kOver) {
     look_for_lost_nodes();
     if (!is_complete() || is_any_silent()) return;  // what is not heard would look like a hang
@@ -141,8 +142,9 @@ Job Supervisor::job(const std::set<int>& homes) const {
   job.shrinking = done_.empty() ? Shrinking::kIfNeeded : Shrinking::kNever;
   job.step = newest_step();
   job.costs = state_.costs;
+  const std::vector<int> spares = this->spares();
   for (int n = 0; n < options_.nodes; ++n) {
-    job.nodes.push_back(node_for_policy(n, homes.contains(n)));
+    job.nodes.push_back(node_for_policy(n, homes.contains(n), spares[static_cast<size_t>(n)]));
   }
   for (int rank = 0; rank < layout_.ranks(); ++rank) {
     Block& block = job.blocks[static_cast<size_t>(layout_.block_of(rank))];
@@ -228,6 +230,7 @@ void Supervisor::begin_generation(const std::vector<int>& lost, bool is_resized)
   save();  // before anyone hears of it: the number must never be used again
   if (is_resized) tell_places(/*is_resized=*/true);
   phase_ = Phase::kGathering;
+  await_all();
   summoned_at_ = clock_->now();
   incident_->next_generation = static_cast<int64_t>(state_.generation);
   store_port_ = 0;
@@ -309,6 +312,7 @@ void Supervisor::summon(const Worker& worker) {
 
 void Supervisor::go() {
   phase_ = Phase::kStarting;
+  await_all();
   gone_at_ = clock_->now();
   incident_->ready = since(seen_at_);
   event("all " + std::to_string(layout_.ranks()) + " ranks have left generation " +

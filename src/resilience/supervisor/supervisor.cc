@@ -182,7 +182,7 @@ void Supervisor::ready(Worker& worker, const proto::Ready& ready) {
     store_port_ = static_cast<uint16_t>(ready.store_port());
     store_host_ = ready.store_host().empty() ? nodes_[worker.node].address() : ready.store_host();
   }
-  if (missing(&Worker::is_ready).empty()) go();
+  if (is_last(worker, &Worker::is_ready)) go();
 }
 
 void Supervisor::running(Worker& worker, const proto::Running& running) {
@@ -200,7 +200,7 @@ void Supervisor::running(Worker& worker, const proto::Running& running) {
       event(text);
     }
   }
-  if (missing(&Worker::is_running).empty()) survived();
+  if (is_last(worker, &Worker::is_running)) survived();
 }
 
 void Supervisor::trouble(Worker& worker, const proto::Trouble& trouble) {
@@ -228,11 +228,17 @@ void Supervisor::vitals(const proto::Vitals& told) {
     if (worker == nullptr) continue;
     worker->vitals = {v.step(), v.waiting(), v.training(), v.halted(), Nanos(v.step_ns())};
   }
+  has_new_vitals_ = true;
+}
+
+// Of all nodes at once: thousands of them tell, four times a second each.
+void Supervisor::look_at_vitals() {
+  if (!std::exchange(has_new_vitals_, false) || phase_ != Phase::kSteady) return;
   std::map<int, RankVitals> ranks;
   for (const auto& [id, w] : workers_) {
     if (w.rank != kNone) ranks[w.rank] = w.vitals;
   }
-  if (phase_ == Phase::kSteady) watch_.take(clock_->now(), ranks);
+  watch_.take(clock_->now(), ranks);
 }
 
 // --- books ---
@@ -243,8 +249,16 @@ Supervisor::Worker* Supervisor::find(uint64_t id) {
 }
 
 const Supervisor::Worker* Supervisor::of_rank(int rank) const {
+  if (rank < 0) return nullptr;
+  const auto place = static_cast<size_t>(rank);
+  if (place >= id_of_rank_.size()) id_of_rank_.resize(place + 1);
+  const auto known = workers_.find(id_of_rank_[place]);
+  const auto has_it = [&](const Worker& w) { return w.rank == rank && !w.is_condemned; };
+  if (known != workers_.end() && has_it(known->second)) return &known->second;
   for (const auto& [id, w] : workers_) {
-    if (w.rank == rank && !w.is_condemned) return &w;
+    if (!has_it(w)) continue;
+    id_of_rank_[place] = id;
+    return &w;
   }
   return nullptr;
 }
@@ -269,6 +283,18 @@ std::vector<int> Supervisor::missing(bool Worker::*flag) {
     if (w == nullptr || !(w->*flag)) ranks.push_back(rank);
   }
   return ranks;
+}
+
+void Supervisor::await_all() {
+  awaited_.clear();
+  for (int rank = 0; rank < layout_.ranks(); ++rank) awaited_.insert(awaited_.end(), rank);
+}
+
+// Whether `worker` was the last one without the flag. All are looked at only then, since a job may
+// have thousands.
+bool Supervisor::is_last(const Worker& worker, bool Worker::*flag) {
+  awaited_.erase(worker.rank);
+  return awaited_.empty() && missing(flag).empty();
 }
 
 int64_t Supervisor::newest_step() const {

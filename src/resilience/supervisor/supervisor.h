@@ -110,7 +110,8 @@ class Supervisor {
   bool is_complete() const;
   bool is_any_silent() const;
   std::vector<int> ranks_on(int node) const;
-  Node node_for_policy(int node, bool is_home) const;
+  std::vector<int> spares() const;
+  Node node_for_policy(int node, bool is_home, int spares) const;
   std::string node_name(int node) const;
   std::string place_of(int node) const;  // " on NAME", if there are several
   void broadcast(const proto::ToNode& order);
@@ -165,6 +166,9 @@ class Supervisor {
   Worker* of_rank(int rank);
   std::vector<Worker*> members();
   std::vector<int> missing(bool Worker::*flag);
+  void await_all();
+  bool is_last(const Worker& worker, bool Worker::*flag);
+  void look_at_vitals();
   int ranks_per_node() const { return options_.ranks / options_.nodes; }
   int64_t newest_step() const;
   void event(const std::string& text);
@@ -189,6 +193,10 @@ class Supervisor {
   std::string held_;                    // what can't be judged before all nodes are there
   std::optional<proto::End> end_;       // of the job
   std::map<uint64_t, Worker> workers_;  // by id
+  // Who had each rank when it was last asked for; of_rank() looks whether that still holds.
+  mutable std::vector<uint64_t> id_of_rank_;
+  std::set<int> awaited_;  // ranks that have not said that they are ready, or running
+  bool has_new_vitals_ = false;
   Phase phase_ = Phase::kSteady;
   HangWatch watch_;
   std::optional<IncidentRecord> incident_;
