@@ -92,8 +92,8 @@ void Supervisor::look_at_all() {
     fault(FaultKind::kNetwork, {}, std::string(held_));
   } else if (state_.is_recovering) {
     fault(FaultKind::kNetwork, {},
-          incident_ ? "a machine was away in the middle of a recovery"
-                    : "a supervisor died in the middle of a recovery");
+          phase_ != Phase::kSteady ? "a machine was away in the middle of a recovery"
+                                   : "a supervisor died in the middle of a recovery");
   }
   finish();
 }
@@ -282,8 +282,9 @@ void Supervisor::broadcast(const proto::ToNode& order) {
 
 // On several machines no launcher knows by itself when all ranks have ended.
 void Supervisor::finish() {
-  if (options_.nodes == 1 || static_cast<int>(done_.size()) < layout_.ranks()) return;
-  if (phase_ == Phase::kOver) return;
+  if (static_cast<int>(done_.size()) < layout_.ranks()) return;
+  notify_end(0, "all ranks have ended");
+  if (options_.nodes == 1 || phase_ == Phase::kOver) return;
   phase_ = Phase::kOver;
   end_.emplace().set_cause(kNone);
   proto::ToNode order;
@@ -296,6 +297,7 @@ void Supervisor::leaving(int node, const proto::Leaving& leaving) {
   end_.emplace().set_code(leaving.code());
   end_->set_cause(kNone);
   end_->set_text(node_name(node) + " has ended it: " + leaving.text());
+  notify_end(leaving.code(), end_->text());
   proto::ToNode order;
   *order.mutable_end() = *end_;
   broadcast(order);
