@@ -428,6 +428,21 @@ TEST_CASE(
   CHECK_FALSE(crew.end);
 }
 
+TEST_CASE("what lasts no longer than a long step is not yet a hang") {
+  const TempFolder folder;
+  Crew crew(folder.path(), 4, 1, 3);
+  crew.settle();
+  crew.tick();
+  crew.clock.advance(seconds(1));
+  for (int i = 0; i < 4; ++i) ++crew.step, crew.tick();  // the first of them took 1.25 s
+  crew.tick(), crew.tick(), crew.tick();
+  crew.verdict(proto::Verdict::HANG, {2}, 0.7);
+  crew.tick();
+  CHECK(crew.newest == 0);
+  for (int i = 0; i < 8 && crew.newest == 0; ++i) crew.tick(), crew.settle();
+  CHECK(crew.newest == 1);
+}
+
 TEST_CASE("a mismatch that the tracer finds ends the job, with that reason") {
   const TempFolder folder;
   Crew crew(folder.path(), 4, 1, 3);

@@ -146,15 +146,16 @@ def an_interrupt(folder: pathlib.Path) -> None:
 
 
 def a_traced_halt(folder: pathlib.Path) -> None:
-    """The job's own hang limit is made long by one slow step, shorter than what the tracer calls a hang. Then a rank is halted."""
-    run = Run(folder, "traced", MESH, ["--trace", "--spares", "1"], [], steps=150)
-    run.await_step(20)
+    """One slow step, of hundreds, makes the job's own hang limit long, which goes by the longest, and not the tracer's, which goes by
+    the 99th percentile. Then a rank is halted."""
+    run = Run(folder, "traced", MESH, ["--trace", "--spares", "1"], [], steps=500)
+    run.await_step(300)
     pids = [r["pid"] for r in run.status()["ranks"]]
     for sent in (signal.SIGSTOP, signal.SIGCONT):
         for pid in pids:
             os.kill(pid, sent)
         time.sleep(0.8)
-    run.await_step(25)
+    run.await_step(305)
     limit = run.status()["hang_limit_s"]
     kill(run, 2, signal.SIGSTOP)
     run.end()

@@ -117,6 +117,7 @@ class Supervisor {
   void verdict(const proto::Verdict& told);
   bool look_at_suspicion();
   bool is_stuck(const Suspicion& s) const;
+  bool is_certain(const Suspicion& s) const;
   void slow(const Suspicion& s);
   bool has_state_without(const std::vector<Move>& moves) const;
   void note(const std::string& text);

@@ -11,6 +11,7 @@ namespace {
 
 // A step is seen so much later than it is done.
 constexpr Nanos kVitalsAge = std::chrono::milliseconds(500);
+constexpr int kLongSteps = 2;  // the longest of late, so often: what lasts longer is a hang
 constexpr Nanos kSlowAgain = std::chrono::minutes(1);
 constexpr size_t kNotesMax = 16;
 
@@ -42,9 +43,11 @@ void Supervisor::verdict(const proto::Verdict& told) {
 // Goes before the own guess, which knows less of who waits for whom.
 bool Supervisor::look_at_suspicion() {
   if (!suspicion_) return false;
+  const bool holds = is_stuck(*suspicion_);
+  if (holds && !is_certain(*suspicion_)) return false;  // not yet
   const Suspicion s = *std::exchange(suspicion_, std::nullopt);
   const std::string what = "the tracer found: " + s.text;
-  if (!is_stuck(s)) {
+  if (!holds) {
     note(what + "; but steps have been done since");
     return false;
   }
@@ -67,6 +70,15 @@ bool Supervisor::is_stuck(const Suspicion& s) const {
   return std::all_of(s.ranks.begin(), s.ranks.end(), [&](int rank) {
     const Worker* w = of_rank(rank);
     return w != nullptr && !has_moved(*w);
+  });
+}
+
+// The tracer knows how long calls take, but a rank may be busy with what comes once in a while.
+bool Supervisor::is_certain(const Suspicion& s) const {
+  if (clock_->now() - s.since > kLongSteps * watch_.longest_step()) return true;
+  return std::any_of(s.ranks.begin(), s.ranks.end(), [&](int rank) {
+    const Worker* w = of_rank(rank);
+    return w != nullptr && w->vitals.halted;
   });
 }
 
