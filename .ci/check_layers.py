@@ -17,10 +17,11 @@ ALLOWED = {
     "mesh": {"base"},
     "dataset": {"base"},
     "schedule": {"base"},
+    "http": {"base"},
     "rpc": {"base"},
-    "trace": {"base", "rpc"},
+    "trace": {"base", "http", "rpc"},
     "sim": {"base", "mesh", "schedule", "trace"},
-    "resilience": {"base", "mesh", "rpc", "comm"},
+    "resilience": {"base", "http", "mesh", "rpc", "comm"},
     "rendezvous": {"base"},
     "launch": {"base", "rendezvous", "trace", "resilience"},
     "comm": {"base", "mesh", "rendezvous", "trace"},
@@ -39,7 +40,7 @@ ALLOWED = {
                "data", "pipeline", "model", "runtime", "ckpt", "trace", "trace_torch"},
 }
 # Folders that must not see torch. comm/host is the torch-free engine inside comm; of ckpt only ckpt/torch/ sees torch.
-TORCH_FREE = {"base", "mesh", "dataset", "rpc", "trace", "sim", "schedule", "rendezvous", "launch", "resilience", "cli"}
+TORCH_FREE = {"base", "http", "mesh", "dataset", "rpc", "trace", "sim", "schedule", "rendezvous", "launch", "resilience", "cli"}
 TORCH_FREE_PATHS = ("src/comm/host/", "include/convoy/comm/host/", "src/standin/core/", "src/standin/cudart/", "src/standin/driver/",
                     "ckpt/manifest/", "ckpt/io/", "ckpt/store/", "ckpt/snapshot/", "ckpt/service/", "ckpt/restore/", "ckpt/formats/",
                     "ckpt/arrow/", "ckpt/cluster/", "ckpt/replica/")

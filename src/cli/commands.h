@@ -39,9 +39,10 @@ void add_trace(CLI::App& root, Invocation& invocation);
 void add_doctor(CLI::App& root, Invocation& invocation);
 
 // In the order of `convoy --help`.
-inline constexpr std::array kCommands{add_run,   add_status,  add_restart, add_drain,      add_why,
-                                      add_chaos, add_goodput, add_agent,   add_supervisor, add_env,
-                                      add_data,  add_schedule, add_ckpt,   add_trace,      add_doctor};
+inline constexpr std::array kCommands{add_run,        add_status, add_restart, add_drain,
+                                      add_why,        add_chaos,  add_goodput, add_agent,
+                                      add_supervisor, add_env,    add_data,    add_schedule,
+                                      add_ckpt,       add_trace,  add_doctor};
 
 // The exit code for bad options and bad input; every command uses it.
 inline constexpr int kExitUsage = 64;

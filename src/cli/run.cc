@@ -111,6 +111,19 @@ Status complete_tracing(RunArguments* arguments) {
   return ok_status();
 }
 
+// Who wants to hear of the job.
+Status check_observers(const launch::LaunchOptions& options) {
+  const std::string& url = options.webhook;
+  if (!url.empty() && !url.starts_with("http://") && !url.starts_with("https://")) {
+    return {Code::kInvalidArgument, "--webhook's URL begins with http:// or https://."};
+  }
+  if (options.metrics.empty()) return ok_status();
+  const size_t colon = options.metrics.rfind(':');
+  const std::string port =
+      colon == std::string::npos ? options.metrics : options.metrics.substr(colon + 1);
+  return parse_integer("--metrics' port", port, 1, 65535).status();
+}
+
 Status complete(const Invocation& invocation, RunArguments* arguments) {
   launch::LaunchOptions& options = arguments->options;
   options.program = invocation.program;
@@ -140,6 +153,7 @@ Status complete(const Invocation& invocation, RunArguments* arguments) {
     rehearsal.seed = static_cast<uint64_t>(seed);
   }
   CONVOY_RETURN_IF_ERROR(complete_tracing(arguments));
+  CONVOY_RETURN_IF_ERROR(check_observers(options));
   if (!options.mesh.empty()) {
     CONVOY_ASSIGN_OR_RETURN(const Mesh mesh,
                             Mesh::parse(options.mesh, options.ranks * options.nodes));
@@ -196,6 +210,13 @@ void add_run(CLI::App& root, Invocation& invocation) {
                   "with the same global batch; default: 1")
       ->check(CLI::Range(1, 1 << 20))
       ->type_name("N");
+  app->add_option("--webhook", o.webhook,
+                  "POST JSON there of each incident, each that is survived, and the job's end")
+      ->type_name("URL");
+  app->add_option("--metrics", o.metrics,
+                  "serve /metrics of the job's supervisor for Prometheus; default address: "
+                  "127.0.0.1")
+      ->type_name("[ADDRESS:]PORT");
   app->add_flag("--no-recover", arguments->no_recover,
                 "a rank that dies ends the job, even if the program can go on without it");
   app->add_flag("--no-prefix", arguments->no_prefix, "show lines as they are, without \"[3] \"");

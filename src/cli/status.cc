@@ -17,13 +17,14 @@ namespace {
 constexpr const char* kFooter = R"(Examples:
   convoy status                 the newest run under runs/, once
   convoy status runs/demo -w    again each second, until Ctrl-C
+  convoy status runs/demo --prometheus > /var/lib/node_exporter/convoy.prom
   convoy status runs/demo --json | jq '.ranks[] | {rank, pid, step}'
 
 Exit codes: 0 told; 66 no such run folder; 69 no job runs there, or its program can't be led.)";
 
 struct StatusArguments {
   std::string run_dir;
-  bool json = false;
+  bool json = false, prometheus = false;
   bool watch = false;
 };
 
@@ -59,14 +60,25 @@ std::string text_of(const nlohmann::json& s) {
                 "  %d spares; %d incidents, %.2f s lost to them, %.2f %% of %.0f s trained\n",
                 s.value("spares", 0), s.value("incidents", 0), s.value("lost_s", 0.0),
                 100 * s.value("goodput", 0.0), s.value("elapsed_s", 0.0));
-  return text + line;
+  text += line;
+  const auto spent = s.value("spent_s", nlohmann::json::object());
+  std::snprintf(line, sizeof line,
+                "  time: %.2f s training, %.2f s recovering, %.2f s steps done again, %.2f s "
+                "starting\n",
+                spent.value("training", 0.0), spent.value("recovering", 0.0),
+                spent.value("again", 0.0), spent.value("starting", 0.0));
+  text += line;
+  for (const auto& n : s.value("notes", nlohmann::json::array())) {
+    text += "  note: " + n.value("text", "") + "\n";
+  }
+  return text;
 }
 
 int show(const StatusArguments& a) {
-  const auto answer = resilience::ask(a.run_dir, "status");
+  const auto answer = resilience::ask(a.run_dir, a.prometheus ? "metrics" : "status");
   if (!answer.ok()) return fail(answer.status());
-  if (a.json) {
-    std::printf("%s\n", answer->c_str());
+  if (a.json || a.prometheus) {
+    std::printf("%s%s", answer->c_str(), a.json ? "\n" : "");
     return 0;
   }
   const auto json = nlohmann::json::parse(*answer, nullptr, /*allow_exceptions=*/false);
@@ -105,7 +117,9 @@ void add_status(CLI::App& root, Invocation& invocation) {
   CLI::App* app = root.add_subcommand("status", "Show how a running job is doing");
   const auto arguments = std::make_shared<StatusArguments>();
   app->add_option("RUN_DIR", arguments->run_dir, "default: the newest under runs/");
-  app->add_flag("--json", arguments->json, "as one JSON object");
+  CLI::Option* json = app->add_flag("--json", arguments->json, "as one JSON object");
+  app->add_flag("--prometheus", arguments->prometheus, "metrics, as Prometheus reads them")
+      ->excludes(json);
   app->add_flag("-w,--watch", arguments->watch, "again each second");
   app->footer(kFooter);
   app->callback([&invocation, arguments] { invocation.exit_code = status(*arguments); });

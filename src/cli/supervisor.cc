@@ -42,6 +42,8 @@ void add_supervisor(CLI::App& root, Invocation& invocation) {
   app->add_option("--ranks", o.ranks, "of the job")->needs(run_dir);
   app->add_option("--spares", o.spares, "that wait on each machine");
   app->add_option("--min-dp", o.min_dp, "replicas with which the job goes on");
+  app->add_option("--webhook", o.webhook, "a URL that is told of incidents, and the job's end");
+  app->add_option("--metrics", o.metrics, "[ADDRESS:]PORT where Prometheus reads /metrics");
   app->add_option("--nnodes", o.nodes, "machines of the job")->check(CLI::Range(1, 100000));
   app->add_option("--etcd", o.etcd, "where control state is: any machine may lead");
   app->add_option("--node", o.node, "that this is");

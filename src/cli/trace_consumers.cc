@@ -10,6 +10,8 @@
 #include <convoy/trace/report.h>
 #include <convoy/trace/stream.h>
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <cstdio>
 
@@ -19,11 +21,51 @@ namespace {
 constexpr int64_t kBetweenLooks = 250'000'000;      // ns, between two diagnoses
 constexpr int64_t kBetweenFlushes = 1'000'000'000;  // ns, also between two sets of hints
 constexpr size_t kToldAtEnd = 10;                   // verdicts
+constexpr double kSure = 0.8;                       // enough to act on it
 
 void print(const trace::Verdict& v) {
   const char* what = v.withdrawn ? "withdrawn:" : v.cleared != 0 ? "over:" : "found:";
   std::printf("%s %s: %s\n", what, trace::name_of(v.cls), printable(v.summary).c_str());
   if (v.cleared == 0 && !v.action.empty()) std::printf("  do: %s\n", printable(v.action).c_str());
+  std::fflush(stdout);
+}
+
+// What the job's supervisor may do about it; "": nothing.
+const char* kind_for_supervisor(trace::Class cls) {
+  switch (cls) {
+    case trace::Class::kHostHang:
+    case trace::Class::kGpuStuck:
+    case trace::Class::kNotJoined:
+    case trace::Class::kMissingCall:  // by mistake, or since something else went wrong before
+      return "hang";
+    case trace::Class::kDesyncOrder:
+    case trace::Class::kMismatchSize:
+    case trace::Class::kMismatchDtype:
+    case trace::Class::kMismatchRoot:
+    case trace::Class::kMismatchReduction:
+      return "mismatch";
+    case trace::Class::kSlowCompute:
+    case trace::Class::kSlowHost:
+    case trace::Class::kSlowNic:
+    case trace::Class::kSlowTx:
+    case trace::Class::kSlowRx:
+      return "slow";
+    default:
+      return "";
+  }
+}
+
+// A line that src/launch/tracer.cc reads.
+void print_for_launcher(const trace::Verdict& v, int64_t now) {
+  const std::string kind = kind_for_supervisor(v.cls);
+  if (kind.empty() || v.cleared != 0 || v.withdrawn || v.confidence < kSure) return;
+  const nlohmann::ordered_json json = {{"verdict", kind},
+                                       {"ranks", v.culprit.ranks},
+                                       {"text", printable(v.summary)},
+                                       {"age_s", static_cast<double>(now - v.onset) * 1e-9},
+                                       {"cost", v.cost}};
+  const auto replace = nlohmann::ordered_json::error_handler_t::replace;
+  std::printf("%s\n", json.dump(-1, ' ', false, replace).c_str());
   std::fflush(stdout);
 }
 
@@ -64,6 +106,7 @@ struct Consumers::Impl {
     const std::vector<trace::Verdict> changed = diagnoser.diagnose(now);
     for (const trace::Verdict& v : changed) {
       print(v);
+      if (arguments.for_launcher) print_for_launcher(v, now);
       if (alerts != nullptr) alerts->tell(v);
     }
     if (page != nullptr && !changed.empty()) page->set_verdicts(diagnoser.verdicts());

@@ -19,6 +19,7 @@ struct ConsumerArguments {
   std::string page_address = "127.0.0.1";
   std::string page_token_file;
   std::string alert_url;
+  bool for_launcher = false;  // verdicts are printed for it, too: see print_for_launcher()
 };
 void add_consumers(CLI::App& app, ConsumerArguments& arguments);
 

@@ -57,6 +57,7 @@ Status run(ServeArguments& arguments) {
   CONVOY_ASSIGN_OR_RETURN(options.connection, connection_of(arguments.connection));
   CONVOY_ASSIGN_OR_RETURN(options.job, job_of(arguments.job));
   hold_signals();
+  arguments.consumers.for_launcher = arguments.job.launcher >= 0;
   CONVOY_ASSIGN_OR_RETURN(const auto consumers, Consumers::create(arguments.consumers));
   options.registry = &consumers->registry();
   options.sinks = consumers->sinks();

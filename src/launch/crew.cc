@@ -35,6 +35,7 @@ constexpr Nanos kEarly = std::chrono::seconds(1);
 constexpr int kEarlyDeathsMax = 5;
 // One that says nothing for so long hangs, and is replaced.
 constexpr int kEndMs = 500;  // it ends by itself when its line has
+constexpr int kEndWithWebhookMs = 4000;
 constexpr Nanos kSilence = std::chrono::milliseconds(2500);
 // One on another machine that can't be reached for so long is gone, and its machine with it.
 constexpr Nanos kLeaderLost = std::chrono::seconds(20);
@@ -296,6 +297,8 @@ std::vector<std::string> Crew::supervisor_words(int line) const {
                              std::to_string(o.ranks * o.nodes), "--spares",
                              std::to_string(o.spares), "--min-dp", std::to_string(o.min_dp)});
   if (!o.mesh.empty()) words.insert(words.end(), {"--mesh", o.mesh});
+  if (!o.webhook.empty()) words.insert(words.end(), {"--webhook", o.webhook});
+  if (!o.metrics.empty()) words.insert(words.end(), {"--metrics", o.metrics});
   if (o.nodes == 1) return words;
   words.insert(words.end(),
                {"--nnodes", std::to_string(o.nodes), "--port", std::to_string(o.port)});
@@ -360,23 +363,33 @@ void Crew::on_supervisor_exit() {
 }
 
 void Crew::leave(int code, const std::string& why) {
-  if (options_.nodes == 1) return;
   proto::FromNode out;
   out.mutable_leaving()->set_code(code);
   out.mutable_leaving()->set_text(why);
   to_supervisor(out);
 }
 
-void Crew::close() {
+void Crew::verdict(const proto::Verdict& found) {
+  proto::FromNode out;
+  *out.mutable_verdict() = found;
+  to_supervisor(out);
+}
+
+void Crew::let_go() {
   closing_ = true;
   if (timer_) loop_.cancel(*timer_);
   timer_.reset();
   if (line_) loop_.unwatch(line_.get());
   line_.reset();
+}
+
+void Crew::close() {
+  let_go();
   if (!child_) return;
   loop_.unwatch(child_->pidfd.get());
   pollfd ended{child_->pidfd.get(), POLLIN, 0};
-  if (::poll(&ended, 1, kEndMs) != 1) ::kill(child_->pid, SIGKILL);
+  if (::poll(&ended, 1, options_.webhook.empty() ? kEndMs : kEndWithWebhookMs) != 1)
+    ::kill(child_->pid, SIGKILL);
   ::waitpid(child_->pid, nullptr, 0);
   lines_->finish();
   lines_.reset();

@@ -40,7 +40,8 @@ class Crew {
     int nodes = 1, node = 0;
     uint16_t port = 0;  // of several machines: the supervisor's, on `leader`
     std::string leader;
-    std::string etcd;  // any machine may lead; see SuperviseOptions
+    std::string webhook, metrics;  // see SuperviseOptions
+    std::string etcd;              // any machine may lead; see SuperviseOptions
     Protection protection;
   };
   // What the supervisor wants of the launcher.
@@ -66,7 +67,12 @@ class Crew {
   void ended(uint64_t worker, int wait_status);
   // This machine's ranks end, and not because the supervisor said so: other machines are told.
   void leave(int code, const std::string& why);
-  // The supervisor is not needed any more. Blocks until it has ended, which takes milliseconds.
+  // The tracer has found something.
+  void verdict(const resilience::proto::Verdict& found);
+  // The supervisor is not needed any more: nothing is replaced from here on.
+  void let_go();
+  // Blocks until the supervisor has ended, which takes milliseconds, or a few seconds if a webhook
+  // does not answer.
   void close();
 
  private:

@@ -110,7 +110,11 @@ Status Job::listen_for_agent() {
 Status Job::start() {
   if (plan_.options.rehearsal) terminal_.say(rehearsal_banner(*plan_.options.rehearsal));
   CONVOY_RETURN_IF_ERROR(listen_for_agent());
-  if (plan_.options.tracing) tracer_ = Tracer::start(plan_, *loop_, terminal_);
+  if (plan_.options.tracing) {
+    tracer_ = Tracer::start(plan_, *loop_, terminal_, [this](const auto& verdict) {
+      if (crew_ != nullptr) crew_->verdict(verdict);
+    });
+  }
   CONVOY_RETURN_IF_ERROR(lead_crew());
   for (int local = 0; local < plan_.options.ranks; ++local) {
     const int rank = plan_.options.node_rank * plan_.options.ranks + local;
@@ -162,6 +166,8 @@ Status Job::lead_crew() {
                     .node = o.node_rank,
                     .port = port,
                     .leader = o.master_addr,
+                    .webhook = o.webhook,
+                    .metrics = o.metrics,
                     .etcd = o.etcd,
                     .protection = o.protection},
                    {.spawn = [this](int rank, uint64_t g) { respawn(rank, g); },
@@ -387,7 +393,7 @@ void Job::on_exit(Rank& rank) {
   if (crew_ != nullptr) crew_->ended(rank.worker, wait_status);
   if (has_ended()) {
     ending_ = true;
-    if (crew_ != nullptr) crew_->close();
+    if (crew_ != nullptr) crew_->let_go();
     signal_ranks(SIGTERM);  // spares
     loop_->after(kLeftoverGrace, [this] { signal_ranks(SIGKILL); });
     if (running_ == 0) loop_->stop();
@@ -475,7 +481,7 @@ void Job::on_signal(int signal) {
 
 void Job::end_ranks(int signal, Nanos grace) {
   ending_ = true;
-  if (crew_ != nullptr) crew_->close();  // else what is ended would be replaced
+  if (crew_ != nullptr) crew_->let_go();  // else what is ended would be replaced
   signal_ranks(signal);
   loop_->after(grace, [this] { signal_ranks(SIGKILL); });
 }
@@ -503,7 +509,8 @@ int Job::report() {
   terminal_.end_progress();
   if (tracer_ != nullptr) tracer_->job_has_ended();
   const size_t leftovers = end_descendants(
-      kLeftoverGrace, {agent_line_.pid->load(), tracer_ != nullptr ? tracer_->pid() : 0});
+      kLeftoverGrace, {agent_line_.pid->load(), tracer_ != nullptr ? tracer_->pid() : 0,
+                       crew_ != nullptr ? crew_->pid() : 0});
   const Nanos elapsed = Clock::system().now() - started_at_;
   int code = kExitOk;
   if (crew_ != nullptr) crew_->close();

@@ -5,6 +5,8 @@
 #include <convoy/base/clock.h>
 #include <convoy/base/units.h>
 
+#include <nlohmann/json.hpp>
+
 #include <array>
 #include <cerrno>
 #include <fcntl.h>
@@ -28,7 +30,8 @@ constexpr Nanos kReadTimeout = std::chrono::milliseconds(200);
 constexpr Nanos kToldAfter = std::chrono::seconds(3);
 constexpr int kTickMs = 100;
 constexpr int kKillPatienceMs = 5000;
-constexpr std::string_view kComplains = "convoy: ";  // how `convoy` begins to say why it fails
+constexpr std::string_view kVerdict = "{\"verdict\":";  // for the launcher, not for people
+constexpr std::string_view kComplains = "convoy: ";     // how `convoy` begins to say why it fails
 
 // Where nothing is yet: "run", or "run-2" beside an earlier one's.
 std::string free_name(const fs::path& folder) {
@@ -78,10 +81,30 @@ Result<std::vector<std::string>> words_of(const Plan& plan, int line) {
   return words;
 }
 
+// A line of src/cli/trace_consumers.cc.
+std::optional<resilience::proto::Verdict> verdict_of(std::string_view line) {
+  const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) return std::nullopt;
+  resilience::proto::Verdict verdict;
+  const std::string kind = json.value("verdict", "");
+  verdict.set_kind(kind == "hang"       ? resilience::proto::Verdict::HANG
+                   : kind == "mismatch" ? resilience::proto::Verdict::MISMATCH
+                   : kind == "slow"     ? resilience::proto::Verdict::SLOW
+                                        : resilience::proto::Verdict::NOTHING);
+  for (const auto& rank : json.value("ranks", nlohmann::json::array())) {
+    if (rank.is_number_integer()) verdict.add_ranks(rank.get<int>());
+  }
+  verdict.set_text(json.value("text", ""));
+  verdict.set_age_s(json.value("age_s", 0.0));
+  verdict.set_cost(json.value("cost", 0.0));
+  return verdict;
+}
+
 }  // namespace
 
-std::unique_ptr<Tracer> Tracer::start(const Plan& plan, EventLoop& loop, Terminal& terminal) {
-  std::unique_ptr<Tracer> tracer(new Tracer(loop, terminal));
+std::unique_ptr<Tracer> Tracer::start(const Plan& plan, EventLoop& loop, Terminal& terminal,
+                                      Found found) {
+  std::unique_ptr<Tracer> tracer(new Tracer(loop, terminal, std::move(found)));
   const Status status = tracer->spawn_it(plan);
   if (status.ok()) {
     tracer->await_ready();
@@ -159,6 +182,10 @@ void Tracer::take(std::string_view line, bool is_error) {
   log_->flush();
   if (is_error && line.starts_with(kComplains)) {
     complaint_ = line.substr(kComplains.size());
+    return;
+  }
+  if (!is_error && line.starts_with(kVerdict)) {
+    if (const auto verdict = verdict_of(line)) found_(*verdict);
     return;
   }
   is_ready_ = is_ready_ || !is_error;

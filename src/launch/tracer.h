@@ -4,6 +4,7 @@
 #include "src/launch/output.h"
 #include "src/launch/plan.h"
 #include "src/launch/process.h"
+#include "src/resilience/protocol/messages.pb.h"
 #include <convoy/base/event_loop.h>
 #include <convoy/base/fd.h>
 #include <convoy/base/status.h>
@@ -13,6 +14,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace convoy::launch {
@@ -25,7 +27,10 @@ class Tracer {
  public:
   // Blocks until it is ready, since ranks may be over soon, but not for long. null: it can't be
   // started, which has been said. Loop and terminal outlive it.
-  static std::unique_ptr<Tracer> start(const Plan& plan, EventLoop& loop, Terminal& terminal);
+  // `found` is told of its verdicts that may be a reason to do something.
+  using Found = std::function<void(const resilience::proto::Verdict& verdict)>;
+  static std::unique_ptr<Tracer> start(const Plan& plan, EventLoop& loop, Terminal& terminal,
+                                       Found found);
   ~Tracer();
 
   pid_t pid() const { return child_ ? child_->pid : 0; }
@@ -40,7 +45,8 @@ class Tracer {
   void finish(const std::function<bool()>& gives_up);
 
  private:
-  Tracer(EventLoop& loop, Terminal& terminal) : loop_(loop), terminal_(terminal) {}
+  Tracer(EventLoop& loop, Terminal& terminal, Found found)
+      : loop_(loop), terminal_(terminal), found_(std::move(found)) {}
   Status spawn_it(const Plan& plan);
   void await_ready();
   void tell(const std::string& line);
@@ -49,6 +55,7 @@ class Tracer {
 
   EventLoop& loop_;
   Terminal& terminal_;
+  const Found found_;
   std::optional<RankLog> log_;
   std::optional<Child> child_;
   std::optional<ChildLines> lines_;  // of child_

@@ -8,7 +8,9 @@
 #include "tests/temp_folder.h"
 
 #include <catch2/catch.hpp>
+#include <nlohmann/json.hpp>
 
+#include <chrono>
 #include <csignal>
 #include <deque>
 #include <map>
@@ -44,8 +46,17 @@ class Crew {
          .run_dir = run_dir_,
          .mesh = "tp=2,dp=*",
          .ranks = ranks_,
-         .spares = spares_},
-        clock, [this](int, const proto::ToNode& order) { orders_.push_back(order); });
+         .spares = spares_,
+         .unix_time = 1e9 + std::chrono::duration<double>(clock.now().time_since_epoch()).count(),
+         .notify =
+             [this](const std::string& json) { told.push_back(nlohmann::json::parse(json)); }},
+        clock, [this](int, const proto::ToNode& order) {
+          if (order.has_answer()) {
+            answer_ = order.answer().text();
+          } else {
+            orders_.push_back(order);
+          }
+        });
     REQUIRE(made.ok());
     supervisor_.emplace(std::move(made).value());
     proto::FromNode hello;
@@ -111,6 +122,22 @@ class Crew {
     supervisor_->tick();
     clock.advance(milliseconds(250));
   }
+  std::string ask(const std::string& what) {
+    proto::FromNode message;
+    message.mutable_request()->set_what(what);
+    tell(message);
+    return answer_;
+  }
+  nlohmann::json status() { return nlohmann::json::parse(ask("status")); }
+  void verdict(proto::Verdict::Kind kind, const std::vector<int>& ranks, double age_s) {
+    proto::FromNode message;
+    message.mutable_verdict()->set_kind(kind);
+    for (const int rank : ranks) message.mutable_verdict()->add_ranks(rank);
+    message.mutable_verdict()->set_text("made up");
+    message.mutable_verdict()->set_age_s(age_s);
+    message.mutable_verdict()->set_cost(0.2);
+    tell(message);
+  }
   // Whether all ranks train in one generation.
   bool trains() const {
     std::set<int> present;
@@ -131,6 +158,7 @@ class Crew {
   int store_server = -1;  // the rank that serves the store, and tells of groups
   std::optional<proto::End> end;
   std::vector<std::string> said;
+  std::vector<nlohmann::json> told;  // a webhook
 
  private:
   void tell(const proto::FromNode& message) { supervisor_->take(0, message); }
@@ -185,6 +213,7 @@ class Crew {
   std::mt19937_64 random_;
   uint64_t last_ = 0;
   std::deque<proto::ToNode> orders_;
+  std::string answer_;
   std::optional<Supervisor> supervisor_;
 };
 
@@ -354,6 +383,195 @@ TEST_CASE("what another try would not mend ends the job, with the program's exit
   }
   REQUIRE(crew.end);
   CHECK(crew.end->code() == 128 + SIGSEGV);
+}
+
+TEST_CASE("a hang that the tracer finds is acted on at once, and its culprit leads") {
+  const TempFolder folder;
+  Crew crew(folder.path(), 4, 1, 3);
+  crew.settle();
+  for (int i = 0; i < 5; ++i) crew.tick();
+  const uint64_t named = crew.of_rank(2), halted = crew.of_rank(1);
+  crew.workers[halted].hangs = true;  // whom the own guess would name
+  crew.verdict(proto::Verdict::HANG, {2}, 0.7);
+  crew.tick();
+  crew.workers[halted].hangs = false;
+  crew.settle();
+  CHECK_FALSE(crew.workers.contains(named));
+  CHECK(crew.workers.contains(halted));
+  CHECK(crew.trains());
+  const auto records = read_incidents(folder.path());
+  REQUIRE(records.ok());
+  REQUIRE(records->size() == 1);
+  CHECK(records->front().what == "the tracer found: made up");
+  CHECK(records->front().ranks == std::vector<int>{2});
+}
+
+TEST_CASE(
+    "a verdict on a rank that has done a step since, or on an earlier generation, is ignored") {
+  const TempFolder folder;
+  Crew crew(folder.path(), 4, 1, 3);
+  crew.settle();
+  for (int i = 0; i < 8; ++i) ++crew.step, crew.tick();
+  for (const auto kind : {proto::Verdict::HANG, proto::Verdict::MISMATCH}) {
+    crew.verdict(kind, {2}, 1.5);
+    crew.tick();
+    CHECK(crew.newest == 0);
+  }
+  CHECK(crew.status().at("notes").size() == 2);
+  crew.die(crew.of_rank(2), kKilled);
+  crew.settle();
+  crew.tick();
+  crew.verdict(proto::Verdict::HANG, {2}, 1.5);
+  crew.tick();
+  crew.settle();
+  CHECK(crew.newest == 1);
+  CHECK_FALSE(crew.end);
+}
+
+TEST_CASE("what lasts no longer than a long step is not yet a hang") {
+  const TempFolder folder;
+  Crew crew(folder.path(), 4, 1, 3);
+  crew.settle();
+  crew.tick();
+  crew.clock.advance(seconds(1));
+  for (int i = 0; i < 4; ++i) ++crew.step, crew.tick();  // the first of them took 1.25 s
+  crew.tick(), crew.tick(), crew.tick();
+  crew.verdict(proto::Verdict::HANG, {2}, 0.7);
+  crew.tick();
+  CHECK(crew.newest == 0);
+  for (int i = 0; i < 8 && crew.newest == 0; ++i) crew.tick(), crew.settle();
+  CHECK(crew.newest == 1);
+}
+
+TEST_CASE("a mismatch that the tracer finds ends the job, with that reason") {
+  const TempFolder folder;
+  Crew crew(folder.path(), 4, 1, 3);
+  crew.settle();
+  for (int i = 0; i < 5; ++i) crew.tick();
+  crew.verdict(proto::Verdict::MISMATCH, {3}, 0.7);
+  crew.tick();
+  crew.settle();
+  REQUIRE(crew.end);
+  CHECK(crew.end->text().find("the tracer found: made up") != std::string::npos);
+  CHECK(read_incidents(folder.path())->front().kind == name_of(FaultKind::kMismatch));
+}
+
+TEST_CASE("a straggler that nothing is done about is a note, no incident") {
+  const TempFolder folder;
+  Crew crew(folder.path(), 4, 1, 3);
+  crew.settle();
+  crew.tick();
+  for (int i = 0; i < 3; ++i) crew.verdict(proto::Verdict::SLOW, {1}, 5);
+  crew.tick();
+  nlohmann::json status = crew.status();
+  CHECK(status.at("incidents") == 0);
+  CHECK_FALSE(status.contains("incident"));
+  REQUIRE(status.at("notes").size() == 1);  // told once
+  CHECK(status.at("notes")[0].at("text").get<std::string>().find("nowhere to go") !=
+        std::string::npos);
+  crew.die(crew.of_rank(1), kKilled);
+  crew.settle();
+  CHECK(crew.trains());
+  const auto records = read_incidents(folder.path());
+  REQUIRE(records.ok());
+  REQUIRE(records->size() == 1);
+  CHECK(records->front().id == 1);
+}
+
+TEST_CASE("an incident outlives its supervisor, and all time is accounted for") {
+  const TempFolder folder;
+  Crew crew(folder.path(), 4, 1, 3);
+  crew.clock.advance(seconds(5));
+  crew.settle();
+  const auto sum = [&] {
+    double parts = 0;
+    const nlohmann::json status = crew.status();
+    for (const auto& part : status.at("spent_s")) parts += part.get<double>();
+    CHECK(parts == Approx(status.at("elapsed_s").get<double>()));
+    return status;
+  };
+  for (int i = 0; i < 40; ++i) ++crew.step, crew.tick();
+  CHECK(sum().at("spent_s").at("starting").get<double>() == Approx(5));
+  CHECK(sum().at("spent_s").at("training").get<double>() == Approx(10));
+  crew.die(crew.of_rank(0), kKilled);
+  crew.clock.advance(seconds(2));
+  crew.move();
+  crew.replace_supervisor();  // in the middle of it
+  CHECK(crew.status().at("incident").at("since_s").get<double>() == Approx(2));
+  crew.clock.advance(seconds(3));
+  crew.step -= 20;
+  crew.settle();
+  CHECK(crew.trains());
+  const auto records = read_incidents(folder.path());
+  REQUIRE(records.ok());
+  REQUIRE(records->size() == 1);
+  CHECK(records->front().id == 1);
+  CHECK(records->front().first_step == Approx(5));
+  CHECK(records->front().what.find("rank 0") == 0);
+  CHECK(sum().at("spent_s").at("recovering").get<double>() == Approx(5).margin(0.3));
+  const auto lost = records->front().steps_lost();
+  CHECK(lost > 10);
+  for (int64_t i = 0; i < lost + 8; ++i) crew.tick(), ++crew.step;  // again, and then some more
+  const nlohmann::json after = sum();
+  CHECK(after.at("spent_s").at("again").get<double>() ==
+        Approx(0.25 * static_cast<double>(lost)).margin(0.8));
+  CHECK(after.at("goodput").get<double>() ==
+        Approx(after.at("spent_s").at("training").get<double>() /
+               after.at("elapsed_s").get<double>()));
+}
+
+TEST_CASE("time in which all hung is not counted as training") {
+  const TempFolder folder;
+  Crew crew(folder.path(), 4, 1, 3);
+  crew.settle();
+  for (int i = 0; i < 4; ++i) ++crew.step, crew.tick();
+  crew.workers[crew.of_rank(1)].hangs = true;
+  for (int i = 0; i < 20 && crew.newest == 0; ++i) crew.tick(), crew.settle();
+  REQUIRE(crew.newest == 1);
+  CHECK(crew.status().at("spent_s").at("recovering").get<double>() > 2);
+}
+
+TEST_CASE("who wants to hear of it is told of each incident, its end, and the job's") {
+  const TempFolder folder;
+  Crew crew(folder.path(), 2, 0, 1);
+  crew.settle();
+  crew.tick();
+  crew.die(crew.of_rank(1), kKilled);
+  crew.settle();
+  crew.die(crew.of_rank(0), kCode(65));
+  std::vector<std::string> events;
+  for (const auto& json : crew.told) events.push_back(json.at("event"));
+  CHECK(events == std::vector<std::string>{"incident", "survived", "incident", "end"});
+  CHECK(crew.told[1].at("incident").at("survived") == true);
+  CHECK(crew.told[3].at("code") == 65);
+  CHECK(crew.told[3].at("reason").get<std::string>().find("rank 0") != std::string::npos);
+}
+
+TEST_CASE("metrics count incidents and say how the job is, also after its supervisor has died") {
+  const TempFolder folder;
+  Crew crew(folder.path(), 4, 1, 3);
+  crew.settle();
+  crew.tick();
+  crew.die(crew.of_rank(1), kKilled);
+  crew.settle();
+  crew.replace_supervisor();
+  crew.tick();
+  const std::string text = crew.ask("metrics");
+  for (const std::string line : {
+           "convoy_job_generation{job_name=\"job\"} 1\n",
+           "convoy_job_incidents_total{job_name=\"job\",kind=\"a process was "
+           "killed\",action=\"respawn\"} 1\n",
+           "convoy_job_recovery_seconds_bucket{job_name=\"job\",le=\"0.5\"} 1\n",
+           "convoy_job_recovery_seconds_count{job_name=\"job\"} 1\n",
+           "convoy_job_replicas{job_name=\"job\"} 2\n",
+           "convoy_job_replicas_wanted{job_name=\"job\"} 2\n",
+           "convoy_job_ranks{job_name=\"job\",state=\"waiting\"} 4\n",
+           "convoy_job_nodes{job_name=\"job\",state=\"there\"} 1\n",
+       }) {
+    CAPTURE(line);
+    CAPTURE(text);
+    CHECK(text.find(line) != std::string::npos);
+  }
 }
 
 TEST_CASE("the supervisor takes any message") {

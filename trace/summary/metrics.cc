@@ -1,59 +1,19 @@
 // Prometheus' text format, version 0.0.4. docs/trace_page.md lists the metrics.
+#include "src/http/metrics.h"
+
 #include "trace/summary/impl.h"
 #include <convoy/trace/summary.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <map>
 
 namespace convoy::trace {
 namespace {
 
+using http::label;
+using Page = http::MetricsText;
+
 constexpr size_t kRanksByNameMax = 1024;  // of larger jobs each rank would be too many series
-
-std::string escaped(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    if (c == '\\' || c == '"') out += '\\';
-    if (c == '\n') {
-      out += "\\n";
-    } else {
-      out += c;
-    }
-  }
-  return out;
-}
-
-// label("kind", "tp") → kind="tp"
-std::string label(std::string_view name, std::string_view value) {
-  return std::string(name) + "=\"" + escaped(value) + "\"";
-}
-
-class Page {
- public:
-  explicit Page(const std::string& job) : job_(label("job_name", job)) {}
-
-  void family(const char* name, const char* type, const char* help) {
-    name_ = name;
-    text_ += std::string("# HELP ") + name + " " + help + "\n# TYPE " + name + " " + type + "\n";
-  }
-  void sample(double value, const std::string& labels = "", const char* suffix = "") {
-    char number[32];
-    std::snprintf(number, sizeof number, "%.9g", value);
-    text_ += name_;
-    text_ += suffix;
-    text_ += "{" + job_ + (labels.empty() ? "" : "," + labels) + "} " + number + "\n";
-  }
-  void one(const char* name, const char* type, const char* help, double value) {
-    family(name, type, help);
-    sample(value);
-  }
-  std::string take() { return std::move(text_); }
-
- private:
-  std::string job_, text_;
-  const char* name_ = "";
-};
 
 void add_steps(Page& page, const std::vector<JobStep>& steps,
                const std::vector<std::string>& parts) {

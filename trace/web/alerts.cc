@@ -1,5 +1,5 @@
+#include "src/http/post.h"
 #include "trace/summary/impl.h"
-#include "trace/web/post.h"
 #include <convoy/base/log.h>
 #include <convoy/trace/alerts.h>
 
@@ -55,7 +55,7 @@ struct Alerts::Impl {
 
 void Alerts::Impl::attempt(Alert alert) {
   const Nanos left = std::min(options.timeout, last.left());
-  const Status status = post_json(options.url, alert.body, left);
+  const Status status = http::post_json(options.url, alert.body, left);
   const std::lock_guard lock(mutex);
   ++alert.attempts;
   if (status.ok()) {
@@ -117,7 +117,7 @@ Result<std::unique_ptr<Alerts>> Alerts::start(const Registry& registry,
   if (!options.url.starts_with("http://") && !options.url.starts_with("https://")) {
     return Status(Code::kInvalidArgument, "a webhook's URL begins with http:// or https://");
   }
-  CONVOY_RETURN_IF_ERROR(can_post());
+  CONVOY_RETURN_IF_ERROR(http::can_post());
   auto impl = std::make_unique<Impl>(registry, options);
   impl->thread = std::thread([raw = impl.get()] { raw->work(); });
   return std::unique_ptr<Alerts>(new Alerts(std::move(impl)));

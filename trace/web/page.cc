@@ -1,5 +1,6 @@
+#include "src/http/metrics.h"
+#include "src/http/server.h"
 #include "trace/web/assets.h"
-#include "trace/web/server.h"
 #include <convoy/base/clock.h>
 #include <convoy/trace/page.h>
 
@@ -13,6 +14,10 @@
 
 namespace convoy::trace {
 namespace {
+
+using http::Answer;
+using http::Server;
+using http::ServerOptions;
 
 constexpr auto kViewAge = std::chrono::seconds(1);  // a view is made at most so often
 constexpr const char* kJson = "application/json";
@@ -83,8 +88,7 @@ Answer Page::Impl::answer(const std::string& path,
   if (path == "/api/groups") return cached(path, kJson, [this] { return summary.groups(); });
   if (path == "/api/links") return cached(path, kJson, [this] { return summary.links(); });
   if (path == "/metrics") {
-    return cached(path, "text/plain; version=0.0.4; charset=utf-8",
-                  [this] { return summary.metrics(); });
+    return cached(path, http::kMetricsType, [this] { return summary.metrics(); });
   }
   const auto rank = number_in(query, "rank"), group = number_in(query, "group");
   const auto sequence = number_in(query, "sequence");

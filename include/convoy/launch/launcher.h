@@ -78,7 +78,9 @@ struct LaunchOptions {
   bool recover = true;
   std::string etcd{};  // where control state is, so that any machine may lead; see SuperviseOptions
   int min_dp = 1;      // data-parallel replicas with which it goes on while machines are missing
-  int spares = 0;      // started beside the ranks, to take the place of one that fails
+  std::string webhook{};  // a URL that is told of incidents and the job's end; "": nobody
+  std::string metrics{};  // [ADDRESS:]PORT where the supervisor serves /metrics; "": nowhere
+  int spares = 0;         // started beside the ranks, to take the place of one that fails
   // Of several machines: where the first one's supervisor listens; 0: the store's port plus 2.
   uint16_t control_port = 0;
   Protection protection;  // of the lines to the supervisor

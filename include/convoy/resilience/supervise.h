@@ -17,9 +17,11 @@ struct SuperviseOptions {
   std::string mesh;
   int ranks = 1;  // of the job
   int nodes = 1;
-  int spares = 0;     // on each node
-  int min_dp = 1;     // data-parallel replicas with which it goes on while machines are missing
-  uint16_t port = 0;  // of several nodes: where the other ones' launchers connect
+  int spares = 0;         // on each node
+  int min_dp = 1;         // data-parallel replicas with which it goes on while machines are missing
+  std::string webhook{};  // a URL that is told of incidents and the end; may be empty
+  std::string metrics{};  // [ADDRESS:]PORT where /metrics is served; may be empty
+  uint16_t port = 0;      // of several nodes: where the other ones' launchers connect
   rpc::ConnectionOptions connection;
   // Control state in etcd, and a supervisor on each node, of which one leads: members, HOST:PORT
   // with commas between them; "https://" in front: with connection's TLS files.

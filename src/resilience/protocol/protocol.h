@@ -5,6 +5,6 @@
 namespace convoy::resilience {
 
 // Of messages.proto.
-inline constexpr uint32_t kProtocolVersion = 3;
+inline constexpr uint32_t kProtocolVersion = 4;
 
 }  // namespace convoy::resilience

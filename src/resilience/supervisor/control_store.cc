@@ -37,6 +37,38 @@ Incident incident_of(const nlohmann::json& json) {
   return i;
 }
 
+ordered_json json_of(const Account& a) {
+  return {{"spent", a.spent()}, {"part", static_cast<int>(a.part())}, {"since", a.since()}};
+}
+
+Account account_of(const nlohmann::json& json) {
+  return {json.at("spent").get<std::array<double, Account::kParts>>(),
+          static_cast<Account::Part>(json.at("part").get<uint8_t>() % Account::kParts),
+          json.at("since").get<double>()};
+}
+
+ordered_json json_of(const Tally& t) {
+  ordered_json incidents = ordered_json::array();
+  for (const auto& [key, count] : t.incidents) {
+    incidents.push_back({{"kind", key.first}, {"action", key.second}, {"count", count}});
+  }
+  return {{"incidents", std::move(incidents)},
+          {"recoveries", t.recoveries},
+          {"recovery_s", t.recovery_s},
+          {"steps_lost", t.steps_lost}};
+}
+
+Tally tally_of(const nlohmann::json& json) {
+  Tally t;
+  for (const auto& i : json.at("incidents")) {
+    t.incidents[{i.at("kind"), i.at("action")}] = i.at("count");
+  }
+  json.at("recoveries").get_to(t.recoveries);
+  json.at("recovery_s").get_to(t.recovery_s);
+  json.at("steps_lost").get_to(t.steps_lost);
+  return t;
+}
+
 class FileStore final : public ControlStore {
  public:
   explicit FileStore(const std::string& run_dir) : path_(run_dir + "/control/state.json") {}
@@ -71,7 +103,14 @@ Result<ControlState> control_state_of(const std::string& text, const std::string
     json.at("generation").get_to(state.generation);
     json.at("incidents").get_to(state.incidents);
     json.at("is_recovering").get_to(state.is_recovering);
-    json.at("lost_s").get_to(state.lost_s);
+    state.account = account_of(json.at("account"));
+    json.at("again_until").get_to(state.again_until);
+    state.tally = tally_of(json.at("tally"));
+    if (const auto& open = json.at("incident"); open.is_object()) {
+      auto incident = incident_of_json(open.dump());
+      if (!incident.ok()) return incident.status();
+      state.incident = std::move(incident).value();
+    }
     json.at("had_all_nodes").get_to(state.had_all_nodes);
     json.at("lost_nodes").get_to(state.lost_nodes);
     json.at("quarantined").get_to(state.quarantined);
@@ -95,11 +134,16 @@ Result<ControlState> control_state_of(const std::string& text, const std::string
 std::string text_of(const ControlState& s) {
   ordered_json history = ordered_json::array();
   for (const Incident& i : s.history) history.push_back(json_of(i));
+  ordered_json incident;  // null: none
+  if (s.incident) incident = ordered_json::parse(to_json(*s.incident));
   const ordered_json json = {{"began", s.began},
                              {"generation", s.generation},
                              {"incidents", s.incidents},
                              {"is_recovering", s.is_recovering},
-                             {"lost_s", s.lost_s},
+                             {"account", json_of(s.account)},
+                             {"again_until", s.again_until},
+                             {"tally", json_of(s.tally)},
+                             {"incident", std::move(incident)},
                              {"had_all_nodes", s.had_all_nodes},
                              {"lost_nodes", s.lost_nodes},
                              {"quarantined", s.quarantined},

@@ -1,12 +1,15 @@
 #pragma once
 
 #include "src/resilience/incident/incident.h"
+#include "src/resilience/supervisor/account.h"
+#include "src/resilience/supervisor/tally.h"
 #include <convoy/base/status.h>
 #include <convoy/resilience/policy.h>
 
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -21,7 +24,11 @@ struct ControlState {
   Costs costs{};            // as measured so far
   History history{};
   bool is_recovering = false;  // the generation has no step yet
-  double lost_s = 0;           // of all incidents: nobody trained
+  std::optional<IncidentRecord>
+      incident{};  // that is not over; the next supervisor goes on with it
+  Account account{};
+  int64_t again_until = 0;  // steps up to this one had been done before a fault lost them
+  Tally tally{};
   bool had_all_nodes = false;  // all had come, so one that is not there is missed
   std::set<int> lost_nodes{}, quarantined{};
   std::set<int> draining{};         // to be freed, as soon as their ranks are elsewhere

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <numeric>
 
 namespace convoy::resilience {
 namespace {
@@ -92,8 +93,8 @@ void Supervisor::look_at_all() {
     fault(FaultKind::kNetwork, {}, std::string(held_));
   } else if (state_.is_recovering) {
     fault(FaultKind::kNetwork, {},
-          incident_ ? "a machine was away in the middle of a recovery"
-                    : "a supervisor died in the middle of a recovery");
+          phase_ != Phase::kSteady ? "a machine was away in the middle of a recovery"
+                                   : "a supervisor died in the middle of a recovery");
   }
   finish();
 }
@@ -217,12 +218,17 @@ void Supervisor::say_who_is_missing() {
 // --- what the policy and the nodes are told ---
 
 // That wait, by node.
-std::vector<int> Supervisor::spares() const {
+std::vector<int> Supervisor::spares_by_node() const {
   std::vector<int> spares(static_cast<size_t>(options_.nodes));
   for (const auto& [id, w] : workers_) {
     if (w.rank == kNone && w.has_joined && !w.is_condemned) ++spares[static_cast<size_t>(w.node)];
   }
   return spares;
+}
+
+int Supervisor::spares() const {
+  const std::vector<int> by_node = spares_by_node();
+  return std::accumulate(by_node.begin(), by_node.end(), 0);
 }
 
 // Ranks of one block have to share the node, so a whole one needs room for all of them. Where it
@@ -293,8 +299,9 @@ void Supervisor::broadcast(const proto::ToNode& order) {
 
 // On several machines no launcher knows by itself when all ranks have ended.
 void Supervisor::finish() {
-  if (options_.nodes == 1 || static_cast<int>(done_.size()) < layout_.ranks()) return;
-  if (phase_ == Phase::kOver) return;
+  if (static_cast<int>(done_.size()) < layout_.ranks()) return;
+  notify_end(0, "all ranks have ended");
+  if (options_.nodes == 1 || phase_ == Phase::kOver) return;
   phase_ = Phase::kOver;
   end_.emplace().set_cause(kNone);
   proto::ToNode order;
@@ -307,6 +314,7 @@ void Supervisor::leaving(int node, const proto::Leaving& leaving) {
   end_.emplace().set_code(leaving.code());
   end_->set_cause(kNone);
   end_->set_text(node_name(node) + " has ended it: " + leaving.text());
+  notify_end(leaving.code(), end_->text());
   proto::ToNode order;
   *order.mutable_end() = *end_;
   broadcast(order);

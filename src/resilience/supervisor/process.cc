@@ -1,8 +1,12 @@
 // The supervisor's process: packets of the launcher that started it, and lines of other machines'
 // launchers, in; orders out.
+#include "src/http/metrics.h"
+#include "src/http/server.h"
 #include "src/resilience/supervisor/contender.h"
 #include "src/resilience/supervisor/remote_nodes.h"
 #include "src/resilience/supervisor/supervisor.h"
+#include "src/resilience/supervisor/webhook.h"
+#include <convoy/base/config.h>
 #include <convoy/base/event_loop.h>
 #include <convoy/base/fd.h>
 #include <convoy/base/log.h>
@@ -10,6 +14,8 @@
 #include <convoy/resilience/supervise.h>
 
 #include <functional>
+#include <memory>
+#include <mutex>
 #include <optional>
 #include <sys/epoll.h>
 
@@ -17,9 +23,43 @@ namespace convoy::resilience {
 namespace {
 
 constexpr Nanos kTick = std::chrono::milliseconds(100);
-constexpr int kTicksAlive = 5;  // it tells so often that it lives
+constexpr int kTicksAlive = 5;     // it tells so often that it lives
+constexpr int kTicksMetrics = 10;  // and how the job is
 // For what was said last to other machines, once the launcher has gone.
 constexpr Nanos kFarewell = std::chrono::milliseconds(250);
+
+// What /metrics answers, on a thread that does not see the supervisor.
+class MetricsPage {
+ public:
+  Status start(const std::string& where) {
+    const size_t colon = where.rfind(':');
+    http::ServerOptions options;
+    options.address = colon == std::string::npos ? "127.0.0.1" : where.substr(0, colon);
+    const std::string port = colon == std::string::npos ? where : where.substr(colon + 1);
+    CONVOY_ASSIGN_OR_RETURN(const int64_t number, parse_integer("the port", port, 1, 65535));
+    options.port = static_cast<uint16_t>(number);
+    options.is_public = true;
+    CONVOY_ASSIGN_OR_RETURN(
+        server_, http::Server::start(
+                     options, [this](const auto& path, const auto&) { return answer(path); }));
+    return ok_status();
+  }
+  void set(std::string text) {
+    const std::lock_guard lock(mutex_);
+    text_ = std::move(text);
+  }
+
+ private:
+  http::Answer answer(const std::string& path) {
+    if (path != "/metrics") return {.status = 404, .type = "text/plain", .body = "/metrics\n"};
+    const std::lock_guard lock(mutex_);
+    return {.status = 200, .type = http::kMetricsType, .body = text_};
+  }
+
+  std::mutex mutex_;
+  std::string text_;
+  std::unique_ptr<http::Server> server_;  // last: ends first
+};
 
 class Process {
  public:
@@ -37,6 +77,14 @@ class Process {
 
   // null: control state is in the run folder.
   Status start(std::unique_ptr<ControlStore> store) {
+    if (!options_.webhook.empty()) webhook_.emplace(Webhook::Options{.url = options_.webhook});
+    if (!options_.metrics.empty()) {
+      const Status served = metrics_.emplace().start(options_.metrics);
+      if (!served.ok()) {
+        CONVOY_LOG(Warn) << "no metrics can be read: " << served.message();
+        metrics_.reset();
+      }
+    }
     CONVOY_ASSIGN_OR_RETURN(
         supervisor_,
         Supervisor::create(
@@ -48,7 +96,11 @@ class Process {
              .home = options_.node,
              .is_contested = !options_.etcd.empty(),
              .spares = options_.spares,
-             .min_dp = options_.min_dp},
+             .min_dp = options_.min_dp,
+             .notify =
+                 [this](const std::string& json) {
+                   if (webhook_) webhook_->tell(json);
+                 }},
             Clock::system(), [this](int node, const proto::ToNode& order) { send(node, order); },
             std::move(store)));
     if (options_.nodes > 1) CONVOY_RETURN_IF_ERROR(listen());
@@ -60,6 +112,8 @@ class Process {
   bool is_over() const { return supervisor_->is_over(); }
   // The launcher has gone: other machines' are told what was said last.
   Status finish() {
+    take_last_words();
+    webhook_.reset();
     if (!nodes_) return ok_status();
     loop_.unwatch(line_.get());
     nodes_->end();
@@ -105,6 +159,16 @@ class Process {
     supervisor_->take(options_.node, message);
   }
 
+  // What the launcher said before it closed the line.
+  void take_last_words() {
+    proto::FromNode message;
+    for (;;) {
+      const auto packet = receive_packet(line_.get());
+      if (!packet.ok() || packet->ended || packet->nothing) return;
+      if (message.ParseFromString(packet->bytes)) supervisor_->take(options_.node, message);
+    }
+  }
+
   void launcher_has_gone() {
     is_ending_ = true;
     loop_.stop();
@@ -115,6 +179,7 @@ class Process {
     supervisor_->tick();
     proto::ToNode alive;
     alive.set_alive(true);
+    if (metrics_ && ticks_ % kTicksMetrics == 0) metrics_->set(supervisor_->metrics());
     if (ticks_++ % kTicksAlive == 0) send(options_.node, alive);
     loop_.after(kTick, [this] { tick(); });
   }
@@ -124,6 +189,8 @@ class Process {
   const UniqueFd line_;
   std::optional<Supervisor> supervisor_;
   std::optional<RemoteNodes> nodes_;  // none on one machine
+  std::optional<Webhook> webhook_;
+  std::optional<MetricsPage> metrics_;
   int ticks_ = 0;
   bool is_ending_ = false;
 };

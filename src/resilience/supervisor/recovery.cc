@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <ctime>
 
 namespace convoy::resilience {
 namespace {
@@ -22,11 +21,13 @@ constexpr Nanos kStartLimit = std::chrono::seconds(120);
 
 void Supervisor::tick() {
   look_at_vitals();
+  keep_account();
   if (options_.nodes > 1 && phase_ != Phase::kOver) {
     look_for_lost_nodes();
     if (!is_complete() || is_any_silent()) return;  // what is not heard would look like a hang
   }
   if (phase_ == Phase::kSteady) {
+    if (look_at_suspicion()) return;
     look_for_hang();
     look_for_drains();
     return look_for_growth();
@@ -80,11 +81,13 @@ void Supervisor::look_for_late() {
 // A fault while another one is being recovered from belongs to the same incident.
 void Supervisor::open_incident(const char* kind, const std::vector<int>& ranks,
                                const std::string& what) {
-  if (!incident_) {
+  const bool is_first = !incident_;
+  if (is_first) {
     seen_at_ = clock_->now();
+    enter(Account::Part::kRecovering, unix_now() - unseen_s());
     incident_ = IncidentRecord{.id = ++state_.incidents,
                                .job = options_.job,
-                               .unix_time = static_cast<double>(::time(nullptr)),
+                               .unix_time = unix_now(),
                                .kind = kind,
                                .what = what,
                                .ranks = ranks,
@@ -94,6 +97,7 @@ void Supervisor::open_incident(const char* kind, const std::vector<int>& ranks,
     ++incident_->faults;
   }
   event("seen: " + what);
+  if (is_first) notify("incident");
 }
 
 void Supervisor::fault(FaultKind kind, const std::vector<int>& ranks, const std::string& what,
@@ -142,7 +146,7 @@ Job Supervisor::job(const std::set<int>& homes) const {
   job.shrinking = done_.empty() ? Shrinking::kIfNeeded : Shrinking::kNever;
   job.step = newest_step();
   job.costs = state_.costs;
-  const std::vector<int> spares = this->spares();
+  const std::vector<int> spares = spares_by_node();
   for (int n = 0; n < options_.nodes; ++n) {
     job.nodes.push_back(node_for_policy(n, homes.contains(n), spares[static_cast<size_t>(n)]));
   }
@@ -170,8 +174,11 @@ void Supervisor::carry_out(const Plan& plan, const std::vector<int>& ranks) {
       event("decided: stop: " + plan.reason);
       return stop(code_, ranks.empty() ? kNone : ranks.front(), plan.reason);
     case Action::kNothing:
-      event("decided: nothing: " + plan.reason);
-      return;
+      note(incident_->what + "; nothing is done: " + plan.reason);
+      if (phase_ != Phase::kSteady) return;  // the recovery goes on
+      incident_.reset();
+      --state_.incidents;
+      return enter(Account::Part::kTraining, unix_now());
     case Action::kWait:
       event("decided: stop: nobody has room for " + names("rank", ranks));
       return stop(code_, kNone,
@@ -333,6 +340,7 @@ void Supervisor::go() {
 
 void Supervisor::survived() {
   phase_ = Phase::kSteady;
+  steady_at_ = clock_->now();
   watch_.begin();
   IncidentRecord& r = *incident_;
   r.survived = true;
@@ -351,16 +359,27 @@ void Supervisor::survived() {
     i->is_over = true;
   }
   state_.is_recovering = false;
-  state_.lost_s += r.first_step;
-  const Status written = append_incident(options_.run_dir, r);
+  state_.again_until = std::max(state_.again_until, r.step);
+  const bool is_behind = r.resumed + 1 < state_.again_until;
+  enter(is_behind ? Account::Part::kAgain : Account::Part::kTraining, unix_now());
+  for (auto& [id, w] : workers_) {
+    w.is_new = false;
+    if (is_behind) w.vitals.step = std::min(w.vitals.step, r.resumed + 1);  // it told before
+  }
+  say(headline(r) + ". `convoy why` tells more.");
+  notify("survived");
+  close_incident();
+  save();
+  refill_spares();
+}
+
+void Supervisor::close_incident() {
+  state_.tally.add(*incident_);
+  const Status written = append_incident(options_.run_dir, *incident_);
   if (!written.ok()) {
     CONVOY_LOG(Warn) << written.message();
   }
-  say(headline(r) + ". `convoy why` tells more.");
   incident_.reset();
-  for (auto& [id, w] : workers_) w.is_new = false;
-  save();
-  refill_spares();
 }
 
 void Supervisor::stop(int code, int cause, const std::string& why) {
@@ -369,16 +388,14 @@ void Supervisor::stop(int code, int cause, const std::string& why) {
   r.reason = why;
   r.action = name_of(Action::kStop);
   event("the job is ended: " + why);
-  const Status written = append_incident(options_.run_dir, r);
-  if (!written.ok()) {
-    CONVOY_LOG(Warn) << written.message();
-  }
-  save();
   proto::ToNode order;
   order.mutable_end()->set_code(code);
   order.mutable_end()->set_cause(cause);
   order.mutable_end()->set_text(r.what + "; " + why);
   end_ = order.end();
+  notify_end(code, end_->text());
+  close_incident();
+  save();
   broadcast(order);
 }
 

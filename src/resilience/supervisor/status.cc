@@ -23,6 +23,10 @@ void Supervisor::request(int node, const proto::Request& request) {
     answer.mutable_answer()->set_text(status());
     return send_(node, answer);
   }
+  if (what == "metrics") {
+    answer.mutable_answer()->set_text(metrics());
+    return send_(node, answer);
+  }
   if (what == "restart" && phase_ == Phase::kSteady && is_complete()) {
     text["done"] = true;
     open_incident("a request", {}, "an operator asked for new processes");
@@ -40,7 +44,7 @@ void Supervisor::request(int node, const proto::Request& request) {
       text["error"] = begun.message();
     }
   } else {
-    text["error"] = "there is no request '" + what + "': status, restart, drain NODE";
+    text["error"] = "there is no request '" + what + "': status, metrics, restart, drain NODE";
   }
   answer.mutable_answer()->set_text(text.dump());
   send_(node, answer);
@@ -61,17 +65,16 @@ std::string Supervisor::status() const {
   json["hang_limit_s"] = nullptr;
   if (limit) json["hang_limit_s"] = to_seconds(*limit);
   json["incidents"] = state_.incidents;
-  const double elapsed = elapsed_s(), lost = state_.lost_s + (incident_ ? since(seen_at_) : 0);
-  json["elapsed_s"] = elapsed;
-  json["lost_s"] = lost;
-  json["goodput"] = elapsed > 0 ? 1 - std::min(lost, elapsed) / elapsed : 0;
+  json["elapsed_s"] = elapsed_s();
+  for (size_t i = 0; i < Account::kParts; ++i) {
+    const auto part = static_cast<Account::Part>(i);
+    json["spent_s"][name_of(part)] = spent_s(part);
+  }
+  json["lost_s"] = spent_s(Account::Part::kRecovering) + spent_s(Account::Part::kAgain);
+  json["goodput"] = goodput();
   nlohmann::ordered_json ranks = nlohmann::ordered_json::array();
-  int spares = 0;
   for (const auto& [id, w] : workers_) {
-    if (w.rank == kNone) {
-      spares += w.has_joined && !w.is_condemned ? 1 : 0;
-      continue;
-    }
+    if (w.rank == kNone) continue;
     const auto node = nodes_.find(w.node);
     ranks.push_back({{"rank", w.rank},
                      {"pid", w.pid},
@@ -84,7 +87,7 @@ std::string Supervisor::status() const {
   std::sort(ranks.begin(), ranks.end(),
             [](const auto& a, const auto& b) { return a["rank"] < b["rank"]; });
   json["ranks"] = std::move(ranks);
-  json["spares"] = spares;
+  json["spares"] = spares();
   nlohmann::ordered_json nodes = nlohmann::ordered_json::array();
   for (int node = 0; node < options_.nodes; ++node) {
     const auto has = [&](bool is_rank) {
@@ -95,14 +98,12 @@ std::string Supervisor::status() const {
     };
     nodes.push_back({{"node", node},
                      {"name", node_name(node)},
-                     {"state", is_lost(node)       ? "lost"
-                               : is_draining(node) ? "draining"
-                               : is_there(node)    ? "there"
-                                                   : "away"},
+                     {"state", node_state(node)},
                      {"ranks", has(true)},
                      {"spares", has(false)}});
   }
   json["nodes"] = std::move(nodes);
+  for (const Event& n : notes_) json["notes"].push_back({{"unix_time", n.at}, {"text", n.text}});
   if (incident_) {
     json["incident"] = {{"what", incident_->what},
                         {"since_s", since(seen_at_)},

@@ -7,9 +7,9 @@
 #include <convoy/base/units.h>
 
 #include <algorithm>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
-#include <ctime>
 #include <sys/wait.h>
 #include <utility>
 
@@ -31,6 +31,10 @@ FaultKind kind_of(const proto::Ended& ended) {
   const bool from_outside =
       WIFSIGNALED(status) && (WTERMSIG(status) == SIGKILL || WTERMSIG(status) == SIGTERM);
   return from_outside ? FaultKind::kKilled : FaultKind::kExit;
+}
+
+double wall_clock() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
 // Whether the ranks that should share a node can.
@@ -58,8 +62,18 @@ Supervisor::Supervisor(Options options, const Clock& clock, Send send, const Mes
       layout_(mesh, options_.nodes == 1 || fits_nodes(mesh, ranks_per_node())),
       store_(std::move(store)),
       state_(std::move(state)) {
-  if (state_.began == 0) state_.began = static_cast<double>(::time(nullptr));
   created_at_ = clock_->now();
+  unix_at_first_ = options_.unix_time > 0 ? options_.unix_time : wall_clock();
+  if (state_.began == 0) {
+    state_.began = unix_at_first_;
+    state_.account = Account(state_.began);
+  }
+  if (state_.incident && state_.is_recovering) {
+    incident_ = state_.incident;
+    seen_at_ = created_at_ - std::chrono::duration_cast<Nanos>(std::chrono::duration<double>(
+                                 unix_at_first_ - incident_->unix_time));
+    event("another supervisor goes on: the one before ended");
+  }
   if (state_.replicas > 0) layout_ = layout_.with_replicas(state_.replicas);
   for (int rank = 0; rank < layout_.ranks(); ++rank) {
     place_.push_back(rank * options_.nodes / layout_.ranks());
@@ -96,6 +110,8 @@ void Supervisor::take(int node, const proto::FromNode& message) {
       return request(node, message.request());
     case proto::FromNode::kLeaving:
       return leaving(node, message.leaving());
+    case proto::FromNode::kVerdict:
+      return verdict(message.verdict());
     default:
       CONVOY_LOG(Debug) << "a message of node " << node << " that says nothing was dropped";
   }
@@ -226,6 +242,9 @@ void Supervisor::vitals(const proto::Vitals& told) {
   for (const proto::Vital& v : told.of()) {
     Worker* worker = find(v.worker());
     if (worker == nullptr) continue;
+    if (v.step() > worker->vitals.step && worker->vitals.training) {
+      worker->stepped_at = clock_->now();
+    }
     worker->vitals = {v.step(), v.waiting(), v.training(), v.halted(), Nanos(v.step_ns())};
   }
   has_new_vitals_ = true;
@@ -307,11 +326,6 @@ double Supervisor::since(TimePoint begin) const {
   return to_seconds(clock_->now() - begin);
 }
 
-// Of the job, whichever supervisors it has had.
-double Supervisor::elapsed_s() const {
-  return static_cast<double>(::time(nullptr)) - state_.began;
-}
-
 void Supervisor::event(const std::string& text) {
   if (incident_) incident_->events.push_back({since(seen_at_), text});
 }
@@ -323,6 +337,7 @@ void Supervisor::say(const std::string& text) {
 }
 
 void Supervisor::save() {
+  state_.incident = incident_;
   const Status saved = store_->save(state_);
   if (!saved.ok()) {
     CONVOY_LOG(Error) << "the control state can't be kept: " << saved.message();

@@ -11,6 +11,7 @@
 #include <convoy/mesh/mesh.h>
 #include <convoy/resilience/policy.h>
 
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -39,6 +40,9 @@ class Supervisor {
     bool is_contested = false;  // any other node's supervisor can go on where this one ends
     int spares = 0;             // on each node
     int min_dp = 1;  // while machines are missing, it goes on with as few data-parallel replicas
+    double unix_time = 0;  // at present; 0: the system's
+    // Told of each incident, each that is survived, and the job's end, as JSON (docs/recovery.md).
+    std::function<void(const std::string& json)> notify{};
   };
   // Gives an order to a node.
   using Send = std::function<void(int node, const proto::ToNode& order)>;
@@ -55,6 +59,8 @@ class Supervisor {
   void tick();
   // All have been told to end.
   bool is_over() const { return phase_ == Phase::kOver; }
+  // As Prometheus reads them.
+  std::string metrics() const;
 
  private:
   enum class Phase : uint8_t {
@@ -73,11 +79,21 @@ class Supervisor {
     bool is_ready = false, is_running = false;  // of this generation
     bool is_condemned = false;                  // it is ended by us
     RankVitals vitals{};
+    TimePoint stepped_at{};  // it was seen to do a step
     std::string last_words{};
   };
 
   Supervisor(Options options, const Clock& clock, Send send, const Mesh& mesh,
              std::unique_ptr<ControlStore> store, ControlState state);
+
+  // What the tracer has found.
+  struct Suspicion {
+    FaultKind kind = FaultKind::kHang;
+    std::vector<int> ranks{};
+    std::string text{};
+    TimePoint since{};  // it has been so
+    double cost = 0;    // of the step time
+  };
 
   struct Presence {
     Heartbeats beats;
@@ -98,6 +114,15 @@ class Supervisor {
   void request(int node, const proto::Request& request);
   void spare_ended(const Worker& worker);
 
+  // The tracer's, in verdicts.cc.
+  void verdict(const proto::Verdict& told);
+  bool look_at_suspicion();
+  bool is_stuck(const Suspicion& s) const;
+  bool is_certain(const Suspicion& s) const;
+  void slow(const Suspicion& s);
+  bool has_state_without(const std::vector<Move>& moves) const;
+  void note(const std::string& text);
+
   // Nodes, in nodes.cc.
   void reconcile(int node, const proto::NodeHello& hello);
   void look_at_all();
@@ -110,7 +135,8 @@ class Supervisor {
   bool is_complete() const;
   bool is_any_silent() const;
   std::vector<int> ranks_on(int node) const;
-  std::vector<int> spares() const;
+  std::vector<int> spares_by_node() const;
+  int spares() const;
   Node node_for_policy(int node, bool is_home, int spares) const;
   std::string node_name(int node) const;
   std::string place_of(int node) const;  // " on NAME", if there are several
@@ -155,6 +181,7 @@ class Supervisor {
   void summon(const Worker& worker);
   void go();
   void survived();
+  void close_incident();
   void stop(int code, int cause, const std::string& why);
   void look_for_hang();
   void look_for_late();
@@ -176,7 +203,22 @@ class Supervisor {
   void save();
   std::string status() const;
   double since(TimePoint begin) const;
+
+  // Where time goes and who is told, in account.cc.
+  void enter(Account::Part part, double at);
+  void keep_account();
+  double unseen_s() const;
+  double unix_now() const;
   double elapsed_s() const;
+  double spent_s(Account::Part part) const;
+  double goodput() const;
+  void notify(const char* event);
+  void notify_end(int code, const std::string& reason);
+
+  // In metrics.cc.
+  std::map<std::string, int> rank_states() const;
+  std::map<std::string, int> node_states() const;
+  const char* node_state(int node) const;
 
   Options options_;
   const Clock* clock_;
@@ -188,6 +230,7 @@ class Supervisor {
   std::map<int, proto::NodeHello> nodes_;  // by node
   std::map<int, Presence> presence_;       // of all nodes but home, whose end is ours
   TimePoint created_at_{}, ticked_at_{};
+  double unix_at_first_ = 0;  // when it was created
   bool missing_is_told_ = false;
   std::set<int> done_;                  // ranks that have ended with success
   std::string held_;                    // what can't be judged before all nodes are there
@@ -200,7 +243,12 @@ class Supervisor {
   Phase phase_ = Phase::kSteady;
   HangWatch watch_;
   std::optional<IncidentRecord> incident_;
-  TimePoint seen_at_{};  // the incident's first fault
+  TimePoint seen_at_{};    // the incident's first fault
+  TimePoint steady_at_{};  // the generation had its first step
+  std::optional<Suspicion> suspicion_;
+  std::map<std::vector<int>, TimePoint> slow_told_;
+  std::deque<Event> notes_;  // what is no incident; at: unix time
+  bool end_is_told_ = false;
   TimePoint summoned_at_{}, gone_at_{};
   bool all_new_ = false;  // nobody of the generation before is left
   uint16_t store_port_ = 0;

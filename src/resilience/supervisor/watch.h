@@ -37,6 +37,8 @@ class HangWatch {
   std::optional<Nanos> limit() const;
   Nanos longest_step() const { return steps_.longest(); }
   Nanos median_step() const;
+  // Since a step was seen last; 0: none was yet.
+  Nanos silence(TimePoint now) const { return step_ < 0 ? Nanos(0) : now - at_; }
 
  private:
   std::vector<int> culprits() const;

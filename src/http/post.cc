@@ -1,9 +1,9 @@
-#include "trace/web/post.h"
+#include "src/http/post.h"
 
 #include <curl/curl.h>
 #include <dlfcn.h>
 
-namespace convoy::trace {
+namespace convoy::http {
 namespace {
 
 // The functions of libcurl that are used.
@@ -85,4 +85,4 @@ Status post_json(const std::string& url, const std::string& body, Nanos timeout)
           "the webhook answers " + std::to_string(status)};
 }
 
-}  // namespace convoy::trace
+}  // namespace convoy::http

@@ -10,13 +10,15 @@
 
 // A small HTTP/1.1 server for reading: one thread, GET and HEAD, one request a connection. Every
 // client has a deadline and a limit for what it may send, and there are so many at most.
-namespace convoy::trace {
+namespace convoy::http {
 
 struct ServerOptions {
   std::string address;
   uint16_t port = 0;
   std::string token;
   uint32_t connections_max = 64;
+  // Whoever reaches it may read, whatever name he has for it; the address decides who does.
+  bool is_public = false;
 };
 
 struct Answer {
@@ -42,4 +44,4 @@ class Server {
   std::unique_ptr<Impl> impl_;
 };
 
-}  // namespace convoy::trace
+}  // namespace convoy::http

@@ -5,7 +5,7 @@
 
 #include <string>
 
-namespace convoy::trace {
+namespace convoy::http {
 
 // Whether posts can be made here: libcurl is opened when it is first asked for, since few programs
 // need it.
@@ -14,4 +14,4 @@ Status can_post();
 // may help; kInvalidArgument: any other answer than 2xx. Any thread, blocks.
 Status post_json(const std::string& url, const std::string& body, Nanos timeout);
 
-}  // namespace convoy::trace
+}  // namespace convoy::http

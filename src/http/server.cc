@@ -1,4 +1,4 @@
-#include "trace/web/server.h"
+#include "src/http/server.h"
 
 #include <convoy/base/event_loop.h>
 #include <convoy/base/log.h>
@@ -15,7 +15,7 @@
 #include <unistd.h>
 #include <utility>
 
-namespace convoy::trace {
+namespace convoy::http {
 namespace {
 
 constexpr size_t kHeadBytesMax = 8192;
@@ -134,7 +134,7 @@ Answer answer_to(const Request& request, const ServerOptions& options, const Han
   if (request.method != "GET" && request.method != "HEAD") {
     return refusal(405, "This page can only be read.\n");
   }
-  if (options.token.empty() && !is_own_name(request.host)) {
+  if (options.token.empty() && !options.is_public && !is_own_name(request.host)) {
     return refusal(421, "Without a token this page answers under localhost or an address only.\n");
   }
   Answer answer = handler(request.path, request.query);
@@ -306,7 +306,7 @@ uint16_t Server::port() const {
 }
 
 Result<std::unique_ptr<Server>> Server::start(const ServerOptions& options, Handler handler) {
-  if (!is_loopback(options.address) && options.token.empty()) {
+  if (!is_loopback(options.address) && options.token.empty() && !options.is_public) {
     return Status(Code::kInvalidArgument,
                   "a page that listens at " + options.address +
                       ", which other machines reach, needs a token; or listen at 127.0.0.1");
@@ -333,4 +333,4 @@ Result<std::unique_ptr<Server>> Server::start(const ServerOptions& options, Hand
   return std::unique_ptr<Server>(new Server(std::move(impl)));
 }
 
-}  // namespace convoy::trace
+}  // namespace convoy::http
