@@ -2,6 +2,7 @@
 
 #include <convoy/base/log.h>
 #include <convoy/base/vitals.h>
+#include <convoy/comm/nccl.h>
 
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 
@@ -55,10 +56,11 @@ std::vector<c10::intrusive_ptr<c10d::Backend>> backends_of(c10d::ProcessGroup& g
   return all;
 }
 
-bool has_gloo(c10d::ProcessGroup& group) {
+// torch has two classes for NCCL.
+bool has(const char* kind, c10d::ProcessGroup& group) {
   const auto backends = backends_of(group);
   return std::any_of(backends.begin(), backends.end(),
-                     [](const auto& b) { return b->getBackendName() == "gloo"; });
+                     [&](const auto& b) { return b->getBackendName().starts_with(kind); });
 }
 
 }  // namespace
@@ -93,7 +95,7 @@ void GroupWatch::add(const c10::intrusive_ptr<c10d::ProcessGroup>& group,
   if (!pending_) pending_ = std::make_shared<Pending>();
   count(*group, pending_);
   groups_.push_back(group);
-  if (!has_gloo(*group)) return;
+  if (!has("gloo", *group)) return;
   for (const uint64_t inode : sockets()) {
     if (!before.contains(inode)) connections_.insert(inode);
   }
@@ -125,12 +127,21 @@ void GroupWatch::count(c10d::ProcessGroup& group, const std::shared_ptr<Pending>
 
 void GroupWatch::abort() {
   const std::lock_guard lock(mutex_);
-  for (const auto& group : groups_) {
-    try {
-      group->abort();
-    } catch (const std::exception& error) {
-      CONVOY_LOG(Debug) << "a group can't be aborted: " << error.what();
+  const auto abort_all = [&] {
+    for (const auto& group : groups_) {
+      try {
+        group->abort();
+      } catch (const std::exception& error) {
+        CONVOY_LOG(Debug) << "a group can't be aborted: " << error.what();
+      }
     }
+  };
+  try {
+    const bool any_nccl = std::any_of(groups_.begin(), groups_.end(),
+                                      [](const auto& group) { return has("nccl", *group); });
+    any_nccl ? comm::abort_together(abort_all) : abort_all();
+  } catch (const std::exception& error) {
+    CONVOY_LOG(Debug) << "groups can't be aborted together: " << error.what();
   }
   if (connections_.empty()) return;
   for_each_socket([this](int fd, uint64_t inode) {

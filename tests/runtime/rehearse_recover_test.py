@@ -29,6 +29,7 @@ HARDWARE_CASES = (
     ("dp=2", 0, KILL, ["--spares", "1"]),
     ("dp=2", 1, HALT, ["--spares", "1"]),
     ("tp=2,dp=2", 3, KILL, ["--spares", "1"]),
+    ("pp=2,dp=2", 0, KILL, []),
 )
 
 
@@ -46,8 +47,8 @@ def check(folder: pathlib.Path, name: str, mesh: str, victim: int, fault: int, l
     assert len(records) == 1 and records[0]["survived"] and records[0]["steps_lost"] == 0, records
     assert records[0]["processes_kept"] == run.ranks - 1, records
     assert HARDWARE or "rehearsal: nothing found" in run.text(), run.text()
-    print(f"  {mesh} {' '.join(launcher)}: signal {fault} to rank {victim}: back in {records[0]['first_step_s']:.2f} s",
-          flush=True)
+    print(f"  {mesh} {' '.join(launcher)}: signal {fault} to rank {victim}: the others had left their groups after "
+          f"{records[0]['ready_s']:.2f} s, back in {records[0]['first_step_s']:.2f} s", flush=True)
 
 
 def main() -> None:

@@ -83,7 +83,8 @@ TEST_CASE("an abort of the parent doesn't reach a split child, and the finding s
         if (rank.rank == 0) {
           const Hanging kernel(child);
           EXPECT(rank.says(kWaits));  // told once before the abort, once after
-          OK(ncclCommAbort(parent));
+          // Frees memory, for which it waits until the child's kernel has ended too.
+          std::thread aborting([&] { OK(ncclCommAbort(parent)); });
           EXPECT(rank.says("which doesn't reach a child"));
           EXPECT(kernel.hangs());
           ncclResult_t state = ncclInternalError;
@@ -91,6 +92,7 @@ TEST_CASE("an abort of the parent doesn't reach a split child, and the finding s
           EXPECT(state == ncclSuccess);
           OK(ncclCommAbort(child));
           kernel.ends();
+          aborting.join();
         }
         rank.meet();
         if (rank.rank == 0) return;

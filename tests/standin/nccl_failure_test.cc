@@ -7,6 +7,7 @@
 
 #include <catch2/catch.hpp>
 
+#include <atomic>
 #include <csignal>
 #include <cstring>
 #include <sys/socket.h>
@@ -193,6 +194,47 @@ TEST_CASE("abort from another thread ends a synchronize on a kernel that hangs")
   CHECK(outcome.is_well());
   CHECK(outcome.says("AllReduce of 8 float32 (sum), operation #2, waited"));
   CHECK(outcome.says("for rank 1 (idle after AllReduce of 1 float32 (sum), its operation #1)"));
+}
+
+TEST_CASE("an abort waits for other communicators' kernels, unless all are aborted in one group") {
+  const Outcome outcome = run_ranks(
+      2,
+      [](Rank& rank) {
+        for (const bool together : {false, true}) {
+          const ncclComm_t comms[] = {rank.make(), rank.make()};
+          if (rank.rank == 0) {
+            const CudaStream streams[2];
+            const Floats data(8, 1);
+            for (int i = 0; i < 2; ++i) OK(sum(data, comms[i], streams[i]));
+            for (int i = 0; i < 2; ++i) EXPECT(rank.says(kWaits));
+            std::atomic<bool> has_ended{false};
+            std::thread aborting([&] {
+              if (together) OK(ncclGroupStart());
+              OK(ncclCommAbort(comms[0]));
+              if (together) {
+                OK(ncclCommAbort(comms[1]));
+                OK(ncclGroupEnd());
+              }
+              has_ended = true;
+            });
+            streams[0].wait();
+            if (!together) {
+              std::this_thread::sleep_for(std::chrono::milliseconds(200));
+              EXPECT(!has_ended);
+              OK(ncclCommAbort(comms[1]));
+            }
+            aborting.join();
+            streams[1].wait();
+          }
+          rank.meet();
+          for (const ncclComm_t comm : comms) {
+            if (rank.rank == 1) OK(ncclCommAbort(comm));
+          }
+        }
+      },
+      kImpatient);
+  INFO(outcome.all());
+  CHECK(outcome.is_well());
 }
 
 TEST_CASE("after the deadline the process ends, in whatever it hangs") {

@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -35,5 +36,11 @@ int load_cuda();
 // no such device, NCCL's errors).
 c10::intrusive_ptr<c10d::Backend> make_nccl_group(const c10::intrusive_ptr<c10d::Store>& store,
                                                   int rank, int size, const NcclOptions& options);
+
+// Runs `aborts` between ncclGroupStart and ncclGroupEnd: each group that it aborts is told to stop
+// at once, and memory is freed when all have been. One by one they would hang: what frees memory
+// waits for all kernels of the device, those of groups that are not aborted yet among them. Blocks
+// until all is freed. Throws c10::DistBackendError (NCCL's errors), and what `aborts` throws.
+void abort_together(const std::function<void()>& aborts);
 
 }  // namespace convoy::comm

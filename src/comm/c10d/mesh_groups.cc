@@ -105,9 +105,11 @@ void MeshGroups::abort() {
       groups.push_back(made.group.process_group());
     }
   }
-  // All are told before any is let go: on GPUs one group's kernel may hold up another's end.
-  for (const auto& group : groups) group->abort();
-  if (options_.device == c10::DeviceType::CPU || groups.empty()) return;
+  const auto abort_all = [&] {
+    for (const auto& group : groups) group->abort();
+  };
+  if (options_.device == c10::DeviceType::CPU || groups.empty()) return abort_all();
+  abort_together(abort_all);
   // What was cut off may still read memory that is about to be used for something else.
   const c10::impl::VirtualGuardImpl guard(options_.device);
   guard.synchronizeDevice(static_cast<c10::DeviceIndex>(options_.device_index));

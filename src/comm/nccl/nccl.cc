@@ -51,4 +51,21 @@ c10::intrusive_ptr<c10d::Backend> make_nccl_group(const c10::intrusive_ptr<c10d:
   return group;
 }
 
+void abort_together(const std::function<void()>& aborts) {
+  auto* const nccl_group = function<NcclGroup>(kNcclGroupSymbol);
+  const auto check = [](const char* call, int result) {
+    if (result == 0) return;
+    C10_THROW_ERROR(DistBackendError, std::string("internal: ") + call + " returned " +
+                                          std::to_string(result) + " for groups that are aborted");
+  };
+  check("ncclGroupStart", nccl_group(true));
+  try {
+    aborts();
+  } catch (...) {
+    nccl_group(false);
+    throw;
+  }
+  check("ncclGroupEnd", nccl_group(false));
+}
+
 }  // namespace convoy::comm

@@ -4,6 +4,8 @@
 #include <c10/cuda/CUDAFunctions.h>
 #include <torch/csrc/distributed/c10d/nccl2/ProcessGroupNCCL.hpp>
 
+#include <nccl.h>
+
 namespace convoy::comm {
 
 extern "C" void convoy_make_nccl_group(const c10::intrusive_ptr<c10d::Store>& store, int rank,
@@ -21,6 +23,10 @@ extern "C" void convoy_make_nccl_group(const c10::intrusive_ptr<c10d::Store>& st
 
 extern "C" int convoy_count_gpus() {
   return c10::cuda::device_count();
+}
+
+extern "C" int convoy_nccl_group(bool begins) {
+  return begins ? ::ncclGroupStart() : ::ncclGroupEnd();
 }
 
 static_assert(std::is_same_v<MakeNcclGroup, decltype(convoy_make_nccl_group)>);

@@ -2,6 +2,7 @@
 #include "src/standin/nccl/children.h"
 #include "src/standin/nccl/group.h"
 #include "src/standin/nccl/handles.h"
+#include "src/standin/nccl/on_device.h"
 
 #include <algorithm>
 #include <cstdlib>
@@ -327,9 +328,15 @@ ncclResult_t ncclCommAbort(ncclComm_t handle) {
   if (handle == nullptr) return ncclSuccess;
   const auto comm = find_handle(handle, "ncclCommAbort");
   if (!comm) return ncclInvalidArgument;
-  comm->end(true);
   drop_handle(handle);
-  return ncclSuccess;
+  comm->tell(Stop::aborted);
+  return perform_in_group([comm] {
+    comm->end(true);
+    // Memory is freed, which waits for all kernels of the device, other communicators' too.
+    const OnDevice guard(comm->device());
+    (void)cudaDeviceSynchronize();
+    return ncclSuccess;
+  });
 }
 
 ncclResult_t ncclCommRevoke(ncclComm_t handle, int flags) {

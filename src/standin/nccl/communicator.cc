@@ -332,19 +332,28 @@ void Communicator::end(bool aborted) {
 }
 
 void Communicator::stop(Stop how) {
-  Stop now = stop_->value.load();
-  while (now < how && !stop_->value.compare_exchange_weak(now, how)) {
-  }
+  tell(how);
   wait_until_quiet(how == Stop::aborted);
 }
 
-void Communicator::wait_until_quiet(bool for_good) {
+void Communicator::tell(Stop how) {
+  Stop now = stop_->value.load();
+  while (now < how && !stop_->value.compare_exchange_weak(now, how)) {
+  }
+  ring();
+}
+
+void Communicator::ring() {
   if (Segment* segment = shown_.load(std::memory_order_acquire); segment != nullptr) {
     segment->ranks[rank_].stopped = 1;
     futex_wake(segment->stream.round);
     futex_wake(segment->host.round);
     futex_wake(segment->ranks[rank_].bell);
   }
+}
+
+void Communicator::wait_until_quiet(bool for_good) {
+  ring();
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] { return kernels_ == 0; });
   std::thread job;

@@ -60,6 +60,7 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   ncclResult_t finalize();
   // Stops kernels and calls, and blocks until the ones under way have noticed.
   void stop(Stop how);
+  void tell(Stop how);  // the same, but does not wait
   // Its handle goes. `aborted`: whatever is under way is given up, also of those that share its
   // resources; else it has been finalized, and they go on.
   void end(bool aborted);
@@ -143,6 +144,7 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   ncclResult_t claim_slot();
   ncclResult_t open_to_others();
   bool is_last_of_process();
+  void ring();  // whoever waits for anything in this communicator looks again
   void wait_until_quiet(bool for_good);
   ncclResult_t check_devices();
   bool open_peers_memory(int rank);

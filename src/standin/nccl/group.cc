@@ -4,6 +4,7 @@
 #include "src/standin/nccl/group.h"
 
 #include "src/standin/nccl/faults.h"
+#include "src/standin/nccl/on_device.h"
 #include "src/standin/nccl/reduce.h"
 
 #include <algorithm>
@@ -31,21 +32,6 @@ Group& group() {
   thread_local Group mine;
   return mine;
 }
-
-// The calling thread's device, for as long as this lives.
-class OnDevice {
- public:
-  explicit OnDevice(int device) {
-    (void)cudaGetDevice(&before_);
-    if (device != before_) (void)cudaSetDevice(device);
-  }
-  ~OnDevice() { (void)cudaSetDevice(before_); }
-  OnDevice(const OnDevice&) = delete;
-  OnDevice& operator=(const OnDevice&) = delete;
-
- private:
-  int before_ = 0;
-};
 
 bool is_collective(const Operation& op) {
   return op.record.function < Function::send;
