@@ -225,6 +225,7 @@ void Crew::tell_vitals() {
     v.set_step_ns(worker.vitals->step_ns.load(std::memory_order_relaxed));
     v.set_waiting(worker.vitals->waiting.load(std::memory_order_relaxed) > 0);
     v.set_training(worker.vitals->training.load(std::memory_order_relaxed) != 0);
+    v.set_takes_any_mesh(worker.vitals->takes_any_mesh.load(std::memory_order_relaxed) != 0);
   }
   if (options_.nodes > 1) out.mutable_vitals();  // that this machine lives is news, too
   if (out.has_vitals()) to_supervisor(out);
@@ -377,6 +378,7 @@ void Crew::verdict(const proto::Verdict& found) {
 
 void Crew::let_go() {
   closing_ = true;
+  check_.reset();
   if (timer_) loop_.cancel(*timer_);
   timer_.reset();
   if (line_) loop_.unwatch(line_.get());
@@ -426,6 +428,23 @@ void Crew::forget_ranks() {
   orders_.renumber();
 }
 
+void Crew::check_node() {
+  if (check_ != nullptr) return;
+  const auto tell = [this](bool is_fit, const std::string& text) {
+    proto::FromNode message;
+    message.mutable_checked()->set_is_fit(is_fit);
+    message.mutable_checked()->set_text(text);
+    to_supervisor(message);
+  };
+  auto started = NodeCheck::start(options_.program, options_.environment, options_.run_dir, loop_,
+                                  [this, tell](bool is_fit, const std::string& text) {
+                                    check_.reset();
+                                    tell(is_fit, text);
+                                  });
+  if (!started.ok()) return tell(false, started.status().message());
+  check_ = std::move(started).value();
+}
+
 void Crew::carry_out(const proto::ToNode& order) {
   switch (order.what_case()) {
     case proto::ToNode::kSpawn:
@@ -459,6 +478,8 @@ void Crew::carry_out(const proto::ToNode& order) {
     case proto::ToNode::kGreet:
       is_led_ = true;
       return say_hello();
+    case proto::ToNode::kCheck:
+      return check_node();
     case proto::ToNode::kWhole:
       is_whole_ = true;
       return;

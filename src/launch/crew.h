@@ -1,6 +1,7 @@
 #pragma once
 
 #include "src/launch/child_lines.h"
+#include "src/launch/node_check.h"
 #include "src/launch/output.h"
 #include "src/launch/process.h"
 #include "src/resilience/protocol/messages.pb.h"
@@ -59,6 +60,10 @@ class Crew {
   // "SOCKET#WORKER", for CONVOY_CONTROL.
   std::string control(uint64_t worker) const { return name_ + "#" + std::to_string(worker); }
   pid_t pid() const { return child_ ? child_->pid : 0; }
+  // The supervisor's process, or one that checks this machine.
+  bool owns(pid_t pid) const {
+    return pid == this->pid() || (check_ != nullptr && check_->pid() == pid);
+  }
   // Whether workers have come, on all machines, so that the supervisor decides what becomes of the
   // job.
   bool leads() const { return options_.nodes > 1 ? is_whole_ : line_ || was_started_; }
@@ -109,6 +114,7 @@ class Crew {
   void on_order();
   void carry_out(const resilience::proto::ToNode& order);
   void forget_ranks();
+  void check_node();
   void on_timer();
   void tell_vitals();
   void end_supervisor(const std::string& why);
@@ -134,6 +140,7 @@ class Crew {
   UniqueFd line_;        // to the supervisor
   std::optional<Child> child_;
   std::optional<ChildLines> lines_;
+  std::unique_ptr<NodeCheck> check_;  // under way
   std::optional<EventLoop::TimerId> timer_;
   bool was_started_ = false, closing_ = false;
   TimePoint started_at_{};

@@ -452,7 +452,7 @@ void Job::on_signal(int signal) {
       }
       return (agent_ != nullptr && agent_->pid() == pid) ||
              (tracer_ != nullptr && tracer_->pid() == pid) ||
-             (crew_ != nullptr && crew_->pid() == pid);
+             (crew_ != nullptr && crew_->owns(pid));
     });
     return;
   }

@@ -27,16 +27,22 @@ std::string job_name(const launch::Environment& environment) {
   return environment.job_id.empty() ? "convoy" : environment.job_id;
 }
 
-Status may_claim(ckpt::Store& store, const TrainOptions& options,
-                 const launch::Environment& environment) {
+// Where several machines save they have to agree anew in each generation; on one the launcher's
+// counts.
+uint64_t generation_of(const Runtime& runtime) {
+  return static_cast<uint64_t>(runtime.spans_machines() ? runtime.generation()
+                                                        : runtime.environment().generation);
+}
+
+Status may_claim(ckpt::Store& store, const TrainOptions& options, const Runtime& runtime) {
   const Status status = ckpt::Catalog(store).may_claim(
-      {job_name(environment), static_cast<uint64_t>(environment.generation), host_name()},
+      {job_name(runtime.environment()), generation_of(runtime), host_name()},
       options.checkpoint.take_over);
   if (status.code() != Code::kFailedPrecondition) return status;
   return {status.code(), status.message() + " (--take-over)"};
 }
 
-Status check_folder(const TrainOptions& options, const launch::Environment& environment) {
+Status check_folder(const TrainOptions& options, const Runtime& runtime) {
   const std::string& folder = options.checkpoint.folder.where;
   if (folder.empty()) return ok_status();
   std::error_code error;
@@ -46,15 +52,15 @@ Status check_folder(const TrainOptions& options, const launch::Environment& envi
             "the checkpoint folder " + folder + " can't be made: " + error.message()};
   }
   CONVOY_ASSIGN_OR_RETURN(const auto store, ckpt::open_local_store(folder));
-  return may_claim(*store, options, environment);
+  return may_claim(*store, options, runtime);
 }
 
 // A store that can't be reached now may be later; the folder serves until then.
-Status check_remote(const TrainOptions& options, const launch::Environment& environment) {
+Status check_remote(const TrainOptions& options, const Runtime& runtime) {
   const std::string& where = options.checkpoint.remote.where;
   if (where.empty()) return ok_status();
   const auto store = ckpt::open_store(where);
-  const Status status = store.ok() ? may_claim(**store, options, environment) : store.status();
+  const Status status = store.ok() ? may_claim(**store, options, runtime) : store.status();
   const bool may_pass =
       status.code() == Code::kUnavailable || status.code() == Code::kDeadlineExceeded;
   if (!may_pass || options.checkpoint.folder.where.empty()) {
@@ -66,9 +72,9 @@ Status check_remote(const TrainOptions& options, const launch::Environment& envi
 
 // Makes the folder, and finds out whether this job may write there and to the store: before
 // training, not at its first save.
-Status check_places(const TrainOptions& options, const launch::Environment& environment) {
-  CONVOY_RETURN_IF_ERROR(check_folder(options, environment));
-  return check_remote(options, environment);
+Status check_places(const TrainOptions& options, const Runtime& runtime) {
+  CONVOY_RETURN_IF_ERROR(check_folder(options, runtime));
+  return check_remote(options, runtime);
 }
 
 std::string folder_of(const TrainOptions& options) {
@@ -82,8 +88,7 @@ ckpt::ClientOptions client_options(const TrainOptions& options, Runtime& runtime
   ckpt::ClientOptions client;
   client.agent = std::move(agent);
   client.job = job_name(environment);
-  client.generation = static_cast<uint64_t>(runtime.spans_machines() ? runtime.generation()
-                                                                     : environment.generation);
+  client.generation = generation_of(runtime);
   client.rank = static_cast<uint32_t>(environment.rank);
   client.world_size = static_cast<uint32_t>(environment.world_size);
   client.local_size = static_cast<uint32_t>(environment.local_world_size);
@@ -157,7 +162,7 @@ Result<Checkpoints> Checkpoints::open(const TrainOptions& options, Runtime& runt
     return alone ? mine : ckpt::agree(*out.exchange_, mine);
   };
   CONVOY_RETURN_IF_ERROR(
-      agree(out.rank_ == 0 && !alone ? check_places(options, environment) : ok_status()));
+      agree(out.rank_ == 0 && !alone ? check_places(options, runtime) : ok_status()));
   Result<std::string> agent = ckpt::ensure_agent({.agent = environment.agent,
                                                   .job = launch::local_job(environment),
                                                   .program = environment.program});
@@ -240,6 +245,12 @@ double Checkpoints::after_step(int64_t step, bool is_last, Trainer& trainer,
   if (step % every_ != 0 && !is_last && !at_once) return 0;
   if (step == last_) return 0;  // done before another rank failed in it
   const TimePoint begin = Clock::system().now();
+  begin_save(step, /*everywhere=*/is_last || at_once, trainer, samples);
+  return seconds_since(begin);
+}
+
+void Checkpoints::begin_save(int64_t step, bool everywhere, Trainer& trainer,
+                             const Samples& samples) {
   if (std::exchange(copying_, false)) report(last_, checkpointer_->outcome());
   const dataset::SamplerState& now = samples.position();
   auto* n = position_.mutable_data_ptr<int64_t>();
@@ -249,12 +260,24 @@ double Checkpoints::after_step(int64_t step, bool is_last, Trainer& trainer,
   n[3] = static_cast<int64_t>(now.offset);
   ckpt::TensorState state = trainer.state_to_save();
   if (rank_ == 0) state = add_position(std::move(state));
-  const auto outcome = checkpointer_->save_async(static_cast<uint64_t>(step), std::move(state), {},
-                                                 /*everywhere=*/is_last || at_once);
+  const auto outcome =
+      checkpointer_->save_async(static_cast<uint64_t>(step), std::move(state), {}, everywhere);
   last_ = step;
   copying_ = true;
   (void)outcome;  // known at the next one, or at the end
-  return seconds_since(begin);
+}
+
+Status Checkpoints::save_now(int64_t step, bool durably, Trainer& trainer, const Samples& samples) {
+  if (checkpointer_ == nullptr) return {Code::kFailedPrecondition, "this run saves nothing"};
+  // One that only memory was to have does not come to the folder.
+  if (step != last_ || durably) begin_save(step, durably, trainer, samples);
+  const auto outcome = checkpointer_->outcome();
+  copying_ = false;
+  report(last_, outcome);
+  CONVOY_RETURN_IF_ERROR(outcome.status());
+  if (outcome->skipped) return {Code::kUnavailable, "step was left out: " + outcome->why};
+  if (durably) return wait_durable();
+  return checkpointer_->wait(static_cast<uint64_t>(step), ckpt::Tier::kStaged, kFinishTimeout);
 }
 
 double Checkpoints::before_update() {
@@ -270,6 +293,10 @@ Status Checkpoints::finish() {
   const auto outcome = checkpointer_->outcome();
   report(last_, outcome);
   CONVOY_RETURN_IF_ERROR(outcome.status());
+  return wait_durable();
+}
+
+Status Checkpoints::wait_durable() {
   const bool local = !places_.folder.empty();
   return checkpointer_
       ->wait(static_cast<uint64_t>(last_),

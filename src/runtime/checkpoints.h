@@ -32,6 +32,9 @@ class Checkpoints {
   // After a step: saves if it is one of --checkpoint-every, or the last. Never fails: what goes
   // wrong is logged. Returns the seconds that training stood still, 0 if there was nothing to do.
   double after_step(int64_t step, bool is_last, Trainer& trainer, const Samples& samples);
+  // All ranks alike: saves the step, if that was not done, and blocks until it is in the memory of
+  // all machines, or `durably` in folder or store.
+  Status save_now(int64_t step, bool durably, Trainer& trainer, const Samples& samples);
   // Before an update of what is being saved; seconds that it took.
   double before_update();
   // Waits until the last step is durable in the folder, or the store if there is no folder; its
@@ -40,6 +43,8 @@ class Checkpoints {
 
  private:
   ckpt::TensorState add_position(ckpt::TensorState state) const;
+  void begin_save(int64_t step, bool everywhere, Trainer& trainer, const Samples& samples);
+  Status wait_durable();
   void report(int64_t step, const Result<ckpt::SaveOutcome>& outcome);
 
   std::unique_ptr<ckpt::Checkpointer> checkpointer_;  // null: nothing is saved

@@ -204,6 +204,16 @@ void Runtime::report_corruption(const std::string& what, const std::vector<int>&
   member_->trouble(static_cast<uint64_t>(generation_), told);
 }
 
+resilience::Hold Runtime::hold() const {
+  return member_ == nullptr ? resilience::Hold::kNo : member_->hold();
+}
+
+void Runtime::held(int64_t step) {
+  resilience::Trouble told{.status = ok_status(), .step = step};
+  told.is_held = true;
+  member_->trouble(static_cast<uint64_t>(generation_), told);
+}
+
 void Runtime::give_up(const Status& why, int64_t step) {
   if (member_ == nullptr) return;
   member_->trouble(static_cast<uint64_t>(generation_),

@@ -83,6 +83,7 @@ class Run {
   Status compare_and_compute(const at::Tensor& batch, bool all);
   Status replicas_differ(const std::vector<double>& sums);
   Status after_step();
+  Status hold();
   Status record(double rate);
   void show(Progress* progress, double took);
   Status save(int64_t step, bool is_last);
@@ -124,7 +125,8 @@ class Run {
   dataset::SamplerState first_position_;  // of the whole run
   StepResult last_;
   ReplicaCheck replicas_;
-  bool is_resized_ = false;      // the checkpoints are of another mesh
+  resilience::Hold hold_ = resilience::Hold::kNo;  // that all ranks have agreed on
+  bool is_resized_ = false;                        // the checkpoints are of another mesh
   bool is_sound_ = true;         // else this rank's parameters are not to be trusted …
   int64_t trusted_ = INT64_MAX;  // … nor any rank's newer ones than after this step
 };
@@ -224,7 +226,15 @@ Status Run::repeat(const at::Tensor& batch, const StepResult& before) {
 Status Run::compare_and_compute(const at::Tensor& batch, bool all) {
   std::vector<double> sums;
   if (replicas_.is_on()) sums = replicas_.numbers(steps_, trainer_->replica_state(), all);
+  const resilience::Hold asked = runtime_.hold();
+  sums.push_back(asked == resilience::Hold::kNo ? 0 : 1);
+  sums.push_back(asked == resilience::Hold::kDurably ? 1 : 0);
   const StepResult result = trainer_->forward_backward(batch, &sums);
+  const bool durably = sums.back() > 0, holds = sums[sums.size() - 2] > 0;
+  sums.resize(sums.size() - 2);
+  hold_ = !holds    ? resilience::Hold::kNo
+          : durably ? resilience::Hold::kDurably
+                    : resilience::Hold::kInMemory;
   if (replicas_.differs(sums)) return replicas_differ(sums);
   last_ = result;
   return ok_status();
@@ -301,9 +311,22 @@ Status Run::train_steps() {
     rate_ = static_cast<double>(steps_ - first_) * step_tokens / training_;
     show(progress_ ? &*progress_ : nullptr, took);
     CONVOY_RETURN_IF_ERROR(after_step());
+    if (hold_ != resilience::Hold::kNo && steps_ < total_) return hold();
   }
   vitals().training = 0;
   return ok_status();
+}
+
+// All ranks: what some of them have is to be elsewhere in the next generation.
+Status Run::hold() {
+  vitals().training = 0;
+  const bool durably = std::exchange(hold_, resilience::Hold::kNo) == resilience::Hold::kDurably;
+  const Status saved = checkpoints_->save_now(steps_, durably, *trainer_, samples_);
+  if (!saved.ok()) {
+    CONVOY_LOG(Warn) << "step " << steps_ << " can't be kept: " << saved.message();
+  }
+  runtime_.held(steps_);
+  return {Code::kAborted, "held after step " + std::to_string(steps_)};
 }
 
 std::string Run::sample() {
@@ -530,6 +553,7 @@ Status Run::run() {
     measure_one_process();  // the others wait, so that rank 0 has the machine to itself
     return begin();
   });
+  vitals().takes_any_mesh = options_.checkpoint.any() ? 1 : 0;  // whose state comes from there
   while (true) {
     if (status.ok()) status = attempt([this] { return work(); });
     if (status.ok() || !runtime_.can_recover() || !may_be_others_fault(status)) break;

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <random>
 #include <set>
+#include <string>
+#include <vector>
 
 using namespace convoy;
 using namespace convoy::resilience;
@@ -50,6 +52,36 @@ TEST_CASE("in a mesh with fewer replicas each rank keeps its part of the model")
       }
       CHECK(static_cast<int>(taken.size()) == fewer.ranks());
     }
+  }
+}
+
+TEST_CASE("where no whole replica has room, the model is divided less") {
+  struct Case {
+    const char* own;
+    int ranks_per_node;
+    std::vector<int> room;
+    int replicas_min;
+    const char* expected;  // null: none
+  };
+  const Case cases[] = {
+      {"tp=2,pp=4", 4, {4, 0}, 1, "tp=2,pp=2"},
+      {"tp=2,pp=4", 4, {4, 4}, 1, "tp=2,pp=4"},
+      {"tp=8", 4, {4, 0}, 1, "tp=4"},
+      {"tp=2,pp=6", 6, {8, 0}, 1, "tp=2,pp=3"},
+      {"tp=2,pp=2,dp=2", 4, {6, 0}, 1, "tp=2,dp=1,pp=2"},
+      {"tp=2,pp=2,dp=2", 4, {3, 0}, 2, "tp=1,dp=2,pp=1"},
+      {"tp=2,pp=2,dp=2", 4, {1, 0}, 2, nullptr},
+      {"dp=8", 4, {3, 0}, 1, "dp=3"},
+      {"pp=4,dp=2", 4, {2, 1}, 1, "dp=1,pp=2"},
+      {"tp=4,pp=2", 4, {2, 2}, 1, "tp=2,pp=2"},
+      {"tp=2,pp=2,dp=2,order=tp-pp-dp", 4, {2, 0}, 1, "tp=2,pp=1,dp=1,order=tp-pp-dp"},
+      {"tp=2", 1, {0, 0}, 1, nullptr}};
+  for (const Case& c : cases) {
+    CAPTURE(c.own, c.room);
+    const int ranks = c.ranks_per_node * static_cast<int>(c.room.size());
+    const auto mesh =
+        mesh_for(Mesh::parse(c.own, ranks).value(), c.room, c.ranks_per_node, c.replicas_min);
+    CHECK((mesh ? mesh->to_string() : "none") == std::string(c.expected ? c.expected : "none"));
   }
 }
 

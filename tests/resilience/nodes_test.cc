@@ -145,7 +145,7 @@ class Cluster {
     std::vector<std::pair<int, uint64_t>> due;
     for (int n = 0; n < kNodes; ++n) {
       for (const auto& [id, w] : machines[static_cast<size_t>(n)].workers) {
-        if (!w.joined || w.must_get_ready || w.must_step) due.emplace_back(n, id);
+        if (w.is_due()) due.emplace_back(n, id);
       }
     }
     if (due.empty()) return false;
@@ -173,6 +173,13 @@ class Cluster {
     }
     return count;
   }
+  std::string status() {
+    proto::FromNode request;
+    request.mutable_request()->set_what("status");
+    tell(0, request);
+    const std::deque<proto::ToNode>& orders = machines[0].orders;
+    return orders.empty() ? "" : orders.back().answer().text();
+  }
   bool trains() const { return training(0) + training(1) == ranks; }
 
   ManualClock clock;
@@ -181,12 +188,16 @@ class Cluster {
   uint64_t newest = 0;
   int ranks = kRanks * kNodes;  // of the newest generation
   int64_t step = 10;
+  bool takes_any_mesh = false;
+  int holds = 0;   // orders
+  int checks = 0;  // of machine 1, that were asked for
 
- private:
   void tell(int node, const proto::FromNode& message) {
     const Machine& m = machines[static_cast<size_t>(node)];
     if (m.has_line && !m.is_gone) supervisor->take(node, message);
   }
+
+ private:
   Worker& start(int node, int rank) {
     Machine& m = machines[static_cast<size_t>(node)];
     const uint64_t id = (static_cast<uint64_t>(node) << 32U) + ++m.last;
@@ -204,6 +215,7 @@ class Cluster {
       v.set_worker(id);
       v.set_step(step);
       v.set_step_ns(100'000'000);
+      v.set_takes_any_mesh(takes_any_mesh);
     }
     tell(node, message);
   }
@@ -219,6 +231,8 @@ class Cluster {
       tell(node, started);
     } else if (order.has_kill()) {
       if (m.workers.contains(order.kill().worker())) die(node, order.kill().worker(), SIGKILL);
+    } else if (order.has_check()) {
+      checks += node;
     } else if (order.has_end()) {
       m.end = order.end();
     } else if (order.has_places()) {
@@ -237,7 +251,10 @@ class Cluster {
         w.generation = s.generation();
         w.rank = static_cast<int>(s.rank());
         w.local_rank = s.local_rank(), w.local_size = s.local_world_size();
-        w.must_get_ready = true, w.must_step = false;
+        w.must_get_ready = true, w.must_step = w.must_hold = false;
+      } else if (order.tell().what().has_hold()) {
+        w.must_hold = order.tell().what().hold().generation() == w.generation;
+        ++holds;
       } else if (order.tell().what().go().generation() == w.generation) {
         w.must_step = true;
       }
@@ -447,6 +464,110 @@ TEST_CASE("fewer replicas while a machine is missing, and all of them when it is
   }
 }
 
+TEST_CASE("another mesh where no whole replica is left, and its own when there is room again") {
+  struct Case {
+    const char* mesh;
+    int spares;
+    const char* alone;
+  };
+  for (const Case& c : {Case{"tp=2,pp=4", 0, "tp=2,pp=2"}, Case{"tp=2,pp=4", 3, "tp=2,pp=2"},
+                        Case{"tp=8", 0, "tp=4"}, Case{"tp=4,pp=2", 1, "tp=4,pp=1"}}) {
+    CAPTURE(c.mesh, c.spares);
+    for (const bool is_replaced : {false, true}) {
+      const TempFolder folder;
+      Cluster job(folder.path(), c.mesh, c.spares, 1);
+      job.takes_any_mesh = true;
+      job.settle();
+      job.let_time_pass(seconds(3));
+      job.lose(1);
+      job.let_time_pass(seconds(5));
+      CHECK(job.ranks == 4);
+      CHECK(job.trains());
+      CHECK_THAT(job.status(), Catch::Contains(std::string("\"") + c.alone + "\""));
+      CHECK(job.holds == 0);  // nothing could be saved any more
+      if (is_replaced) job.replace_supervisor();
+      job.kill(1);
+      job.let_time_pass(seconds(2));
+      CHECK(job.ranks == 4);
+      CHECK(job.trains());
+      job.come_back(1);
+      job.let_time_pass(seconds(5));
+      CHECK(job.ranks == kRanks * kNodes);
+      CHECK(job.trains());
+      CHECK(job.holds == 4);
+      const auto records = read_incidents(folder.path());
+      REQUIRE(records.ok());
+      REQUIRE(records->size() == 3);
+      CHECK(records->front().action == "reshape");
+      CHECK(records->front().processes_kept == 4);
+      CHECK(records->back().action == "reshape");
+      CHECK(records->back().steps_lost() == 0);
+    }
+  }
+  // A program that has laid out its model by itself.
+  const TempFolder folder;
+  Cluster job(folder.path(), "tp=8", 0, 1);
+  job.settle();
+  job.lose(1);
+  job.let_time_pass(seconds(4));
+  CHECK(job.machines[0].end);
+}
+
+TEST_CASE("a machine that has the only copies is drained once they are saved") {
+  for (const int spares : {0, 4}) {
+    CAPTURE(spares);
+    const TempFolder folder;
+    Cluster job(folder.path(), "tp=2,pp=4", spares, 1);
+    job.takes_any_mesh = true;
+    job.settle();
+    job.let_time_pass(seconds(3));
+    proto::FromNode request;
+    request.mutable_request()->set_what("drain 1");
+    job.tell(0, request);
+    job.let_time_pass(seconds(5));
+    CHECK(job.holds == kRanks * kNodes);
+    CHECK(job.machines[1].end);
+    CHECK(job.training(0) == (spares > 0 ? kRanks * kNodes : 4));
+    CHECK_FALSE(job.machines[0].end);
+  }
+}
+
+TEST_CASE("a machine where processes end again and again is used when it has passed its checks") {
+  const TempFolder folder;
+  Cluster job(folder.path(), "tp=2,dp=4", kRanks, 1);
+  const auto fail = [&](int rank) {
+    const auto [node, id] = job.of_rank(rank);
+    REQUIRE(node == 1);
+    job.step += 100;
+    job.die(node, id, 1 << 8);  // exit code 1
+    job.let_time_pass(seconds(2));
+    REQUIRE(job.trains());
+  };
+  job.settle();
+  job.let_time_pass(seconds(3));
+  fail(7);
+  CHECK(job.training(1) == 4);
+  fail(7);
+  CHECK_THAT(job.status(), Catch::Contains("quarantined"));
+  CHECK(job.training(1) < 4);
+  job.let_time_pass(seconds(15));
+  CHECK(job.checks == 0);
+  job.let_time_pass(seconds(10));
+  REQUIRE(job.checks == 1);
+  const auto answer = [&](bool is_fit) {
+    proto::FromNode message;
+    message.mutable_checked()->set_is_fit(is_fit);
+    message.mutable_checked()->set_text("disk.fsync .: 9 s");
+    job.tell(1, message);
+  };
+  answer(false);
+  CHECK_THAT(job.status(), Catch::Contains("quarantined"));
+  job.let_time_pass(seconds(25));
+  REQUIRE(job.checks == 2);
+  answer(true);
+  CHECK_THAT(job.status(), !Catch::Contains("quarantined"));
+}
+
 TEST_CASE("whatever is killed or cut on two machines, whenever, the job comes together or ends") {
   int ends = 0;
   for (uint64_t seed = 1; seed <= 300; ++seed) {
@@ -455,6 +576,7 @@ TEST_CASE("whatever is killed or cut on two machines, whenever, the job comes to
     std::mt19937_64 random(seed);
     const char* const meshes[] = {"tp=2,dp=4", "tp=2,pp=2,dp=2", "tp=8", "dp=8"};
     Cluster job(folder.path(), meshes[random() % 4], static_cast<int>(random() % 6), seed);
+    job.takes_any_mesh = seed % 2 == 0;
     job.let_time_pass(seconds(1));
     for (int faults = 0; faults < 4; ++faults) {
       ++job.step;

@@ -4,6 +4,7 @@
 Method: as recover_nodes_test.py. With fewer replicas each has a larger share of the same batch, so the numbers must be those of an
 undisturbed run but for the order of sums. With etcd (a real one, where there is one) any machine may be lost, the one that leads, too.
 """
+import json
 import os
 import pathlib
 import shutil
@@ -223,6 +224,85 @@ def drained_to_spares(folder: pathlib.Path) -> None:
     print(f"  and to spares: {away['first_step_s']:.2f} s", flush=True)
 
 
+STAGES = "tp=2,pp=4"  # each machine has half of the only replica
+SAVES = ["--checkpoint", "{folder}/saves", "--checkpoint-every", "2"]
+
+
+def losses(job: Job) -> dict[int, float]:
+    """By step, the last time that it was done."""
+    lines = (job.first.out / "metrics.jsonl").read_text().splitlines()
+    return {m["step"]: m["loss"] for m in map(json.loads, lines) if "loss" in m}
+
+
+def compare(job: Job, reference: Job, at_least: int) -> None:
+    found, expected = losses(job), losses(reference)
+    common = sorted(found.keys() & expected.keys())
+    assert len(common) >= at_least, f"only {len(common)} steps to compare"
+    for step in common:
+        assert abs(found[step] - expected[step]) <= 1e-9 * abs(expected[step]), f"step {step}: {found[step]}, undisturbed {expected[step]}"
+
+
+def another_mesh(folder: pathlib.Path) -> None:
+    """Half of the only replica is lost: fewer stages, from what was saved; all of them again when a machine comes, without a step lost."""
+    undisturbed = Job(folder, "all-stages", mesh=STAGES, steps=FOR_EVER)
+    undisturbed.await_step(120)
+    undisturbed.stop()
+    job = Job(folder, "stages", mesh=STAGES, steps=FOR_EVER, options=SAVES)
+    job.await_step(AT)
+    job.await_ranks()
+    job.second.kill()
+    job.first.await_generation(1, "training")
+    assert job.status()["mesh"] == "tp=2,pp=2", job.status()
+    job.second = job.machines[1] = job.second.again()
+    job.first.await_generation(2, "training")
+    assert job.await_ranks()["mesh"] == STAGES, job.status()
+    job.await_step(job.status()["step"] + 3)
+    job.stop()
+    compare(job, undisturbed, 20)
+    lost, back = job.first.incidents()
+    assert lost["action"] == "reshape" and lost["processes_kept"] == 4 and 0 <= lost["steps_lost"] <= 3, lost
+    assert back["action"] == "reshape" and back["processes_kept"] == 4 and back["steps_lost"] == 0, back
+    print(f"  another mesh: back in {lost['first_step_s']:.2f} s, {lost['steps_lost']} steps lost; its own again in {back['first_step_s']:.2f} s",
+          flush=True)
+
+
+def drained_only_copies(folder: pathlib.Path) -> None:
+    """Whoever is drained has the only copies of two stages: they are saved first, so that no step is lost."""
+    for launcher, mesh in (([], "tp=2,pp=2"), (["--spares", "4"], STAGES)):
+        job = Job(folder, f"only-{mesh}-{len(launcher)}", launcher, mesh=STAGES, steps=FOR_EVER, options=SAVES)
+        job.await_step(AT)
+        job.await_ranks()
+        subprocess.run([CONVOY, "drain", "1", str(job.first.out)], check=True, capture_output=True)
+        assert job.second.job.wait(timeout=60) == 0, job.text()
+        job.first.await_generation(1, "training")
+        assert job.status()["mesh"] == mesh, job.status()
+        job.await_step(job.status()["step"] + 3)
+        job.stop((130, 0))
+        (away,) = job.first.incidents()
+        assert away["kind"] == "to be freed" and away["steps_lost"] == 0, away
+        print(f"  drained of the only copies, {' '.join(launcher) or 'no spares'}: {away['first_step_s']:.2f} s", flush=True)
+
+
+def quarantined(folder: pathlib.Path) -> None:
+    """Two crashes on one machine: its ranks go elsewhere, and it is checked before it may have ranks again."""
+    job = Job(folder, "quarantined", ["--spares", "4"], mesh=REPLICAS, steps=FOR_EVER)
+    job.await_step(AT)
+    job.await_ranks()
+    for generation in (1, 2):
+        job.kill(7, signal.SIGSEGV)
+        job.first.await_generation(generation, "training")
+    job.await_ranks()
+    assert job.status()["nodes"][1]["state"] == "quarantined", job.status()
+    assert job.status()["nodes"][1]["ranks"] < RANKS, job.status()
+    deadline = time.monotonic() + 90
+    while "has passed its checks" not in job.text():
+        assert time.monotonic() < deadline, job.text()
+        time.sleep(0.2)
+    assert job.status()["nodes"][1]["state"] == "there", job.status()
+    job.stop()
+    print("  a machine that failed twice is checked before it is used again", flush=True)
+
+
 @with_etcd
 def drained_leader(folder: pathlib.Path, etcd: EtcdServer) -> None:
     """The machine that leads is freed: another one leads then."""
@@ -245,7 +325,7 @@ def drained_leader(folder: pathlib.Path, etcd: EtcdServer) -> None:
     print("  the machine that leads is drained: another one leads, and replaces a rank", flush=True)
 
 
-CASES = [drained, drained_to_spares, drained_leader, fewer_replicas, uneven, and_back, the_leading_machine, etcd_away, supervisor_with_etcd]
+CASES = [drained, drained_to_spares, drained_only_copies, drained_leader, fewer_replicas, uneven, and_back, another_mesh, quarantined, the_leading_machine, etcd_away, supervisor_with_etcd]
 
 
 def main() -> None:

@@ -13,6 +13,8 @@ struct Vitals {
   std::atomic<uint32_t> waiting{0};  // operations with other ranks that are going on
   // 1: steps follow each other, so a silence far beyond the usual time of a step is a hang.
   std::atomic<uint32_t> training{0};
+  // 1: the job may go on with another mesh; this process takes any place in any.
+  std::atomic<uint32_t> takes_any_mesh{0};
   // Where in its memory some of its parameters lie: who tests what finds flipped bits flips one.
   std::atomic<uint64_t> parameters{0}, parameter_bytes{0};
 };

@@ -62,6 +62,14 @@ struct Trouble {
   // Replicas differ: these ranks hold wrong values; none: nobody can tell who does.
   bool is_corruption = false;
   std::vector<int> wrong{};
+  bool is_held = false;  // no trouble: this worker has saved and waits, see Member::hold()
+};
+
+// What a generation is asked to do before it is left.
+enum class Hold : uint8_t {
+  kNo,
+  kInMemory,  // save at the next border of steps, and wait there for a summons
+  kDurably,   // the same, in the folder
 };
 
 // The line to the supervisor, through this node's launcher. Also shows this process's vitals()
@@ -79,6 +87,8 @@ class Member {
   void on_summons(std::function<void()> call);
   // Whether a later generation than the one that was entered last has been announced. A load.
   bool summoned() const;
+  // Of the generation that was entered last; all its workers are asked, not all at once. A load.
+  Hold hold() const;
 
   // Blocks until there is a generation that is later than the last one which this returned.
   // kDeadlineExceeded; kUnavailable: the launcher has gone.

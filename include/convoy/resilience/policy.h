@@ -117,6 +117,7 @@ enum class Action : uint8_t {
   kShrink,       // fewer replicas
   kGrow,         // more replicas
   kWait,         // for nodes: what lives is not enough
+  kReshape,      // another mesh; no decision of decide()'s
   kRestart,      // all processes anew
   kStop,
 };

@@ -73,6 +73,10 @@ class Runtime {
 
   // Whether rejoin() can succeed.
   bool can_recover() const { return member_ != nullptr; }
+  // Whether all are to save at a border of steps and wait there; ranks hear of it at different
+  // times. held(): this one has. The steps go on in the next generation, after rejoin().
+  resilience::Hold hold() const;
+  void held(int64_t step);
   // Tells the supervisor, if there is one, that replicas differ; `wrong`: ranks, if that is known.
   void report_corruption(const std::string& what, const std::vector<int>& wrong, int64_t step);
   // Whether ranks wait for each other at the end, since one might still be replaced. The same on

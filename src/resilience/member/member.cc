@@ -77,6 +77,8 @@ struct Member::State {
   std::thread reader;
   std::atomic<uint64_t> announced{0};  // the newest generation that was told
   std::atomic<uint64_t> entered{0};    // the one that await_summons() has returned last
+  std::atomic<uint64_t> held{0};       // 1 + the one that is asked to hold; 0: none
+  std::atomic<bool> held_durably{false};
 
   std::mutex mutex;
   std::condition_variable changed;
@@ -121,6 +123,9 @@ void Member::State::take(const proto::ToWorker& message) {
       call = on_summons;
     } else if (message.has_go()) {
       go = read(message.go());
+    } else if (message.has_hold()) {
+      held_durably = message.hold().durable();
+      held = message.hold().generation() + 1;
     }
     changed.notify_all();
   }
@@ -159,6 +164,12 @@ void Member::on_summons(std::function<void()> call) {
 bool Member::summoned() const {
   return state_->announced.load(std::memory_order_relaxed) >
          state_->entered.load(std::memory_order_relaxed);
+}
+
+Hold Member::hold() const {
+  const State& s = *state_;
+  if (s.held.load() != s.entered.load() + 1) return Hold::kNo;
+  return s.held_durably ? Hold::kDurably : Hold::kInMemory;
 }
 
 Result<Summons> Member::await_summons(Nanos timeout) {
@@ -214,6 +225,7 @@ void Member::trouble(uint64_t generation, const Trouble& trouble) {
   told.set_step(trouble.step);
   told.set_is_final(trouble.is_final);
   told.set_is_corruption(trouble.is_corruption);
+  told.set_is_held(trouble.is_held);
   for (const int rank : trouble.wrong) told.add_wrong(rank);
   state_->say(message);
 }

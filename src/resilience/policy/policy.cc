@@ -327,6 +327,8 @@ const char* name_of(Action action) {
       return "wait";
     case Action::kRestart:
       return "restart";
+    case Action::kReshape:
+      return "reshape";
     case Action::kStop:
       return "stop";
   }

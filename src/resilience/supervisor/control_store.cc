@@ -111,10 +111,14 @@ Result<ControlState> control_state_of(const std::string& text, const std::string
       if (!incident.ok()) return incident.status();
       state.incident = std::move(incident).value();
     }
+    state.home = json.value("home", kNone);
     json.at("had_all_nodes").get_to(state.had_all_nodes);
     json.at("lost_nodes").get_to(state.lost_nodes);
     json.at("quarantined").get_to(state.quarantined);
+    state.quarantines = json.value("quarantines", state.quarantines);
     state.draining = json.value("draining", state.draining);
+    state.mesh = json.value("mesh", "");
+    state.mesh_ranks = json.value("mesh_ranks", 0);
     state.replicas = json.value("replicas", 0);
     state.ranks = json.value("ranks", state.ranks);
     state.veterans = json.value("veterans", state.veterans);
@@ -144,10 +148,14 @@ std::string text_of(const ControlState& s) {
                              {"again_until", s.again_until},
                              {"tally", json_of(s.tally)},
                              {"incident", std::move(incident)},
+                             {"home", s.home},
                              {"had_all_nodes", s.had_all_nodes},
                              {"lost_nodes", s.lost_nodes},
                              {"quarantined", s.quarantined},
+                             {"quarantines", s.quarantines},
                              {"draining", s.draining},
+                             {"mesh", s.mesh},
+                             {"mesh_ranks", s.mesh_ranks},
                              {"replicas", s.replicas},
                              {"ranks", s.ranks},
                              {"veterans", s.veterans},

@@ -29,9 +29,13 @@ struct ControlState {
   Account account{};
   int64_t again_until = 0;  // steps up to this one had been done before a fault lost them
   Tally tally{};
+  int home = kNone;            // the node of the supervisor that wrote this
   bool had_all_nodes = false;  // all had come, so one that is not there is missed
   std::set<int> lost_nodes{}, quarantined{};
-  std::set<int> draining{};         // to be freed, as soon as their ranks are elsewhere
+  std::map<int, int> quarantines{};  // how often, by node
+  std::set<int> draining{};          // to be freed, as soon as their ranks are elsewhere
+  std::string mesh{};                // in which it goes on with fewer machines; empty: its own
+  int mesh_ranks = 0;
   int replicas = 0;                 // of the mesh's dp at present; 0: all
   std::map<uint64_t, int> ranks{};  // of workers, if it has not all: launchers may know others
   // Workers that have trained before it: the others have neither groups nor state.

@@ -27,18 +27,24 @@ Status Supervisor::may_drain(int node, const std::string& name) const {
   if (phase_ != Phase::kSteady || !is_complete()) {
     return {Code::kUnavailable, "the job is recovering just now; ask again in a moment"};
   }
+  if (has_only_copies(node) && !can_reshape()) {
+    return {Code::kFailedPrecondition,
+            node_name(node) +
+                " has the only copies of a part of the model, and the program can't save them and "
+                "go on from there: lay whole replicas on each machine (--mesh …,order=tp-pp-dp)"};
+  }
+  return ok_status();
+}
+
+// Of parts of the model; an optimizer that is sharded over replicas is not looked at: its workers
+// go back to what was saved.
+bool Supervisor::has_only_copies(int node) const {
   std::set<int> parts;
   for (int rank = 0; rank < layout_.ranks(); ++rank) {
     if (place_[static_cast<size_t>(rank)] == node) continue;
     parts.insert(layout_.blocks()[static_cast<size_t>(layout_.block_of(rank))].part);
   }
-  if (static_cast<int>(parts.size()) < layout_.parts()) {
-    return {Code::kFailedPrecondition,
-            node_name(node) +
-                " has the only copies of a part of the model, so steps would be lost: "
-                "lay whole replicas on each machine (--mesh …,order=tp-pp-dp)"};
-  }
-  return ok_status();
+  return static_cast<int>(parts.size()) < layout_.parts();
 }
 
 Status Supervisor::drain(const std::string& name) {
@@ -69,13 +75,19 @@ void Supervisor::look_for_drains() {
 void Supervisor::move_away(int node, const std::vector<int>& ranks) {
   Fault fault{.kind = FaultKind::kDrain, .step = newest_step(), .at = elapsed_s()};
   fault.nodes.push_back(node);
-  const Plan plan = decide(job({}), state_.history, fault);
+  Plan plan = decide(job({}), state_.history, fault);
+  if (plan.action == Action::kWait && can_reshape() && other_mesh()) {
+    plan.action = Action::kReshape;
+    plan.reason = "no whole replica has room on the other machines";
+  }
   if (plan.action == Action::kWait || plan.action == Action::kStop) {
     state_.draining.erase(node);
     save();
     return say(node_name(node) + " can't be freed: no other machine has room for its ranks.");
   }
   if (!have_processes(plan.moves)) return;
+  const bool keeps_state = plan.action != Action::kReshape && !has_only_copies(node);
+  if (!keeps_state && !holds(/*durably=*/true)) return;
   open_incident(name_of(fault.kind), ranks, "an operator wants " + node_name(node) + " free");
   incident_->nodes.push_back(node_name(node));
   state_.history.push_back({fault, {node}, /*is_over=*/false});

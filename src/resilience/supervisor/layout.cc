@@ -3,6 +3,7 @@
 #include <convoy/base/check.h>
 
 #include <algorithm>
+#include <array>
 
 namespace convoy::resilience {
 
@@ -98,6 +99,65 @@ std::map<int, int> close_gaps(const std::vector<Block>& blocks, const std::vecto
     }
   }
   return replica_of;
+}
+
+std::vector<int> places_in(const Layout& layout, std::vector<int> room) {
+  std::vector<int> place(static_cast<size_t>(layout.ranks()));
+  const int together = layout.ranks_per_block();
+  for (int block = 0; block < static_cast<int>(layout.blocks().size()); ++block) {
+    const auto node =
+        std::find_if(room.begin(), room.end(), [&](int ranks) { return ranks >= together; });
+    if (node == room.end()) return {};
+    *node -= together;
+    for (const int rank : layout.ranks_of(block)) {
+      place[static_cast<size_t>(rank)] = static_cast<int>(node - room.begin());
+    }
+  }
+  return place;
+}
+
+Layout layout_of(const Mesh& mesh, int nodes, int ranks_per_node) {
+  const int sharing = mesh.size() / mesh.size("dp") / mesh.size("pp");
+  return {mesh, nodes == 1 || ranks_per_node % sharing == 0};
+}
+
+namespace {
+
+// `own` with other sizes; a dimension that it has not stays away.
+Mesh resized(const Mesh& own, int tp, int pp, int dp) {
+  std::vector<MeshDim> dims(own.dims().begin(), own.dims().end());
+  int ranks = 1;
+  for (MeshDim& dim : dims) {
+    if (dim.name == "tp") dim.size = tp;
+    if (dim.name == "pp") dim.size = pp;
+    if (dim.name == "dp") dim.size = dp;
+    ranks *= dim.size;
+  }
+  return Mesh::create(std::move(dims), ranks, own.names()).value();
+}
+
+}  // namespace
+
+std::optional<Mesh> mesh_for(const Mesh& own, const std::vector<int>& room, int ranks_per_node,
+                             int replicas_min) {
+  std::optional<Mesh> best;
+  const auto size = [](const Mesh& mesh) {
+    return std::array{mesh.size("tp") * mesh.size("pp"), mesh.size("tp"), mesh.size("dp")};
+  };
+  for (int tp = own.size("tp"); tp >= 1; --tp) {
+    for (int pp = own.size("pp"); pp >= 1; --pp) {
+      if (own.size("tp") % tp != 0 || own.size("pp") % pp != 0) continue;
+      for (int dp = own.size("dp"); dp >= replicas_min; --dp) {
+        const Mesh mesh = resized(own, tp, pp, dp);
+        const int nodes = static_cast<int>(room.size());
+        if (best && size(mesh) <= size(*best)) break;
+        if (places_in(layout_of(mesh, nodes, ranks_per_node), room).empty()) continue;
+        best = mesh;
+        break;
+      }
+    }
+  }
+  return best;
 }
 
 }  // namespace convoy::resilience

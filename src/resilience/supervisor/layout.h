@@ -4,6 +4,7 @@
 #include <convoy/resilience/policy.h>
 
 #include <map>
+#include <optional>
 #include <vector>
 
 namespace convoy::resilience {
@@ -50,5 +51,17 @@ class Layout {
 // Which block goes on in which replica when some are given up, of those that have a node. As few
 // move as can be.
 std::map<int, int> close_gaps(const std::vector<Block>& blocks, const std::vector<int>& dropped);
+
+// The node of each rank; `room`: for ranks, by node. Empty: there is not enough.
+std::vector<int> places_in(const Layout& layout, std::vector<int> room);
+
+// Where not all of `own` has room: the mesh that a job goes on with. Its dimensions tp and pp are
+// divided as little as can be, since a rank then holds more of the model, tp least of all, since
+// that takes most from its speed; then it has as many replicas as fit, at least `replicas_min`.
+// nullopt: there is none. `ranks_per_node`: of the job, whose machines are alike.
+std::optional<Mesh> mesh_for(const Mesh& own, const std::vector<int>& room, int ranks_per_node,
+                             int replicas_min);
+// Ranks of one model replica, as far as they have to share a node, do so where a node has room.
+Layout layout_of(const Mesh& mesh, int nodes, int ranks_per_node);
 
 }  // namespace convoy::resilience

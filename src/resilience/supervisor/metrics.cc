@@ -67,7 +67,7 @@ std::string Supervisor::metrics() const {
   text.one("convoy_job_replicas", "gauge", "Data-parallel replicas at present.",
            layout_.replicas());
   text.one("convoy_job_replicas_wanted", "gauge", "Data-parallel replicas of the job's mesh.",
-           layout_.full().size("dp"));
+           own_mesh_.size("dp"));
   add_states(text, "convoy_job_ranks", "Ranks by what they do.", rank_states());
   text.one("convoy_job_spares", "gauge", "Processes that wait for a rank.", spares());
   add_states(text, "convoy_job_nodes", "Machines by state.", node_states());
@@ -89,16 +89,17 @@ std::map<std::string, int> Supervisor::rank_states() const {
 }
 
 std::map<std::string, int> Supervisor::node_states() const {
-  std::map<std::string, int> counts{{"there", 0}, {"draining", 0}, {"away", 0}, {"lost", 0}};
+  std::map<std::string, int> counts{
+      {"there", 0}, {"draining", 0}, {"quarantined", 0}, {"away", 0}, {"lost", 0}};
   for (int node = 0; node < options_.nodes; ++node) ++counts[node_state(node)];
   return counts;
 }
 
 const char* Supervisor::node_state(int node) const {
-  return is_lost(node)       ? "lost"
-         : is_draining(node) ? "draining"
-         : is_there(node)    ? "there"
-                             : "away";
+  if (is_lost(node)) return "lost";
+  if (is_draining(node)) return "draining";
+  if (!is_there(node)) return "away";
+  return state_.quarantined.contains(node) ? "quarantined" : "there";
 }
 
 }  // namespace convoy::resilience

@@ -14,6 +14,10 @@ namespace {
 
 // For nodes that another supervisor has known to come to this one.
 constexpr Nanos kComesBack = std::chrono::seconds(6);
+// One that led before has been silent for a whole lease already. Until it is lost it only has to
+// have found out who leads now, on a machine that may be as busy as this one is.
+constexpr Nanos kLeaderComesBack = std::chrono::milliseconds(500);
+constexpr int kTicksLate = 10;
 // A job that begins is told who it waits for. Its ranks have a deadline of their own.
 constexpr Nanos kToldAfter = std::chrono::seconds(15);
 // Who was halted himself for so long has not listened.
@@ -155,6 +159,7 @@ void Supervisor::look_for_lost_nodes() {
   if (ticked_at_ != TimePoint{} && now - ticked_at_ > kHalted) {
     for (auto& [node, presence] : presence_) presence.beats.forgive(now);
   }
+  if (ticked_at_ != TimePoint{}) latest_tick_ = std::max(latest_tick_, now - ticked_at_);
   ticked_at_ = now;
   if (!state_.had_all_nodes) return say_who_is_missing();
   std::vector<int> lost;
@@ -164,9 +169,10 @@ void Supervisor::look_for_lost_nodes() {
     if (is_lost(node) || node == options_.home) continue;
     const auto at = presence_.find(node);
     if (at == presence_.end()) {
-      if (now - created_at_ < kComesBack) continue;
-      std::snprintf(text, sizeof text, "it did not come to the new supervisor within %.0f s",
-                    to_seconds(kComesBack));
+      const Nanos limit = comes_back(node);
+      if (now - created_at_ < limit) continue;
+      std::snprintf(text, sizeof text, "it did not come to the new supervisor within %.1f s",
+                    to_seconds(limit));
     } else {
       const Heartbeats& beats = at->second.beats;
       if (!beats.is_lost(now)) continue;
@@ -179,6 +185,11 @@ void Supervisor::look_for_lost_nodes() {
     what += (what.empty() ? "" : "; ") + node_name(node) + " is gone: " + text;
   }
   if (!lost.empty()) lose(lost, what);
+}
+
+Nanos Supervisor::comes_back(int node) const {
+  if (node != led_before_) return kComesBack;
+  return std::min(kComesBack, kLeaderComesBack + kTicksLate * latest_tick_);
 }
 
 void Supervisor::lose(const std::vector<int>& nodes, const std::string& what) {
@@ -252,7 +263,7 @@ void Supervisor::take_places(const Plan& plan) {
       place_[static_cast<size_t>(rank)] = move.node;
     }
   }
-  state_.quarantined.insert(plan.quarantined.begin(), plan.quarantined.end());
+  quarantine(plan.quarantined);
 }
 
 // So that each launcher knows which ranks are not its own any more.

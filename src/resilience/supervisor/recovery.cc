@@ -28,9 +28,11 @@ void Supervisor::tick() {
   }
   if (phase_ == Phase::kSteady) {
     if (look_at_suspicion()) return;
-    look_for_hang();
+    if (!is_holding()) look_for_hang();
+    look_for_checks();
     look_for_drains();
-    return look_for_growth();
+    look_for_growth();
+    return let_go_of_hold();
   }
   if (phase_ != Phase::kOver) look_for_late();
 }
@@ -129,6 +131,10 @@ void Supervisor::fault(FaultKind kind, const std::vector<int>& ranks, const std:
     state_.quarantined.clear();  // a node that fails now and then is better than none
     plan = decide(job(homes), state_.history, fault);
   }
+  if (plan.action == Action::kWait && can_reshape() && other_mesh()) {
+    plan.action = Action::kReshape;
+    plan.reason = "no whole replica has room on the machines that are left";
+  }
   state_.history.push_back({fault, {nodes.begin(), nodes.end()}, /*is_over=*/false});
   for (const int n : nodes) {
     const std::string& name = nodes_[n].name();
@@ -169,6 +175,7 @@ void Supervisor::carry_out(const Plan& plan, const std::vector<int>& ranks) {
   incident_->decided = since(seen_at_);
   char expected[64];
   std::snprintf(expected, sizeof expected, "%.2f s", plan.down);
+  const std::set<uint64_t> blamed = blame(ranks);  // before ranks are numbered anew
   switch (plan.action) {
     case Action::kStop:
       event("decided: stop: " + plan.reason);
@@ -194,6 +201,10 @@ void Supervisor::carry_out(const Plan& plan, const std::vector<int>& ranks) {
     case Action::kGrow:
       grow(plan.moves);
       break;
+    case Action::kReshape:
+      for (const uint64_t id : blamed) condemn(workers_.at(id));
+      reshape(*other_mesh());
+      break;
     default:
       break;
   }
@@ -201,20 +212,33 @@ void Supervisor::carry_out(const Plan& plan, const std::vector<int>& ranks) {
   std::vector<int> lost;
   for (int rank = 0; rank < layout_.ranks(); ++rank) {
     Worker* w = of_rank(rank);
-    // Whoever hangs can't be asked to leave; who is to blame for wrong values is healed in place.
-    const bool is_blamed = state_.history.back().fault.kind == FaultKind::kHang &&
-                           std::find(ranks.begin(), ranks.end(), rank) != ranks.end();
+    const bool is_blamed = w != nullptr && blamed.contains(w->id);
     const bool moves = w != nullptr && w->node != place_[static_cast<size_t>(rank)];
     if (w != nullptr && (is_blamed || moves)) condemn(*w);
     if ((w == nullptr && !starting_.contains(rank)) || is_blamed || moves) lost.push_back(rank);
   }
-  const bool is_resized = plan.action == Action::kShrink || plan.action == Action::kGrow;
+  const bool is_resized = plan.action == Action::kShrink || plan.action == Action::kGrow ||
+                          plan.action == Action::kReshape;
   event("decided: " + std::string(name_of(plan.action)) +
         (is_resized ? " to mesh " + layout_.mesh().to_string() : "") +
         (lost.empty() ? "" : " " + names("rank", lost)) +
         (!plan.moves.empty() && plan.moves.front().is_warm ? " from a spare" : "") +
         ", expected to take " + expected);
   begin_generation(lost, is_resized);
+}
+
+// Whoever hangs can't be asked to leave; who is to blame for wrong values is healed in place.
+std::set<uint64_t> Supervisor::blame(const std::vector<int>& ranks) {
+  std::set<uint64_t> ids;
+  if (state_.history.empty() || state_.history.back().fault.kind != FaultKind::kHang) return ids;
+  for (const int rank : ranks) {
+    if (const Worker* w = of_rank(rank); w != nullptr) {
+      ids.insert(w->id);
+    } else {
+      starting_.erase(rank);  // it has never come
+    }
+  }
+  return ids;
 }
 
 void Supervisor::condemn(Worker& worker) {
@@ -232,11 +256,13 @@ void Supervisor::begin_generation(const std::vector<int>& lost, bool is_resized)
   state_.ranks.clear();
   for (const auto& [id, w] : workers_) {
     if (w.rank != kNone && !w.is_new) state_.veterans.insert(id);
-    if (w.rank != kNone && !layout_.is_full()) state_.ranks[id] = w.rank;
+    if (w.rank != kNone && !(layout_.is_full() && has_own_mesh())) state_.ranks[id] = w.rank;
   }
   save();  // before anyone hears of it: the number must never be used again
   if (is_resized) tell_places(/*is_resized=*/true);
   phase_ = Phase::kGathering;
+  is_held_ = false;
+  hold_asked_at_.reset();
   await_all();
   summoned_at_ = clock_->now();
   incident_->next_generation = static_cast<int64_t>(state_.generation);
@@ -311,7 +337,7 @@ void Supervisor::summon(const Worker& worker) {
   const auto before = std::count(place_.begin(), place_.begin() + worker.rank, worker.node);
   s.set_local_rank(static_cast<uint32_t>(before));
   s.set_local_world_size(static_cast<uint32_t>(here));
-  s.set_mesh(layout_.is_full() ? options_.mesh : layout_.mesh().to_string());
+  s.set_mesh(has_own_mesh() ? options_.mesh : layout_.mesh().to_string());
   s.set_serves_store(worker.rank == server_);
   s.set_reason(incident_ ? incident_->what : "");
   send_(worker.node, order);

@@ -53,7 +53,9 @@ void Supervisor::renumber(const Layout& next, const std::map<int, int>& replica_
 // Processes are started first, while the others train: only when all have come does the job stop
 // for a moment.
 void Supervisor::look_for_growth() {
-  if (layout_.is_full() || !done_.empty() || incident_) return;
+  if (!done_.empty() || incident_) return;
+  if (layout_.full() != own_mesh_) return look_for_larger_mesh();
+  if (layout_.is_full()) return;
   const Fault fault{.kind = FaultKind::kReturned, .step = newest_step(), .at = elapsed_s()};
   const Plan plan = decide(job({}), state_.history, fault);
   if (plan.action != Action::kGrow || !have_processes(plan.moves)) return;

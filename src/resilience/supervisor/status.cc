@@ -56,7 +56,7 @@ std::string Supervisor::status() const {
   json["job"] = options_.job;
   json["run_dir"] = options_.run_dir;
   json["mesh"] = layout_.mesh().to_string();
-  json["full_mesh"] = layout_.full().to_string();
+  json["full_mesh"] = own_mesh_.to_string();
   json["generation"] = state_.generation;
   json["phase"] = phases[static_cast<size_t>(phase_)];
   json["step"] = newest_step();

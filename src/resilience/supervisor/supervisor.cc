@@ -37,11 +37,6 @@ double wall_clock() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
-// Whether the ranks that should share a node can.
-bool fits_nodes(const Mesh& mesh, int ranks_per_node) {
-  return ranks_per_node % (mesh.size() / mesh.size("dp") / mesh.size("pp")) == 0;
-}
-
 }  // namespace
 
 Result<Supervisor> Supervisor::create(Options options, const Clock& clock, Send send,
@@ -59,10 +54,13 @@ Supervisor::Supervisor(Options options, const Clock& clock, Send send, const Mes
     : options_(std::move(options)),
       clock_(&clock),
       send_(std::move(send)),
-      layout_(mesh, options_.nodes == 1 || fits_nodes(mesh, ranks_per_node())),
+      own_mesh_(mesh),
+      layout_(layout_of(mesh, options_.nodes, ranks_per_node())),
       store_(std::move(store)),
       state_(std::move(state)) {
   created_at_ = clock_->now();
+  if (options_.is_contested && state_.home != options_.home) led_before_ = state_.home;
+  state_.home = options_.home;
   unix_at_first_ = options_.unix_time > 0 ? options_.unix_time : wall_clock();
   if (state_.began == 0) {
     state_.began = unix_at_first_;
@@ -74,10 +72,15 @@ Supervisor::Supervisor(Options options, const Clock& clock, Send send, const Mes
                                  unix_at_first_ - incident_->unix_time));
     event("another supervisor goes on: the one before ended");
   }
+  if (const auto mesh = Mesh::parse(state_.mesh, state_.mesh_ranks);
+      mesh.ok() && state_.mesh_ranks > 0) {
+    layout_ = layout_of(*mesh, options_.nodes, ranks_per_node());
+  }
   if (state_.replicas > 0) layout_ = layout_.with_replicas(state_.replicas);
   for (int rank = 0; rank < layout_.ranks(); ++rank) {
     place_.push_back(rank * options_.nodes / layout_.ranks());
   }
+  if (options_.is_contested) save();  // who leads after this one must know who did
 }
 
 // --- events ---
@@ -106,6 +109,8 @@ void Supervisor::take(int node, const proto::FromNode& message) {
         worker_said(*worker, message.said().what());
       }
       return;
+    case proto::FromNode::kChecked:
+      return checked(node, message.checked());
     case proto::FromNode::kRequest:
       return request(node, message.request());
     case proto::FromNode::kLeaving:
@@ -223,6 +228,11 @@ void Supervisor::trouble(Worker& worker, const proto::Trouble& trouble) {
   worker.last_words = trouble.text();
   if (trouble.generation() != state_.generation || trouble.is_final()) return;
   if (trouble.is_corruption()) return corruption(trouble);
+  if (trouble.is_held()) {
+    is_held_ = phase_ == Phase::kSteady;
+    return;
+  }
+  if (is_held_) return;  // it waits for what the next tick decides
   const std::string who = "rank " + std::to_string(worker.rank);
   const auto code = static_cast<Code>(trouble.code());
   const FaultKind kind = code == Code::kMismatch ? FaultKind::kMismatch : FaultKind::kNetwork;
@@ -245,7 +255,8 @@ void Supervisor::vitals(const proto::Vitals& told) {
     if (v.step() > worker->vitals.step && worker->vitals.training) {
       worker->stepped_at = clock_->now();
     }
-    worker->vitals = {v.step(), v.waiting(), v.training(), v.halted(), Nanos(v.step_ns())};
+    worker->vitals = {v.step(),   v.waiting(),        v.training(),
+                      v.halted(), Nanos(v.step_ns()), v.takes_any_mesh()};
   }
   has_new_vitals_ = true;
 }

@@ -127,6 +127,7 @@ class Supervisor {
   void reconcile(int node, const proto::NodeHello& hello);
   void look_at_all();
   void look_for_lost_nodes();
+  Nanos comes_back(int node) const;
   void lose(const std::vector<int>& nodes, const std::string& what);
   void say_who_is_missing();
   bool is_lost(int node) const;
@@ -146,6 +147,7 @@ class Supervisor {
 
   // A machine is to be freed, in drain.cc.
   Status drain(const std::string& name);
+  bool has_only_copies(int node) const;
   Status may_drain(int node, const std::string& name) const;
   int node_named(const std::string& name) const;
   bool is_draining(int node) const;
@@ -173,6 +175,21 @@ class Supervisor {
   void grow(const std::vector<Move>& moves);
   void renumber(const Layout& next, const std::map<int, int>& replica_of_block);
   void look_for_growth();
+  // In hold.cc.
+  bool holds(bool durably);
+  bool is_holding() const;
+  void let_go_of_hold();
+  // In quarantine.cc.
+  void quarantine(const std::vector<int>& nodes);
+  void look_for_checks();
+  void checked(int node, const proto::Checked& checked);
+  // In reshape.cc.
+  bool has_own_mesh() const { return layout_.mesh() == own_mesh_; }
+  std::vector<int> room() const;
+  std::optional<Mesh> other_mesh() const;
+  bool can_reshape() const;
+  void reshape(const Mesh& mesh);
+  void look_for_larger_mesh();
   void ask_for_spares(int node, int count);
   bool have_processes(const std::vector<Move>& moves);
   void take_back(int node, const proto::NodeHello& hello);
@@ -185,6 +202,7 @@ class Supervisor {
   void stop(int code, int cause, const std::string& why);
   void look_for_hang();
   void look_for_late();
+  std::set<uint64_t> blame(const std::vector<int>& ranks);
   void condemn(Worker& worker);
 
   // Books.
@@ -223,6 +241,7 @@ class Supervisor {
   Options options_;
   const Clock* clock_;
   Send send_;
+  Mesh own_mesh_;  // that the job was started with
   Layout layout_;
   std::vector<int> place_;  // the node of each rank, of those too that are still to come
   std::unique_ptr<ControlStore> store_;
@@ -230,7 +249,13 @@ class Supervisor {
   std::map<int, proto::NodeHello> nodes_;  // by node
   std::map<int, Presence> presence_;       // of all nodes but home, whose end is ours
   TimePoint created_at_{}, ticked_at_{};
-  double unix_at_first_ = 0;  // when it was created
+  double unix_at_first_ = 0;                // when it was created
+  std::optional<TimePoint> hold_asked_at_;  // of this generation
+  bool is_held_ = false;                    // it has saved, and waits for the next one
+  std::map<int, TimePoint> check_at_;       // of quarantined nodes
+  std::map<int, std::string> unfit_;        // what the last check found
+  int led_before_ = kNone;                  // node whose supervisor has lost the lead to this one
+  Nanos latest_tick_{};                     // how far a tick came behind the one before, at most
   bool missing_is_told_ = false;
   std::set<int> done_;                  // ranks that have ended with success
   std::string held_;                    // what can't be judged before all nodes are there

@@ -17,6 +17,7 @@ struct RankVitals {
   bool training = false;  // steps follow each other
   bool halted = false;    // SIGSTOP, a debugger
   Nanos took{};           // the last step, by its own clock
+  bool takes_any_mesh = false;
 };
 
 // Finds hangs: no rank has done a step for far longer than steps of this job take. Pure.
