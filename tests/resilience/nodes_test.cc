@@ -11,8 +11,11 @@
 
 #include <catch2/catch.hpp>
 
+#include <cmath>
 #include <csignal>
+#include <cstdint>
 #include <deque>
+#include <iterator>
 #include <map>
 #include <poll.h>
 #include <random>
@@ -189,6 +192,7 @@ class Cluster {
   int ranks = kRanks * kNodes;  // of the newest generation
   int64_t step = 10;
   bool takes_any_mesh = false;
+  bool obeys = true;
   int holds = 0;   // orders
   int checks = 0;  // of machine 1, that were asked for
 
@@ -221,7 +225,7 @@ class Cluster {
   }
   void obey(int node, const proto::ToNode& order) {
     Machine& m = machines[static_cast<size_t>(node)];
-    if (m.is_gone) return;
+    if (m.is_gone || !obeys) return;
     if (order.has_spawn()) {
       start(node, order.spawn().rank());
       proto::FromNode started;
@@ -608,6 +612,130 @@ TEST_CASE("whatever is killed or cut on two machines, whenever, the job comes to
   CHECK(ends < 150);
 }
 
+// A message of each kind with fields at random, many of them at the limits of what they may be, or
+// beyond; some with bytes changed on the way.
+proto::FromNode random_message(std::mt19937_64& random, uint64_t generation) {
+  const auto of = [&](auto... values) {
+    const int64_t all[] = {static_cast<int64_t>(values)...};
+    return all[random() % std::size(all)];
+  };
+  const auto worker = [&] {
+    const uint64_t first = (random() % 3) << 32U;
+    return random() % 8 == 0 ? random() : first + random() % 12;
+  };
+  const auto rank = [&] {
+    return static_cast<int32_t>(of(-1, 0, 1, 7, 8, 100, INT32_MAX, INT32_MIN, random() % 8));
+  };
+  const auto text = [&] { return std::string(random() % 40, static_cast<char>(random() % 256)); };
+  const auto real = [&] {
+    const double all[] = {0, -1, 0.5, 1e300, NAN, INFINITY};
+    return all[random() % std::size(all)];
+  };
+  proto::FromNode m;
+  switch (random() % 12) {
+    case 0: {
+      proto::NodeHello& hello = *m.mutable_hello();
+      hello.set_version(static_cast<uint32_t>(of(kProtocolVersion, kProtocolVersion, 0)));
+      hello.set_name(text());
+      hello.set_generation(random() % 4 == 0 ? random() % 50 : generation);
+      for (uint64_t i = random() % 6; i > 0; --i) hello.add_done(rank());
+      for (uint64_t i = random() % 6; i > 0; --i) {
+        proto::Worker& w = *hello.add_workers();
+        w.set_worker(worker());
+        w.set_rank(rank());
+        w.set_has_joined(random() % 2 == 0);
+      }
+      break;
+    }
+    case 1:
+      m.mutable_started()->mutable_worker()->set_worker(worker());
+      m.mutable_started()->mutable_worker()->set_rank(rank());
+      break;
+    case 2:
+      m.mutable_ended()->set_worker(worker());
+      m.mutable_ended()->set_wait_status(static_cast<int32_t>(of(0, 9, 256, -1, 127, 1 << 20)));
+      break;
+    case 3: {
+      proto::Vital& v = *m.mutable_vitals()->add_of();
+      v.set_worker(worker());
+      v.set_step(of(-1, 0, 11, INT64_MAX, INT64_MIN));
+      v.set_step_ns(of(-1, 0, 1000000, INT64_MAX));
+      v.set_training(random() % 2 == 0);
+      v.set_halted(random() % 2 == 0);
+      v.set_takes_any_mesh(random() % 2 == 0);
+      break;
+    }
+    case 4:
+      m.mutable_request()->set_what(random() % 2 == 0 ? text() : std::string("drain 1"));
+      break;
+    case 5:
+      m.mutable_verdict()->set_kind(static_cast<proto::Verdict::Kind>(random() % 4));
+      m.mutable_verdict()->add_ranks(rank());
+      m.mutable_verdict()->set_age_s(real());
+      m.mutable_verdict()->set_cost(real());
+      break;
+    case 6:
+      m.mutable_checked()->set_is_fit(random() % 2 == 0);
+      m.mutable_checked()->set_text(text());
+      break;
+    default: {
+      m.mutable_said()->set_worker(worker());
+      proto::FromWorker& what = *m.mutable_said()->mutable_what();
+      const uint64_t g = random() % 4 == 0 ? random() : generation;
+      switch (random() % 4) {
+        case 0:
+          what.mutable_ready()->set_generation(g);
+          what.mutable_ready()->set_store_port(static_cast<uint32_t>(random()));
+          break;
+        case 1:
+          what.mutable_running()->set_generation(g);
+          what.mutable_running()->set_step(of(-1, 0, INT64_MAX, INT64_MIN));
+          what.mutable_running()->set_resumed(of(-1, 0, INT64_MAX, INT64_MIN));
+          what.mutable_running()->set_loaded_s(real());
+          break;
+        case 2:
+          what.mutable_trouble()->set_generation(g);
+          what.mutable_trouble()->set_code(static_cast<uint32_t>(random() % 30));
+          what.mutable_trouble()->set_text(text());
+          what.mutable_trouble()->set_is_corruption(random() % 2 == 0);
+          what.mutable_trouble()->set_is_held(random() % 2 == 0);
+          what.mutable_trouble()->add_wrong(rank());
+          break;
+        default:
+          what.mutable_hello()->set_worker(worker());
+      }
+    }
+  }
+  if (random() % 4 != 0) return m;
+  std::string bytes = m.SerializeAsString();
+  if (!bytes.empty()) bytes[random() % bytes.size()] = static_cast<char>(random());
+  proto::FromNode damaged;
+  return damaged.ParseFromString(bytes) ? damaged : m;
+}
+
+// It may end the job, since it believes what it is told; but it lives, and answers.
+TEST_CASE("whatever launchers and workers say, the supervisor stands") {
+  for (uint64_t seed = 1; seed <= 200; ++seed) {
+    CAPTURE(seed);
+    const TempFolder folder;
+    std::mt19937_64 random(seed);
+    const char* const meshes[] = {"tp=2,dp=4", "tp=2,pp=2,dp=2", "tp=8", "dp=8"};
+    Cluster job(folder.path(), meshes[seed % 4], static_cast<int>(seed % 3), seed);
+    job.obeys = false;  // what is ordered for such news is not what these launchers can do
+    job.settle();
+    for (int i = 0; i < 60; ++i) {
+      job.tell(static_cast<int>(random() % kNodes), random_message(random, job.newest));
+      if (random() % 4 == 0) {
+        job.clock.advance(milliseconds(random() % 2000));
+        job.supervisor->tick();
+      }
+      for (auto& m : job.machines) m.orders.clear();
+    }
+    if (job.supervisor->is_over()) continue;
+    CHECK_THAT(job.status(), Catch::Contains("\"generation\""));
+  }
+}
+
 TEST_CASE("who does not belong to the job is dropped, and told why") {
   auto owned = std::make_unique<MadeUpLines>();
   MadeUpLines& lines = *owned;
@@ -632,6 +760,18 @@ TEST_CASE("who does not belong to the job is dropped, and told why") {
   };
   using Catch::Contains;
   CHECK_THAT(connect("\xff\xff nonsense"), Contains("no message"));
+  std::mt19937_64 random(3);
+  for (int i = 0; i < 3000; ++i) {
+    std::string bytes = good_hello().SerializeAsString();
+    for (uint64_t n = 1 + random() % 3; n > 0; --n) {
+      bytes[random() % bytes.size()] = static_cast<char>(random());
+    }
+    if (random() % 4 == 0) bytes.resize(random() % bytes.size());
+    connect(bytes);
+    if (!lines.ended.contains(line)) lines.news = {{LineNews::Kind::kEnded, line, "", {}}};
+    nodes.serve();
+  }
+  heard.clear(), gone.clear();
   CHECK_THAT(connect(""), Contains("no message"));
   proto::FromNode early;
   early.mutable_ended()->set_worker(1);

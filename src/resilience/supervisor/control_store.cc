@@ -166,7 +166,7 @@ std::string text_of(const ControlState& s) {
                                {"respawn", s.costs.respawn},
                                {"replica_load", s.costs.replica_load}}},
                              {"history", std::move(history)}};
-  return json.dump(1) + "\n";
+  return json.dump(1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
 }
 
 }  // namespace convoy::resilience

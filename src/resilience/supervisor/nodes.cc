@@ -45,7 +45,9 @@ void Supervisor::node_said(int node, const proto::NodeHello& hello) {
   if (node != options_.home)
     presence_.try_emplace(node, Presence{Heartbeats(now)}).first->second.beats.opened(now);
   state_.generation = std::max(state_.generation, hello.generation());
-  done_.insert(hello.done().begin(), hello.done().end());
+  for (const int rank : hello.done()) {
+    if (rank >= 0 && rank < layout_.ranks()) done_.insert(rank);
+  }
   reconcile(node, hello);
   look_at_all();
 }

@@ -46,7 +46,8 @@ void Supervisor::request(int node, const proto::Request& request) {
   } else {
     text["error"] = "there is no request '" + what + "': status, metrics, restart, drain NODE";
   }
-  answer.mutable_answer()->set_text(text.dump());
+  answer.mutable_answer()->set_text(
+      text.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
   send_(node, answer);
 }
 

@@ -4,6 +4,7 @@
 #include <convoy/base/units.h>
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 namespace convoy::resilience {
@@ -19,6 +20,7 @@ constexpr size_t kNotesMax = 16;
 
 void Supervisor::verdict(const proto::Verdict& told) {
   Suspicion s{.kind = FaultKind::kHang, .ranks = {}, .text = told.text(), .cost = told.cost()};
+  if (!std::isfinite(told.age_s()) || !std::isfinite(told.cost())) return;
   s.since = clock_->now() - std::chrono::duration_cast<Nanos>(
                                 std::chrono::duration<double>(std::clamp(told.age_s(), 0.0, 1e6)));
   for (const int rank : told.ranks()) {
