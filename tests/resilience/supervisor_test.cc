@@ -115,7 +115,7 @@ class Crew {
       v.set_step(step);
       v.set_step_ns(100'000'000);
       v.set_training(true);
-      v.set_waiting(!w.hangs);
+      v.set_waiting(!w.hangs && !w.is_busy);
       v.set_halted(w.hangs);
     }
     tell(message);
@@ -148,7 +148,8 @@ class Crew {
   }
 
   struct Worker : MadeUpWorker {
-    bool hangs = false;
+    bool hangs = false;    // is halted
+    bool is_busy = false;  // is in no operation with others
     uint64_t held_by = 0;  // comes no further while that one lives
   };
   ManualClock clock;
@@ -390,20 +391,38 @@ TEST_CASE("a hang that the tracer finds is acted on at once, and its culprit lea
   Crew crew(folder.path(), 4, 1, 3);
   crew.settle();
   for (int i = 0; i < 5; ++i) crew.tick();
-  const uint64_t named = crew.of_rank(2), halted = crew.of_rank(1);
-  crew.workers[halted].hangs = true;  // whom the own guess would name
+  const uint64_t named = crew.of_rank(2), busy = crew.of_rank(1);
+  crew.workers[busy].is_busy = true;  // whom the own guess would name
   crew.verdict(proto::Verdict::HANG, {2}, 0.7);
   crew.tick();
-  crew.workers[halted].hangs = false;
   crew.settle();
   CHECK_FALSE(crew.workers.contains(named));
-  CHECK(crew.workers.contains(halted));
+  CHECK(crew.workers.contains(busy));
   CHECK(crew.trains());
   const auto records = read_incidents(folder.path());
   REQUIRE(records.ok());
   REQUIRE(records->size() == 1);
   CHECK(records->front().what == "the tracer found: made up");
   CHECK(records->front().ranks == std::vector<int>{2});
+}
+
+TEST_CASE("ranks that are halted are to blame, whoever the tracer names") {
+  const TempFolder folder;
+  Crew crew(folder.path(), 4, 1, 3);
+  crew.settle();
+  for (int i = 0; i < 5; ++i) crew.tick();
+  const uint64_t named = crew.of_rank(2), halted = crew.of_rank(1);
+  crew.workers[halted].hangs = true;
+  crew.verdict(proto::Verdict::HANG, {2}, 0.1);
+  crew.tick();
+  crew.settle();
+  CHECK(crew.workers.contains(named));
+  CHECK_FALSE(crew.workers.contains(halted));
+  CHECK(crew.trains());
+  const auto records = read_incidents(folder.path());
+  REQUIRE(records.ok());
+  REQUIRE(records->size() == 1);
+  CHECK(records->front().what == "the tracer found: made up; but rank 1 is halted");
 }
 
 TEST_CASE(

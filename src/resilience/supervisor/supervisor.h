@@ -119,6 +119,7 @@ class Supervisor {
   bool look_at_suspicion();
   bool is_stuck(const Suspicion& s) const;
   bool is_certain(const Suspicion& s) const;
+  std::vector<int> halted() const;
   void slow(const Suspicion& s);
   bool has_state_without(const std::vector<Move>& moves) const;
   void note(const std::string& text);

@@ -47,8 +47,14 @@ bool Supervisor::look_at_suspicion() {
   if (!suspicion_) return false;
   const bool holds = is_stuck(*suspicion_);
   if (holds && !is_certain(*suspicion_)) return false;  // not yet
-  const Suspicion s = *std::exchange(suspicion_, std::nullopt);
-  const std::string what = "the tracer found: " + s.text;
+  Suspicion s = *std::exchange(suspicion_, std::nullopt);
+  std::string what = "the tracer found: " + s.text;
+  // What the tracer infers from calls of several halted ranks may fit others better.
+  if (const std::vector<int> halted = this->halted();
+      s.kind == FaultKind::kHang && !halted.empty() && halted != s.ranks) {
+    s.ranks = halted;
+    what += "; but " + names("rank", halted) + (halted.size() == 1 ? " is" : " are") + " halted";
+  }
   if (!holds) {
     note(what + "; but steps have been done since");
     return false;
@@ -75,13 +81,18 @@ bool Supervisor::is_stuck(const Suspicion& s) const {
   });
 }
 
+std::vector<int> Supervisor::halted() const {
+  std::vector<int> ranks;
+  for (int rank = 0; rank < layout_.ranks(); ++rank) {
+    if (const Worker* w = of_rank(rank); w != nullptr && w->vitals.halted) ranks.push_back(rank);
+  }
+  return ranks;
+}
+
 // The tracer knows how long calls take, but a rank may be busy with what comes once in a while.
 bool Supervisor::is_certain(const Suspicion& s) const {
   if (clock_->now() - s.since > kLongSteps * watch_.longest_step()) return true;
-  return std::any_of(s.ranks.begin(), s.ranks.end(), [&](int rank) {
-    const Worker* w = of_rank(rank);
-    return w != nullptr && w->vitals.halted;
-  });
+  return !halted().empty();
 }
 
 // Nothing is broken, so it is no incident unless the policy wants to move away.
