@@ -49,6 +49,7 @@ def checks(build: pathlib.Path, out: pathlib.Path) -> list[Step]:
         Step("train", [sys.executable, str(ROOT / "tests/runtime/rehearse_train_test.py"), convoy, train, "--hardware"], 240),
         Step("resume", [sys.executable, str(ROOT / "tests/runtime/train_resume_test.py"), convoy, train, "--hardware"], 240),
         Step("recover", [sys.executable, str(ROOT / "tests/runtime/rehearse_recover_test.py"), convoy, train, "--hardware"], 240),
+        Step("elastic", [sys.executable, str(ROOT / "tests/gpu/elastic.py"), convoy, train], 240),
         Step("checkpoint", [sys.executable, str(ROOT / "tests/python/checkpoint_gpu.py"), convoy], 120, python),
         Step("profiler", [convoy, "run", "-n", "4", "--mesh", "tp=2,pp=2", "--no-prefix", "--output", str(out / "profiled"), "--", "sh", "-c",
                           record, "-", train, "--device", "cuda", "--data", data, "--steps", "3", "--json", "--no-baseline"], 120, recorded),
