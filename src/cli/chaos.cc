@@ -28,9 +28,9 @@ A scenario: {"faults": [
   {"kind": "kill", "ranks": [3], "at_step": 20},
   {"kind": "kill_supervisor", "in_recovery": true},
   {"kind": "pause", "ranks": [1], "seconds": 0.5, "after_s": 3}]}
-Kinds: kill, crash, terminate, halt, pause (ranks); flip (ranks, amount); hog, memory (amount,
-seconds); kill_spare, kill_supervisor, halt_supervisor, kill_agent, kill_tracer, corrupt; disk_full,
-disk_slow, cut_link (seconds); slow_link (seconds, amount). docs/chaos.md explains them.
+Kinds: kill, crash, terminate, halt, pause (ranks); flip, flip_gradient (ranks, amount); hog, memory
+(amount, seconds); kill_spare, kill_supervisor, halt_supervisor, kill_agent, kill_tracer, corrupt;
+disk_full, disk_slow, cut_link (seconds); slow_link (seconds, amount). docs/chaos.md explains them.
 
 It strikes the job's processes, its --checkpoints, the --link, and nothing else. Each fault is a line of
 RUN_DIR/chaos.jsonl.

@@ -370,9 +370,11 @@ void Run::report(double validation_loss) {
 void Run::make_trainer() {
   trainer_.reset();  // its memory first
   trainer_ = std::make_unique<Trainer>(trainer_options_, runtime_.groups());
-  const at::Tensor first = trainer_->buckets().buckets().front().params;
-  vitals().parameters = reinterpret_cast<uint64_t>(first.data_ptr());
-  vitals().parameter_bytes = first.nbytes();
+  const auto& first = trainer_->buckets().buckets().front();
+  vitals().parameters = reinterpret_cast<uint64_t>(first.params.data_ptr());
+  vitals().parameter_bytes = first.params.nbytes();
+  vitals().gradients = reinterpret_cast<uint64_t>(first.grads.data_ptr());
+  vitals().gradient_bytes = first.grads.nbytes();
 }
 
 // All ranks together, none of which has trained yet.

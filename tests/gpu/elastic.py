@@ -52,7 +52,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         prepare_text(folder)
-        run(folder, [] if "--cpu" in sys.argv else ["--device", "cuda"])
+        try:
+            run(folder, [] if "--cpu" in sys.argv else ["--device", "cuda"])
+        finally:
+            Job.end_all()
 
 
 if __name__ == "__main__":

@@ -65,11 +65,11 @@ TEST_CASE("drawn faults are possible, and of all kinds") {
     for (const int rank : fault.ranks) REQUIRE((rank >= 0 && rank < 8));
     REQUIRE(std::set(fault.ranks.begin(), fault.ranks.end()).size() == fault.ranks.size());
     if (fault.kind == Kind::kPause) REQUIRE(fault.seconds <= 1);
-    if (fault.kind == Kind::kFlip) REQUIRE((fault.ranks.size() == 1 && fault.amount >= 1));
+    if (flips(fault.kind)) REQUIRE((fault.ranks.size() == 1 && fault.amount >= 1));
     if (strikes_link(fault.kind)) REQUIRE_FALSE(needs_recovery(fault));
     const bool needs_rest =
-        fault.kind == Kind::kFlip || strikes_disk(fault.kind) || strikes_link(fault.kind);
-    const bool follows_flip = &fault != &plan.front() && (&fault - 1)->kind == Kind::kFlip;
+        flips(fault.kind) || strikes_disk(fault.kind) || strikes_link(fault.kind);
+    const bool follows_flip = &fault != &plan.front() && flips((&fault - 1)->kind);
     REQUIRE_FALSE((fault.in_recovery && (needs_rest || follows_flip)));
   }
   REQUIRE(kinds.size() == kKinds);
@@ -82,7 +82,7 @@ TEST_CASE("drawn faults are possible, and of all kinds") {
     REQUIRE(fault.kind != Kind::kKillAgent);
     REQUIRE(fault.kind != Kind::kKillTracer);
     REQUIRE(fault.kind != Kind::kCorrupt);
-    REQUIRE(fault.kind != Kind::kFlip);
+    REQUIRE(!flips(fault.kind));
     REQUIRE_FALSE((strikes_disk(fault.kind) || strikes_link(fault.kind)));
     REQUIRE(fault.ranks.size() <= 1);
   }
@@ -291,8 +291,8 @@ TEST_CASE("incidents that should not be are found") {
   REQUIRE(verdict(an_incident(0, 10), {damage}).empty());
 }
 
-Done a_flip(int rank, int64_t step) {
-  Done done = a_fault(Kind::kFlip, {rank}, 0);
+Done a_flip(int rank, int64_t step, Kind kind = Kind::kFlip) {
+  Done done = a_fault(kind, {rank}, 0);
   done.struck.flipped_step = step;
   return done;
 }
@@ -324,6 +324,17 @@ TEST_CASE("a flipped bit must be found within the steps of --check-replicas, and
   REQUIRE(verdict("dp=4", {odd(36, {2}, 1)}) == Names{"steps_lost"});
   REQUIRE(verdict("dp=4", {}) == Names{"found"});
   REQUIRE(verdict("dp=4", {an_incident(0, 0)}) == Names{"found"});
+  // Of a gradient: most are gone with their step, and what is found later is another one's.
+  const auto gradient = [](const std::vector<IncidentRecord>& incidents) {
+    Invariants invariants;
+    check_incidents(incidents, {a_flip(2, 20, Kind::kFlipGradient)}, *Mesh::parse("dp=4", 4), {},
+                    &invariants);
+    return broken(invariants);
+  };
+  REQUIRE(gradient({}).empty());
+  REQUIRE(gradient({odd(21, {2}, 0)}).empty());
+  REQUIRE(gradient({odd(21, {3}, 0)}) == Names{"culprit"});
+  REQUIRE(gradient({odd(60, {3}, 0)}).empty());
   const auto two = [](int64_t lost) {
     return a_difference("the replicas on ranks 0 and 2 differ after step 30, and no majority tells",
                         {}, lost);

@@ -225,7 +225,7 @@ def drained_to_spares(folder: pathlib.Path) -> None:
 
 
 STAGES = "tp=2,pp=4"  # each machine has half of the only replica
-SAVES = ["--checkpoint", "{folder}/saves", "--checkpoint-every", "2"]
+SAVES = ["--checkpoint", "{folder}/saves", "--checkpoint-every", "2", "--checkpoint-keep", "4"]
 
 
 def losses(job: Job) -> dict[int, float]:
@@ -333,9 +333,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         prepare_text(folder)
-        for case in CASES:
-            if not wanted or case.__name__ in wanted:
-                case(folder)
+        try:
+            for case in CASES:
+                if not wanted or case.__name__ in wanted:
+                    case(folder)
+        finally:
+            Job.end_all()
 
 
 if __name__ == "__main__":

@@ -93,6 +93,15 @@ class Machine(Run):
 class Job:
     """Two machines."""
 
+    started: list["Job"] = []
+
+    @classmethod
+    def end_all(cls) -> None:
+        """What a test leaves behind that has failed would train for ever."""
+        for job in cls.started:
+            for machine in job.machines:
+                machine.kill()
+
     def __init__(self, folder: pathlib.Path, name: str, launcher: list[str] = (), steps: int = STEPS, mesh: str = MESH, options: list[str] = (),
                  own: tuple = ((), ()), common: bool = False):
         """`own`: options of each launcher; `common`: all know the job by one name."""
@@ -100,6 +109,7 @@ class Job:
         self.machines = [Machine(folder, name, number, port, mesh, [*launcher, *own[number]],
                                  [o.format(folder=folder / name) for o in options], steps, common) for number in (0, 1)]
         self.first, self.second = self.machines
+        self.started.append(self)
 
     def text(self) -> str:
         return "\n".join(f"--- machine {m.number}\n{m.text()}" for m in self.machines)
@@ -329,24 +339,30 @@ def port_taken(folder: pathlib.Path) -> None:
 OTHERS = [no_room, the_first_machine, ended_by_hand, wrong_token, protected, port_taken]
 
 
+def run_all(folder: pathlib.Path, wanted: list[str]) -> None:
+    references = {}
+    for fault, (mesh, *_) in FAULTS.items():
+        if wanted and fault.__name__ not in wanted:
+            continue
+        if mesh not in references:
+            undisturbed = Job(folder, f"reference-{len(references)}", mesh=mesh)
+            undisturbed.end()
+            references[mesh] = undisturbed.result()
+            assert not undisturbed.first.incidents(), undisturbed.text()
+        check(fault, folder, references[mesh])
+    for other in OTHERS:
+        if not wanted or other.__name__ in wanted:
+            other(folder)
+
+
 def main() -> None:
-    wanted = sys.argv[3:]
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         prepare_text(folder)
-        references = {}
-        for fault, (mesh, *_) in FAULTS.items():
-            if wanted and fault.__name__ not in wanted:
-                continue
-            if mesh not in references:
-                undisturbed = Job(folder, f"reference-{len(references)}", mesh=mesh)
-                undisturbed.end()
-                references[mesh] = undisturbed.result()
-                assert not undisturbed.first.incidents(), undisturbed.text()
-            check(fault, folder, references[mesh])
-        for other in OTHERS:
-            if not wanted or other.__name__ in wanted:
-                other(folder)
+        try:
+            run_all(folder, sys.argv[3:])
+        finally:
+            Job.end_all()
 
 
 if __name__ == "__main__":

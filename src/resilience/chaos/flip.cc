@@ -22,6 +22,8 @@ constexpr int kTicksPerMs = 10;
 constexpr uint64_t kWord = sizeof(uint64_t);
 // The uppermost of a bfloat16's mantissa, if the word ends with one, and three below it.
 constexpr int kLowestBit = 48, kBits = 4;
+// Of whatever float the word ends with.
+constexpr uint64_t kExponent = uint64_t{1} << 62;
 
 // Another process's memory.
 class Memory {
@@ -64,7 +66,7 @@ class Memory {
 struct Shown {
   int64_t step = 0;
   bool waits = false, trains = false;
-  uint64_t parameters = 0, bytes = 0;
+  uint64_t at = 0, bytes = 0;  // of the parameters or gradients
 };
 
 Result<uint64_t> find_vitals(pid_t pid) {
@@ -76,16 +78,20 @@ Result<uint64_t> find_vitals(pid_t pid) {
                 "process " + std::to_string(pid) + " shows no page of vitals");
 }
 
-Result<Shown> read_vitals(const Memory& memory, uint64_t at) {
+struct Where {
+  size_t at, bytes;  // in the page
+};
+constexpr Where kParameters{offsetof(Vitals, parameters), offsetof(Vitals, parameter_bytes)};
+constexpr Where kGradients{offsetof(Vitals, gradients), offsetof(Vitals, gradient_bytes)};
+
+Result<Shown> read_vitals(const Memory& memory, uint64_t at, const Where& where) {
   Shown shown;
   CONVOY_ASSIGN_OR_RETURN(shown.step, memory.read<int64_t>(at + offsetof(Vitals, step)));
   CONVOY_ASSIGN_OR_RETURN(const auto waits, memory.read<uint32_t>(at + offsetof(Vitals, waiting)));
   CONVOY_ASSIGN_OR_RETURN(const auto trains,
                           memory.read<uint32_t>(at + offsetof(Vitals, training)));
-  CONVOY_ASSIGN_OR_RETURN(shown.parameters,
-                          memory.read<uint64_t>(at + offsetof(Vitals, parameters)));
-  CONVOY_ASSIGN_OR_RETURN(shown.bytes,
-                          memory.read<uint64_t>(at + offsetof(Vitals, parameter_bytes)));
+  CONVOY_ASSIGN_OR_RETURN(shown.at, memory.read<uint64_t>(at + where.at));
+  CONVOY_ASSIGN_OR_RETURN(shown.bytes, memory.read<uint64_t>(at + where.bytes));
   shown.waits = waits != 0;
   shown.trains = trains != 0;
   return shown;
@@ -108,19 +114,22 @@ Bit bit_at(uint64_t bytes, uint64_t place) {
           .mask = uint64_t{1} << (kLowestBit + static_cast<int>(place % kBits))};
 }
 
-Result<int64_t> flip_a_parameter(pid_t pid, uint64_t place) {
+namespace {
+
+// While the worker waits; `mask`: 0 for that of bit_at().
+Result<int64_t> flip_in(pid_t pid, uint64_t place, const Where& where, uint64_t mask) {
   CONVOY_ASSIGN_OR_RETURN(const uint64_t page, find_vitals(pid));
   CONVOY_ASSIGN_OR_RETURN(const Memory memory, Memory::of(pid));
   for (int tick = 0; tick < kWaitMs * kTicksPerMs; ++tick) {
-    CONVOY_ASSIGN_OR_RETURN(const Shown now, read_vitals(memory, page));
+    CONVOY_ASSIGN_OR_RETURN(const Shown now, read_vitals(memory, page, where));
     if (!now.trains || now.bytes < kWord) {
-      return Status(Code::kFailedPrecondition,
-                    now.trains ? "the rank shows no parameters" : "the rank does not train now");
+      return Status(Code::kFailedPrecondition, now.trains ? "the rank shows no memory of its model"
+                                                          : "the rank does not train now");
     }
     if (now.waits) {
       const Bit bit = bit_at(now.bytes, place);
-      CONVOY_RETURN_IF_ERROR(flip(memory, now.parameters + bit.offset, bit.mask));
-      CONVOY_ASSIGN_OR_RETURN(const Shown then, read_vitals(memory, page));
+      CONVOY_RETURN_IF_ERROR(flip(memory, now.at + bit.offset, mask != 0 ? mask : bit.mask));
+      CONVOY_ASSIGN_OR_RETURN(const Shown then, read_vitals(memory, page, where));
       return then.step;
     }
     std::this_thread::sleep_for(std::chrono::microseconds(1000 / kTicksPerMs));
@@ -128,6 +137,16 @@ Result<int64_t> flip_a_parameter(pid_t pid, uint64_t place) {
   return Status(Code::kDeadlineExceeded,
                 "the rank has not waited for others: no moment between "
                 "two updates was found");
+}
+
+}  // namespace
+
+Result<int64_t> flip_a_parameter(pid_t pid, uint64_t place) {
+  return flip_in(pid, place, kParameters, 0);
+}
+
+Result<int64_t> flip_a_gradient(pid_t pid, uint64_t place) {
+  return flip_in(pid, place, kGradients, kExponent);
 }
 
 }  // namespace convoy::resilience::chaos

@@ -23,4 +23,8 @@ Bit bit_at(uint64_t bytes, uint64_t place);
 // waits.
 Result<int64_t> flip_a_parameter(pid_t pid, uint64_t place);
 
+// The same with a gradient, and the uppermost bit of its exponent: what is summed with it is
+// infinite or nearly so. Whether anything is depends on the moment: it may be read no more.
+Result<int64_t> flip_a_gradient(pid_t pid, uint64_t place);
+
 }  // namespace convoy::resilience::chaos

@@ -56,6 +56,9 @@ void check_flip(const Done& flip, const std::vector<IncidentRecord>& incidents, 
   const IncidentRecord* found = found_by(flip, incidents);
   const int64_t step = found == nullptr ? -1 : differing_step(*found);
   const int64_t last = flip.struck.flipped_step + promise.check_steps;
+  // Most are gone with the step: it is repeated for its norm, or the gradient was not needed again.
+  const bool is_of_it = step >= flip.struck.flipped_step && step <= last;
+  if (flip.fault.kind == Kind::kFlipGradient && !is_of_it) return;
   invariants->check("found", step >= 0 && step <= last,
                     name + (step < 0 ? " was not found"
                                      : " was found after step " + std::to_string(step) +
@@ -118,7 +121,7 @@ int64_t promised(const IncidentRecord& incident, const std::vector<Done>& done, 
   bool has_memory = true;  // the agent's, which holds the newest snapshots
   for (const Done* cause : causes_of(incident, done)) {
     if (cause->fault.kind == Kind::kCorrupt) return promise.folder_steps;
-    if (cause->fault.kind == Kind::kFlip) {
+    if (flips(cause->fault.kind)) {
       if (mesh.size("dp") >= kMajority) return 0;
       return promise.check_steps + promise.folder_steps;
     }

@@ -32,6 +32,7 @@ constexpr std::array<Row, kKinds> kTable{{{"kill", 10},
                                           {"kill_tracer", 1},
                                           {"corrupt", 1},
                                           {"flip", 3},
+                                          {"flip_gradient", 3},
                                           {"disk_full", 1},
                                           {"disk_slow", 1},
                                           {"cut_link", 4},
@@ -69,7 +70,7 @@ bool is_possible(Kind kind, const Target& target, bool tracer_is_gone) {
   if (kind == Kind::kKillSpare) return target.has_spares;
   if (kind == Kind::kKillAgent) return target.has_agent;
   if (kind == Kind::kKillTracer) return target.has_tracer && !tracer_is_gone;
-  if (kind == Kind::kFlip) return target.replicas > 1;
+  if (flips(kind)) return target.replicas > 1;
   if (kind == Kind::kDiskFull) return target.has_disk;
   if (strikes_link(kind)) return target.has_link;
   if (kind == Kind::kDiskSlow) return target.has_disk && target.can_freeze;
@@ -85,6 +86,7 @@ std::string what_is_missing(Kind kind) {
     case Kind::kKillTracer:
       return "the job has no tracer (--trace)";
     case Kind::kFlip:
+    case Kind::kFlipGradient:
       return "the job has no replicas that are compared (dp=1, or --sharded)";
     case Kind::kDiskFull:
       return "the folder of --checkpoints has no file system of its own: others would feel it";
@@ -152,10 +154,10 @@ Status check_in_recovery(const Fault& fault, const Fault* before) {
   if (before == nullptr) {
     return {Code::kInvalidArgument, "\"in_recovery\" needs a fault before it"};
   }
-  if (fault.kind == Kind::kFlip || strikes_disk(fault.kind) || strikes_link(fault.kind)) {
+  if (flips(fault.kind) || strikes_disk(fault.kind) || strikes_link(fault.kind)) {
     return {Code::kInvalidArgument, "can't be \"in_recovery\": it takes a job that trains"};
   }
-  if (before->kind != Kind::kFlip) return ok_status();
+  if (!flips(before->kind)) return ok_status();
   return {Code::kInvalidArgument,
           "can't follow a flip \"in_recovery\": until the flip is found, whoever takes a replica's "
           "state may take the wrong one"};
@@ -165,7 +167,7 @@ Status check(const Fault& fault, const Target& target, const Fault* before) {
   if (strikes_ranks(fault.kind) && fault.ranks.empty()) {
     return {Code::kInvalidArgument, "needs \"ranks\": [0, …]"};
   }
-  if (fault.kind == Kind::kFlip && fault.ranks.size() != 1) {
+  if (flips(fault.kind) && fault.ranks.size() != 1) {
     return {Code::kInvalidArgument, "needs one rank: \"ranks\": [0]"};
   }
   for (const int rank : fault.ranks) {
@@ -217,8 +219,12 @@ bool breaks_ranks(Kind kind) {
 }
 
 bool needs_recovery(const Fault& fault) {
-  return breaks_ranks(fault.kind) || fault.kind == Kind::kFlip ||
+  return breaks_ranks(fault.kind) || flips(fault.kind) ||
          (fault.kind == Kind::kCutLink && fault.seconds > kShortCutS);
+}
+
+bool flips(Kind kind) {
+  return kind == Kind::kFlip || kind == Kind::kFlipGradient;
 }
 
 bool strikes_link(Kind kind) {
@@ -250,7 +256,7 @@ std::string to_json(const Fault& fault) {
     json["after_s"] = fault.after_s;
   }
   if (lasts(fault.kind)) json["seconds"] = fault.seconds;
-  if (fault.kind == Kind::kHog || fault.kind == Kind::kMemory || fault.kind == Kind::kFlip ||
+  if (fault.kind == Kind::kHog || fault.kind == Kind::kMemory || flips(fault.kind) ||
       fault.kind == Kind::kSlowLink) {
     json["amount"] = fault.amount;
   }
@@ -275,7 +281,7 @@ std::vector<Fault> draw(uint64_t seed, int count, double every_s, const Target& 
     if (fault.kind == Kind::kMemory) fault.amount = 64 + dice.below(192);
     if (fault.kind == Kind::kHog) fault.amount = 1 + dice.below(4);
     if (fault.kind == Kind::kSlowLink) fault.amount = 1000 * (1 + dice.below(50));
-    if (fault.kind == Kind::kFlip) {
+    if (flips(fault.kind)) {
       fault.ranks = {dice.below(target.ranks)};
       fault.amount = 1 + dice.below(INT32_MAX);
     }

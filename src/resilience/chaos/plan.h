@@ -25,27 +25,29 @@ enum class Kind {
   kKillTracer,      // SIGKILL of the aggregator
   kCorrupt,         // a byte of the newest saved step, then the agent and all ranks die
   kFlip,            // a bit of the parameters in a rank's memory
+  kFlipGradient,    // the uppermost bit of a gradient's exponent there
   kDiskFull,        // of checkpoints
   kDiskSlow,        // the same disk: mostly frozen
   kCutLink,         // of this machine: nothing leaves it
   kSlowLink,        // so many kbit/s leave it
 };
-inline constexpr int kKinds = 18;
+inline constexpr int kKinds = 19;
 
 std::string_view name_of(Kind kind);
 // Whether ranks lose their processes, so that the job must recover.
 bool breaks_ranks(Kind kind);
+bool flips(Kind kind);
 bool strikes_disk(Kind kind);
 bool strikes_link(Kind kind);
 
 struct Fault {
   Kind kind = Kind::kKill;
-  std::vector<int> ranks{};  // of kKill … kPause; one of kFlip
+  std::vector<int> ranks{};  // of kKill … kPause; one of kFlip…
   double after_s = 0;        // after the job is over the fault before
   int64_t at_step = -1;      // once this step is done; in place of after_s
   bool in_recovery = false;  // as soon as the job is recovering from the fault before
   double seconds = 1;        // that kPause, kHog, kMemory, what strikes the disk or the link take
-  int64_t amount = 2;        // processes of kHog, MiB of kMemory, number of kFlip's bit, kbit/s
+  int64_t amount = 2;        // processes of kHog, MiB of kMemory, number of kFlip…'s bit, kbit/s
 };
 // Whether the job must recover: ranks have gone, or hold wrong values, or a machine may count as
 // lost, since its link was cut for long.

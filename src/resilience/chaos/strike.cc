@@ -126,8 +126,9 @@ Result<Struck> flip(const Fault& fault, const StrikeSetting& setting) {
   CONVOY_ASSIGN_OR_RETURN(const Held held, hold(pid, setting.home));
   Struck struck;
   struck.ranks = fault.ranks;
+  const auto flip_it = fault.kind == Kind::kFlip ? flip_a_parameter : flip_a_gradient;
   CONVOY_ASSIGN_OR_RETURN(struck.flipped_step,
-                          flip_a_parameter(held.id.pid, static_cast<uint64_t>(fault.amount)));
+                          flip_it(held.id.pid, static_cast<uint64_t>(fault.amount)));
   return struck;
 }
 
@@ -255,6 +256,7 @@ Result<Struck> strike(const Fault& fault, const StrikeSetting& setting) {
     case Kind::kCorrupt:
       return corrupt(setting);
     case Kind::kFlip:
+    case Kind::kFlipGradient:
       return flip(fault, setting);
     case Kind::kDiskFull:
     case Kind::kDiskSlow:
