@@ -155,6 +155,7 @@ void Agent::drain() {
 
 // So that a launcher whose agent dies knows what was lost by that.
 void Agent::tell_what_is_owed() {
+  tell_tiers();
   std::optional<uint64_t> owed;
   for (const auto& job : {job_, before_}) {
     if (!owed && job != nullptr) owed = job->owed();
@@ -162,6 +163,20 @@ void Agent::tell_what_is_owed() {
   if (owed == told_owed_) return;
   told_owed_ = owed;
   tell_launcher(owed ? "owes " + std::to_string(*owed) : "owes nothing");
+}
+
+// For `convoy status`: "tiers STAGED REPLICATED LOCAL REMOTE", the newest step in each, - for none.
+void Agent::tell_tiers() {
+  if (job_ == nullptr) return;
+  auto now = told_tiers_;
+  std::string text = "tiers";
+  for (size_t i = 0; i < kTiers; ++i) {
+    if (const auto newest = job_->newest_in(static_cast<Tier>(i))) now[i] = newest;
+    text += now[i] ? " " + std::to_string(*now[i]) : " -";
+  }
+  if (now == told_tiers_) return;
+  told_tiers_ = now;
+  tell_launcher(text);
 }
 
 void Agent::tell_launcher(const std::string& text) {

@@ -336,6 +336,13 @@ std::optional<uint64_t> AgentJob::owed() const {
   return std::nullopt;
 }
 
+std::optional<uint64_t> AgentJob::newest_in(Tier tier) const {
+  for (auto at = steps_.rbegin(); at != steps_.rend(); ++at) {
+    if (at->second.progress.is_there(tier)) return at->first;
+  }
+  return std::nullopt;
+}
+
 void AgentJob::lose(uint32_t rank) {
   give_up(table_.lose(rank), "rank " + std::to_string(rank) + " ended before");
 }

@@ -107,6 +107,8 @@ class AgentJob {
   // The newest step of which a rank's snapshot was taken over, and that is on its way to the folder
   // (without one: to the store).
   std::optional<uint64_t> owed() const;
+  // The newest step that has come there, of those that are remembered.
+  std::optional<uint64_t> newest_in(Tier tier) const;
   // Hands the newest step to the tiers if it was to stay in memory. False: there is no whole step.
   bool flush();
   // Whether a step is on its way from the disk to the remote tier: neither of them counts it.

@@ -73,6 +73,7 @@ class Agent {
   void drain();
   void tell_launcher(const std::string& text);
   void tell_what_is_owed();
+  void tell_tiers();
 
   const AgentOptions options_;
   std::unique_ptr<EventLoop> loop_;
@@ -88,6 +89,7 @@ class Agent {
   std::shared_ptr<AgentJob> job_, before_;
   bool ending_ = false, retrying_ = false;
   std::optional<uint64_t> told_owed_;  // to the launcher
+  std::array<std::optional<uint64_t>, kTiers> told_tiers_;
   EventLoop::TimerId idle_{};
   std::mutex mutex_;
   std::vector<std::function<void()>> posted_;  // guarded by mutex_

@@ -1,5 +1,6 @@
 // `convoy status`: how a running job is doing, as its supervisor sees it.
 #include "src/cli/commands.h"
+#include "src/cli/mesh_map.h"
 #include "src/cli/runs.h"
 #include <convoy/resilience/ask.h>
 
@@ -10,6 +11,7 @@
 #include <memory>
 #include <thread>
 #include <unistd.h>
+#include <utility>
 
 namespace convoy::cli {
 namespace {
@@ -28,6 +30,21 @@ struct StatusArguments {
   bool watch = false;
 };
 
+// Empty: nothing is saved yet.
+std::string saved_text(const nlohmann::json& saved) {
+  const std::pair<const char*, const char*> places[] = {{"memory", "in memory"},
+                                                        {"replicas", "in other machines' memory"},
+                                                        {"folder", "in the folder"},
+                                                        {"store", "in the store"}};
+  std::string text;
+  for (const auto& [key, where] : places) {
+    if (!saved.contains(key) || !saved[key].is_number()) continue;
+    text += (text.empty() ? "  saved: step " : ", ") + std::to_string(saved[key].get<int64_t>()) +
+            " " + where;
+  }
+  return text.empty() ? text : text + "\n";
+}
+
 std::string text_of(const nlohmann::json& s) {
   char line[256];
   std::snprintf(line, sizeof line, "job %s, mesh %s, generation %d: %s, step %d (%.3f s each)\n",
@@ -39,6 +56,7 @@ std::string text_of(const nlohmann::json& s) {
             " s from: " + s["incident"].value("what", "") + "\n  " +
             s["incident"].value("doing", "") + "\n";
   }
+  text += mesh_map(s);
   for (const auto& r : s.at("ranks")) {
     const char* does = r.value("halted", false)    ? "halted"
                        : r.value("waiting", false) ? "waits for others"
@@ -56,6 +74,7 @@ std::string text_of(const nlohmann::json& s) {
                   n.value("ranks", 0), n.value("spares", 0));
     text += line;
   }
+  text += saved_text(s.value("saved", nlohmann::json::object()));
   std::snprintf(line, sizeof line,
                 "  %d spares; %d incidents, %.2f s lost to them, %.2f %% of %.0f s trained\n",
                 s.value("spares", 0), s.value("incidents", 0), s.value("lost_s", 0.0),

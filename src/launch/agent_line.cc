@@ -43,6 +43,7 @@ bool receive(AgentLine& line, DrainNews* news) {
     if (got <= 0) return is_new;
     const std::string_view text(packet.data(), static_cast<size_t>(got));
     line.owed.feed(text);
+    line.tiers.feed(text);
     is_new = news->feed(text) || is_new;
   }
 }
@@ -92,6 +93,17 @@ void OwedSteps::feed(std::string_view packet) {
   }
   if (owed_ && lost_ && *owed_ >= *lost_) lost_.reset();
   owed_.reset();
+}
+
+void TierSteps::feed(std::string_view packet) {
+  constexpr std::string_view kTiers = "tiers";
+  if (!packet.starts_with(kTiers)) return;
+  std::string_view rest = packet.substr(kTiers.size());
+  for (int64_t& step : steps_) {
+    uint64_t number = 0;
+    step = take_number(&rest, &number) ? static_cast<int64_t>(number) : -1;
+    if (rest.starts_with('-')) rest.remove_prefix(1);
+  }
 }
 
 void OwedSteps::agent_died() {

@@ -4,6 +4,7 @@
 #include <convoy/base/fd.h>
 #include <convoy/base/status.h>
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -30,6 +31,17 @@ class OwedSteps {
   std::optional<uint64_t> owed_, lost_;
 };
 
+// The newest step in each tier, as the agent has said: "tiers STAGED REPLICATED LOCAL REMOTE".
+class TierSteps {
+ public:
+  void feed(std::string_view packet);
+  // By ckpt::Tier; -1: none.
+  const std::array<int64_t, 4>& steps() const { return steps_; }
+
+ private:
+  std::array<int64_t, 4> steps_{-1, -1, -1, -1};
+};
+
 // Shared by fork(): both processes have all of it.
 struct AgentLine {
   // Packets to and from the agent (ckpt's AgentOptions::launcher). When the last copy of `ours` has
@@ -39,6 +51,7 @@ struct AgentLine {
   std::atomic<pid_t>* pid = nullptr;  // of the running one; 0: none. In shared memory
   Nanos timeout{};                    // see drain_agent()
   OwedSteps owed = {};                // as this process has heard
+  TierSteps tiers = {};
 };
 // Hears what agents have said until now. Does not block.
 void hear(AgentLine& line);

@@ -227,6 +227,7 @@ void Crew::tell_vitals() {
     v.set_training(worker.vitals->training.load(std::memory_order_relaxed) != 0);
     v.set_takes_any_mesh(worker.vitals->takes_any_mesh.load(std::memory_order_relaxed) != 0);
   }
+  for (const int64_t step : options_.tiers()) out.mutable_vitals()->add_tiers(step);
   if (options_.nodes > 1) out.mutable_vitals();  // that this machine lives is news, too
   if (out.has_vitals()) to_supervisor(out);
 }

@@ -44,6 +44,8 @@ class Crew {
     std::string webhook, metrics;  // see SuperviseOptions
     std::string etcd;              // any machine may lead; see SuperviseOptions
     Protection protection;
+    // The newest step that is saved, by ckpt::Tier, as far as this machine's agent knows.
+    std::function<std::array<int64_t, 4>()> tiers;
   };
   // What the supervisor wants of the launcher.
   struct Orders {

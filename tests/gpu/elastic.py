@@ -44,7 +44,7 @@ def run(folder: pathlib.Path, device: list[str]) -> None:
     compare(job, undisturbed, 15)
     for record, what in zip(job.first.incidents(), ("killed", "back", "drained"), strict=True):
         assert record["action"] == "reshape" and record["processes_kept"] == 2, record
-        assert record["steps_lost"] <= (3 if what == "killed" else 0), record
+        assert record["steps_lost"] <= (8 if what == "killed" else 0), record
         print(f"  {what}: {record['steps_lost']} steps lost, groups left after {record['ready_s']:.2f} s, back in {record['first_step_s']:.2f} s", flush=True)
 
 

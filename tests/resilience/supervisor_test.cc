@@ -283,6 +283,21 @@ TEST_CASE("processes that die before they are ready end the job, not go on for e
   CHECK(deaths < 20);
 }
 
+TEST_CASE("all die, and most of those that start in their places, once each: one round") {
+  const TempFolder folder;
+  Crew crew(folder.path(), 8, 0, 6);
+  crew.settle();
+  crew.tick();
+  for (int rank = 0; rank < 8; ++rank) crew.die(crew.of_rank(rank), kKilled);
+  for (int i = 0; i < 9; ++i) crew.move();  // processes start in their places
+  for (int rank = 0; rank < 8; ++rank) {
+    if (const uint64_t id = crew.of_rank(rank); id != 0) crew.die(id, kKilled);
+  }
+  crew.settle();
+  CHECK_FALSE(crew.end);
+  CHECK(crew.trains());
+}
+
 TEST_CASE("whatever is killed, whenever, the job comes together again") {
   // Ranks, spares, processes that are not there yet, and supervisors, in the middle of everything.
   for (uint64_t seed = 1; seed <= 200; ++seed) {

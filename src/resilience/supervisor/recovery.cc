@@ -86,6 +86,7 @@ void Supervisor::open_incident(const char* kind, const std::vector<int>& ranks,
   const bool is_first = !incident_;
   if (is_first) {
     seen_at_ = clock_->now();
+    new_deaths_.clear();
     enter(Account::Part::kRecovering, unix_now() - unseen_s());
     incident_ = IncidentRecord{.id = ++state_.incidents,
                                .job = options_.job,

@@ -11,6 +11,8 @@ namespace convoy::resilience {
 namespace {
 
 constexpr std::string_view kDrain = "drain ";
+// As ckpt::Tier counts.
+constexpr std::array kTierNames{"memory", "replicas", "folder", "store"};
 
 }  // namespace
 
@@ -51,6 +53,15 @@ void Supervisor::request(int node, const proto::Request& request) {
   send_(node, answer);
 }
 
+// As some machine's agent knows; -1: none.
+int64_t Supervisor::newest_in(size_t tier) const {
+  int64_t newest = -1;
+  for (const auto& [node, steps] : tiers_) {
+    if (is_there(node)) newest = std::max(newest, steps[tier]);
+  }
+  return newest;
+}
+
 std::string Supervisor::status() const {
   const char* const phases[] = {"training", "gathering", "starting", "over"};
   nlohmann::ordered_json json;
@@ -88,6 +99,11 @@ std::string Supervisor::status() const {
   std::sort(ranks.begin(), ranks.end(),
             [](const auto& a, const auto& b) { return a["rank"] < b["rank"]; });
   json["ranks"] = std::move(ranks);
+  for (size_t tier = 0; tier < kTierNames.size(); ++tier) {
+    const int64_t step = newest_in(tier);
+    json["saved"][kTierNames[tier]] = nullptr;
+    if (step >= 0) json["saved"][kTierNames[tier]] = step;
+  }
   json["spares"] = spares();
   nlohmann::ordered_json nodes = nlohmann::ordered_json::array();
   for (int node = 0; node < options_.nodes; ++node) {

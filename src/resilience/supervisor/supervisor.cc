@@ -103,7 +103,7 @@ void Supervisor::take(int node, const proto::FromNode& message) {
     case proto::FromNode::kEnded:
       return ended(message.ended());
     case proto::FromNode::kVitals:
-      return vitals(message.vitals());
+      return vitals(node, message.vitals());
     case proto::FromNode::kSaid:
       if (Worker* worker = find(message.said().worker()); worker != nullptr) {
         worker_said(*worker, message.said().what());
@@ -160,10 +160,20 @@ void Supervisor::ended(const proto::Ended& ended) {
                        : "it was given what can't work, so it is not started again");
   }
   code_ = exit_code_of_wait(ended.wait_status());
-  // Several that were there before die of one cause, or of several: that is no recovery that
-  // failed.
-  const bool is_overtaken = phase_ == Phase::kGathering && !worker.is_new;
+  const bool is_overtaken = phase_ == Phase::kGathering && !is_another_round(worker);
   fault(kind_of(ended), {worker.rank}, what, worker.node, is_overtaken);
+}
+
+// Several that were there before die of one cause, or of several: that is no recovery that failed.
+// Nor is it one each time when several that had just been started die: only when the same rank
+// has lost more of them than any other.
+bool Supervisor::is_another_round(const Worker& worker) {
+  if (!worker.is_new) return false;
+  int most = 0;  // of another one
+  for (const auto& [rank, deaths] : new_deaths_) {
+    if (rank != worker.rank) most = std::max(most, deaths);
+  }
+  return ++new_deaths_[worker.rank] > most;
 }
 
 void Supervisor::spare_ended(const Worker& worker) {
@@ -248,7 +258,10 @@ void Supervisor::corruption(const proto::Trouble& trouble) {
   fault(FaultKind::kCorruption, wrong, trouble.text());
 }
 
-void Supervisor::vitals(const proto::Vitals& told) {
+void Supervisor::vitals(int node, const proto::Vitals& told) {
+  if (const auto& tiers = told.tiers(); tiers.size() == 4) {
+    std::copy(tiers.begin(), tiers.end(), tiers_[node].begin());
+  }
   for (const proto::Vital& v : told.of()) {
     Worker* worker = find(v.worker());
     if (worker == nullptr) continue;

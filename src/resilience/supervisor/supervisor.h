@@ -11,6 +11,7 @@
 #include <convoy/mesh/mesh.h>
 #include <convoy/resilience/policy.h>
 
+#include <array>
 #include <deque>
 #include <functional>
 #include <map>
@@ -109,9 +110,10 @@ class Supervisor {
   void running(Worker& worker, const proto::Running& running);
   void trouble(Worker& worker, const proto::Trouble& trouble);
   void corruption(const proto::Trouble& trouble);
-  void vitals(const proto::Vitals& vitals);
+  void vitals(int node, const proto::Vitals& told);
   void leaving(int node, const proto::Leaving& leaving);
   void request(int node, const proto::Request& request);
+  bool is_another_round(const Worker& worker);
   void spare_ended(const Worker& worker);
 
   // The tracer's, in verdicts.cc.
@@ -234,6 +236,7 @@ class Supervisor {
   void notify(const char* event);
   void notify_end(int code, const std::string& reason);
 
+  int64_t newest_in(size_t tier) const;
   // In metrics.cc.
   std::map<std::string, int> rank_states() const;
   std::map<std::string, int> node_states() const;
@@ -250,13 +253,15 @@ class Supervisor {
   std::map<int, proto::NodeHello> nodes_;  // by node
   std::map<int, Presence> presence_;       // of all nodes but home, whose end is ours
   TimePoint created_at_{}, ticked_at_{};
-  double unix_at_first_ = 0;                // when it was created
-  std::optional<TimePoint> hold_asked_at_;  // of this generation
-  bool is_held_ = false;                    // it has saved, and waits for the next one
-  std::map<int, TimePoint> check_at_;       // of quarantined nodes
-  std::map<int, std::string> unfit_;        // what the last check found
-  int led_before_ = kNone;                  // node whose supervisor has lost the lead to this one
-  Nanos latest_tick_{};                     // how far a tick came behind the one before, at most
+  double unix_at_first_ = 0;                     // when it was created
+  std::map<int, std::array<int64_t, 4>> tiers_;  // newest step that is saved, by node and tier
+  std::optional<TimePoint> hold_asked_at_;       // of this generation
+  bool is_held_ = false;                         // it has saved, and waits for the next one
+  std::map<int, int> new_deaths_;  // of the incident, by rank: processes that had just been started
+  std::map<int, TimePoint> check_at_;  // of quarantined nodes
+  std::map<int, std::string> unfit_;   // what the last check found
+  int led_before_ = kNone;             // node whose supervisor has lost the lead to this one
+  Nanos latest_tick_{};                // how far a tick came behind the one before, at most
   bool missing_is_told_ = false;
   std::set<int> done_;                  // ranks that have ended with success
   std::string held_;                    // what can't be judged before all nodes are there
