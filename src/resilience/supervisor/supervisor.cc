@@ -33,6 +33,12 @@ FaultKind kind_of(const proto::Ended& ended) {
   return from_outside ? FaultKind::kKilled : FaultKind::kExit;
 }
 
+// Of steps and nanoseconds that others tell: so that sums and multiples of them are numbers, too.
+int64_t sane(int64_t told) {
+  constexpr int64_t kMost = int64_t{1} << 53;
+  return std::clamp<int64_t>(told, 0, kMost);
+}
+
 double wall_clock() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
@@ -220,8 +226,8 @@ void Supervisor::running(Worker& worker, const proto::Running& running) {
   if (phase_ != Phase::kStarting || running.generation() != state_.generation) return;
   worker.is_running = true;
   if (incident_) {
-    incident_->resumed = running.resumed();
-    incident_->step = std::max(incident_->step, running.resumed());
+    incident_->resumed = sane(running.resumed());
+    incident_->step = std::max(incident_->step, incident_->resumed);
     if (worker.is_new) {
       char text[200];
       std::snprintf(text, sizeof text,
@@ -265,11 +271,12 @@ void Supervisor::vitals(int node, const proto::Vitals& told) {
   for (const proto::Vital& v : told.of()) {
     Worker* worker = find(v.worker());
     if (worker == nullptr) continue;
-    if (v.step() > worker->vitals.step && worker->vitals.training) {
+    const int64_t step = sane(v.step());
+    if (step > worker->vitals.step && worker->vitals.training) {
       worker->stepped_at = clock_->now();
     }
-    worker->vitals = {v.step(),   v.waiting(),        v.training(),
-                      v.halted(), Nanos(v.step_ns()), v.takes_any_mesh()};
+    worker->vitals = {
+        step, v.waiting(), v.training(), v.halted(), Nanos(sane(v.step_ns())), v.takes_any_mesh()};
   }
   has_new_vitals_ = true;
 }
