@@ -13,12 +13,12 @@ struct Vitals {
   std::atomic<uint32_t> waiting{0};  // operations with other ranks that are going on
   // 1: steps follow each other, so a silence far beyond the usual time of a step is a hang.
   std::atomic<uint32_t> training{0};
-  // 1: the job may go on with another mesh; this process takes any place in any.
-  std::atomic<uint32_t> takes_any_mesh{0};
   // Where in its memory some of its parameters and gradients lie: who tests what finds flipped bits
   // flips one.
   std::atomic<uint64_t> parameters{0}, parameter_bytes{0};
   std::atomic<uint64_t> gradients{0}, gradient_bytes{0};
+  // 1: the job may go on with another mesh; this process takes any place in any.
+  std::atomic<uint32_t> takes_any_mesh{0};
 };
 
 // One page for a process, also for libraries that hide what they don't mean to export.
