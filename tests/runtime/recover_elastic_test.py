@@ -16,7 +16,7 @@ import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from recover_nodes_test import AT, FOR_EVER, RANKS, REPLICAS, Job, free_port  # noqa: E402
+from recover_nodes_test import AT, FOR_EVER, RANKS, REPLICAS, Job, Machine, free_port  # noqa: E402
 from recover_test import CONVOY, NUMBERS, prepare_text  # noqa: E402
 
 
@@ -72,6 +72,18 @@ def and_back(folder: pathlib.Path) -> None:
     print(f"  a machine comes back: training stood still for {back['first_step_s']:.2f} s", flush=True)
 
 
+def training(job: Job) -> Job:
+    """Once it has done some steps, and both machines have reached the supervisor."""
+    job.await_step(AT)
+    job.await_ranks()
+    return job
+
+
+def by_lead(job: Job) -> list[Machine]:
+    """The machine that leads, and the other one."""
+    return sorted(job.machines, key=Machine.supervisor_leads, reverse=True)
+
+
 def await_incident(job: Job, count: int) -> None:
     deadline = time.monotonic() + 60
     while sum(len(m.incidents()) for m in job.machines) < count:
@@ -125,11 +137,8 @@ def with_etcd(test):
 def the_leading_machine(folder: pathlib.Path, etcd: EtcdServer) -> None:
     """The machine with the supervisor is lost: another machine's leads, and goes on with the replica that it has; then the first one
     comes back, and follows."""
-    job = Job(folder, "leading", etcd.options, mesh=REPLICAS, steps=FOR_EVER, common=True)
-    job.await_step(AT)
-    job.await_ranks()
-    leads = next(m for m in job.machines if m.supervisor_leads())
-    other = job.machines[1 - leads.number]
+    job = training(Job(folder, "leading", etcd.options, mesh=REPLICAS, steps=FOR_EVER, common=True))
+    leads, other = by_lead(job)
     begin = time.monotonic()
     leads.kill()
     other.await_generation(1, "training")
@@ -151,9 +160,7 @@ def the_leading_machine(folder: pathlib.Path, etcd: EtcdServer) -> None:
 @with_etcd
 def etcd_away(folder: pathlib.Path, etcd: EtcdServer) -> None:
     """Nobody leads while etcd is away, and training goes on; then a rank is replaced as before."""
-    job = Job(folder, "etcd-away", etcd.options, mesh=REPLICAS, steps=FOR_EVER, common=True)
-    job.await_step(AT)
-    job.await_ranks()
+    job = training(Job(folder, "etcd-away", etcd.options, mesh=REPLICAS, steps=FOR_EVER, common=True))
     etcd.stop()
     time.sleep(4)
     assert job.first.status() is None and job.second.status() is None, "somebody leads without etcd"
@@ -172,10 +179,8 @@ def etcd_away(folder: pathlib.Path, etcd: EtcdServer) -> None:
 @with_etcd
 def supervisor_with_etcd(folder: pathlib.Path, etcd: EtcdServer) -> None:
     """SIGKILL of the supervisor: its own launcher's next one takes over at once."""
-    job = Job(folder, "etcd-supervisor", etcd.options, mesh=REPLICAS, steps=FOR_EVER, common=True)
-    job.await_step(AT)
-    job.await_ranks()
-    leads = next(m for m in job.machines if m.supervisor_leads())
+    job = training(Job(folder, "etcd-supervisor", etcd.options, mesh=REPLICAS, steps=FOR_EVER, common=True))
+    leads, _ = by_lead(job)
     before = leads.supervisor()
     begin = time.monotonic()
     os.kill(before, signal.SIGKILL)
@@ -191,9 +196,7 @@ def supervisor_with_etcd(folder: pathlib.Path, etcd: EtcdServer) -> None:
 
 def drained(folder: pathlib.Path) -> None:
     """A machine is freed for maintenance and comes back; no step is lost, and nobody waits for a deadline."""
-    job = Job(folder, "drained", mesh=REPLICAS, steps=FOR_EVER)
-    job.await_step(AT)
-    job.await_ranks()
+    job = training(Job(folder, "drained", mesh=REPLICAS, steps=FOR_EVER))
     refused = subprocess.run([CONVOY, "drain", "0", str(job.first.out)], capture_output=True, text=True, check=False)
     assert refused.returncode == 69 and "leads the job" in refused.stderr, refused
     name = job.status()["nodes"][1]["name"]
@@ -213,9 +216,7 @@ def drained_to_spares(folder: pathlib.Path) -> None:
     """With room elsewhere its ranks move: the mesh stays, and the numbers are the same bits."""
     undisturbed = Job(folder, "not-drained", mesh=REPLICAS)
     undisturbed.end()
-    job = Job(folder, "moved", ["--spares", "4"], mesh=REPLICAS)
-    job.await_step(AT)
-    job.await_ranks()
+    job = training(Job(folder, "moved", ["--spares", "4"], mesh=REPLICAS))
     subprocess.run([CONVOY, "drain", "1", str(job.first.out)], check=True, capture_output=True)
     job.end()
     for key in NUMBERS:
@@ -248,9 +249,7 @@ def another_mesh(folder: pathlib.Path) -> None:
     undisturbed = Job(folder, "all-stages", mesh=STAGES, steps=FOR_EVER)
     undisturbed.await_step(120)
     undisturbed.stop()
-    job = Job(folder, "stages", mesh=STAGES, steps=FOR_EVER, options=SAVES)
-    job.await_step(AT)
-    job.await_ranks()
+    job = training(Job(folder, "stages", mesh=STAGES, steps=FOR_EVER, options=SAVES))
     job.second.kill()
     job.first.await_generation(1, "training")
     assert job.status()["mesh"] == "tp=2,pp=2", job.status()
@@ -274,9 +273,7 @@ def another_mesh(folder: pathlib.Path) -> None:
 def drained_only_copies(folder: pathlib.Path) -> None:
     """Whoever is drained has the only copies of two stages: they are saved first, so that no step is lost."""
     for launcher, mesh in (([], "tp=2,pp=2"), (["--spares", "4"], STAGES)):
-        job = Job(folder, f"only-{mesh}-{len(launcher)}", launcher, mesh=STAGES, steps=FOR_EVER, options=SAVES)
-        job.await_step(AT)
-        job.await_ranks()
+        job = training(Job(folder, f"only-{mesh}-{len(launcher)}", launcher, mesh=STAGES, steps=FOR_EVER, options=SAVES))
         subprocess.run([CONVOY, "drain", "1", str(job.first.out)], check=True, capture_output=True)
         assert job.second.job.wait(timeout=60) == 0, job.text()
         job.first.await_generation(1, "training")
@@ -290,9 +287,7 @@ def drained_only_copies(folder: pathlib.Path) -> None:
 
 def quarantined(folder: pathlib.Path) -> None:
     """Two crashes on one machine: its ranks go elsewhere, and it is checked before it may have ranks again."""
-    job = Job(folder, "quarantined", ["--spares", "4"], mesh=REPLICAS, steps=FOR_EVER)
-    job.await_step(AT)
-    job.await_ranks()
+    job = training(Job(folder, "quarantined", ["--spares", "4"], mesh=REPLICAS, steps=FOR_EVER))
     for generation in (1, 2):
         job.kill(7, signal.SIGSEGV)
         job.first.await_generation(generation, "training")
@@ -312,11 +307,8 @@ def quarantined(folder: pathlib.Path) -> None:
 @with_etcd
 def drained_leader(folder: pathlib.Path, etcd: EtcdServer) -> None:
     """The machine that leads is freed: another one leads then."""
-    job = Job(folder, "drained-leader", etcd.options, mesh=REPLICAS, steps=FOR_EVER, common=True)
-    job.await_step(AT)
-    job.await_ranks()
-    leads = next(m for m in job.machines if m.supervisor_leads())
-    other = job.machines[1 - leads.number]
+    job = training(Job(folder, "drained-leader", etcd.options, mesh=REPLICAS, steps=FOR_EVER, common=True))
+    leads, other = by_lead(job)
     subprocess.run([CONVOY, "drain", str(leads.number), str(other.out)], check=True, capture_output=True)
     assert leads.job.wait(timeout=60) == 0, job.text()
     begin = time.monotonic()

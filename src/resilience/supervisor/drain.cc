@@ -76,10 +76,7 @@ void Supervisor::move_away(int node, const std::vector<int>& ranks) {
   Fault fault{.kind = FaultKind::kDrain, .step = newest_step(), .at = elapsed_s()};
   fault.nodes.push_back(node);
   Plan plan = decide(job({}), state_.history, fault);
-  if (plan.action == Action::kWait && can_reshape() && other_mesh()) {
-    plan.action = Action::kReshape;
-    plan.reason = "no whole replica has room on the other machines";
-  }
+  rather_reshape(plan, "no whole replica has room on the other machines");
   if (plan.action == Action::kWait || plan.action == Action::kStop) {
     state_.draining.erase(node);
     save();

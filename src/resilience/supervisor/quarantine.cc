@@ -25,9 +25,10 @@ void Supervisor::look_for_checks() {
     if (!is_there(node)) continue;
     const TimePoint now = clock_->now();
     const int times = std::clamp(state_.quarantines[node] - 1, 0, kDoubledMax);
-    const auto [at, is_first] = check_at_.try_emplace(node, now + kProbation * (1 << times));
+    const TimePoint next = now + kProbation * (1 << times);
+    const auto [at, is_first] = check_at_.try_emplace(node, next);
     if (is_first || now < at->second) continue;
-    at->second = now + kProbation * (1 << times);  // again, should it fail
+    at->second = next;  // again, should it fail
     proto::ToNode order;
     order.set_check(true);
     send_(node, order);

@@ -132,10 +132,7 @@ void Supervisor::fault(FaultKind kind, const std::vector<int>& ranks, const std:
     state_.quarantined.clear();  // a node that fails now and then is better than none
     plan = decide(job(homes), state_.history, fault);
   }
-  if (plan.action == Action::kWait && can_reshape() && other_mesh()) {
-    plan.action = Action::kReshape;
-    plan.reason = "no whole replica has room on the machines that are left";
-  }
+  rather_reshape(plan, "no whole replica has room on the machines that are left");
   state_.history.push_back({fault, {nodes.begin(), nodes.end()}, /*is_over=*/false});
   for (const int n : nodes) {
     const std::string& name = nodes_[n].name();

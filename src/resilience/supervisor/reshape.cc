@@ -25,10 +25,21 @@ std::optional<Mesh> Supervisor::other_mesh() const {
 // A program that lays out its model by itself need not be able to do it again.
 bool Supervisor::can_reshape() const {
   if (!done_.empty() || newest_step() == 0) return false;
-  const auto members = const_cast<Supervisor*>(this)->members();
-  return !members.empty() && std::all_of(members.begin(), members.end(), [](const Worker* w) {
-    return w->is_new || w->vitals.takes_any_mesh;
-  });
+  bool has_any = false;
+  for (int rank = 0; rank < layout_.ranks(); ++rank) {
+    const Worker* w = of_rank(rank);
+    if (w == nullptr) continue;
+    if (!w->is_new && !w->vitals.takes_any_mesh) return false;
+    has_any = true;
+  }
+  return has_any;
+}
+
+// Where the policy would wait for machines.
+void Supervisor::rather_reshape(Plan& plan, const char* why) const {
+  if (plan.action != Action::kWait || !can_reshape() || !other_mesh()) return;
+  plan.action = Action::kReshape;
+  plan.reason = why;
 }
 
 // Who has a rank gets one on its own node, as long as there are any.

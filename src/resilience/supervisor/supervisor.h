@@ -191,6 +191,7 @@ class Supervisor {
   std::vector<int> room() const;
   std::optional<Mesh> other_mesh() const;
   bool can_reshape() const;
+  void rather_reshape(Plan& plan, const char* why) const;
   void reshape(const Mesh& mesh);
   void look_for_larger_mesh();
   void ask_for_spares(int node, int count);
