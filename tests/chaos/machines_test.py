@@ -18,7 +18,7 @@ import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "runtime"))
-from recover_nodes_test import AT, FOR_EVER, REPLICAS, Job  # noqa: E402
+from recover_nodes_test import FOR_EVER, REPLICAS, Job, training  # noqa: E402
 from recover_test import CONVOY, prepare_text  # noqa: E402
 
 
@@ -94,7 +94,7 @@ def disturbed(folder: pathlib.Path, seed: int, faults: int, reference: dict[int,
     run = Disturbed(folder, seed)
     job = run.job
     try:
-        job.await_step(AT)
+        training(job)
         for _ in range(faults):
             run.strike()
         if not run.is_there:

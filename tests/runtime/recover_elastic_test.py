@@ -16,7 +16,7 @@ import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from recover_nodes_test import AT, FOR_EVER, RANKS, REPLICAS, Job, Machine, free_port  # noqa: E402
+from recover_nodes_test import FOR_EVER, RANKS, REPLICAS, Job, Machine, free_port, training  # noqa: E402
 from recover_test import CONVOY, NUMBERS, prepare_text  # noqa: E402
 
 
@@ -28,8 +28,7 @@ def near(numbers: dict, reference: dict) -> None:
 
 def fewer_replicas(folder: pathlib.Path) -> None:
     """A machine is lost, no spares: the other replica goes on with all of the batch."""
-    job = Job(folder, "fewer", mesh=REPLICAS)
-    job.await_step(AT)
+    job = training(Job(folder, "fewer", mesh=REPLICAS))
     job.second.kill()
     job.end((0, -signal.SIGKILL))
     undisturbed = Job(folder, "undisturbed", mesh=REPLICAS)
@@ -45,8 +44,7 @@ def uneven(folder: pathlib.Path) -> None:
     mesh = "tp=2,dp=4"
     undisturbed = Job(folder, "even", mesh=mesh)
     undisturbed.end()
-    job = Job(folder, "uneven", ["--spares", "2"], mesh=mesh)
-    job.await_step(AT)
+    job = training(Job(folder, "uneven", ["--spares", "2"], mesh=mesh))
     job.second.kill()
     job.first.await_generation(2, "training")
     assert job.status()["mesh"] == "tp=2,dp=3", job.status()
@@ -58,8 +56,7 @@ def uneven(folder: pathlib.Path) -> None:
 
 def and_back(folder: pathlib.Path) -> None:
     """The same, and a machine in the place of the lost one comes: all replicas again, and nobody waits for its processes to start."""
-    job = Job(folder, "back", mesh=REPLICAS, steps=FOR_EVER)
-    job.await_step(AT)
+    job = training(Job(folder, "back", mesh=REPLICAS, steps=FOR_EVER))
     job.second.kill()
     job.first.await_generation(1, "training")
     assert job.status()["mesh"] == "tp=2,pp=2,dp=1,order=tp-pp-dp", job.status()
@@ -70,13 +67,6 @@ def and_back(folder: pathlib.Path) -> None:
     lost, back = job.first.incidents()
     assert lost["action"] == "shrink" and back["action"] == "grow" and back["steps_lost"] == 0, (lost, back)
     print(f"  a machine comes back: training stood still for {back['first_step_s']:.2f} s", flush=True)
-
-
-def training(job: Job) -> Job:
-    """Once it has done some steps, and both machines have reached the supervisor."""
-    job.await_step(AT)
-    job.await_ranks()
-    return job
 
 
 def by_lead(job: Job) -> list[Machine]:

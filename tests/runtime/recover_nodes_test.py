@@ -181,6 +181,13 @@ def a_rank(job: Job) -> dict:
     return {"lost": 0, "kept": 7, "started": 1, "spares": 0, "on": [4, 4]}
 
 
+def training(job: Job, step: int = AT) -> Job:
+    """Once it has done some steps, and both machines have reached the supervisor: until then a death ends the job."""
+    job.await_step(step)
+    job.await_ranks()
+    return job
+
+
 def rank_zero(job: Job) -> dict:
     """It served the job's first store, on the first machine; a spare there takes its place."""
     job.kill(0)
@@ -245,7 +252,7 @@ FAULTS = {a_rank: (MESH, []), rank_zero: (MESH, ["--spares", "1"]), supervisor_t
 def check(fault, folder: pathlib.Path, reference: dict) -> None:
     mesh, launcher, *options = FAULTS[fault]
     job = Job(folder, fault.__name__, launcher, mesh=mesh, options=sum(options, []))
-    job.await_step(AT)
+    training(job)
     seen = job.second.status()
     assert seen is not None and len(seen["ranks"]) == 2 * RANKS, f"the second machine is not answered: {seen}\n{job.text()}"
     expected = fault(job)
@@ -319,7 +326,7 @@ def protected(folder: pathlib.Path) -> None:
     (folder / "token").write_text("a-secret\n")
     job = Job(folder, "protected", ["--token-file", str(folder / "token"), "--tls-certificate", certificate, "--tls-key", key,
                                     "--tls-roots", certificate])
-    job.await_step(3)
+    training(job, 3)
     job.kill(4)
     job.end()
     assert job.first.incidents()[0]["survived"], job.text()
