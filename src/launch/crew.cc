@@ -323,6 +323,7 @@ void Crew::say_hello() {
   if (o.has_common_id) hello.set_job(o.job);
   hello.set_ranks(static_cast<uint32_t>(o.ranks));
   hello.set_mesh(o.mesh);
+  hello.set_launcher(o.launcher);
   for (const int rank : done_) hello.add_done(rank);
   hello.set_address(o.address);
   hello.set_generation(generation_);

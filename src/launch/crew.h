@@ -39,7 +39,8 @@ class Crew {
     int spares = 0;
     int min_dp = 1;
     int nodes = 1, node = 0;
-    uint16_t port = 0;  // of several machines: the supervisor's, on `leader`
+    uint64_t launcher = 0;  // of several machines: another number than its predecessor's here
+    uint16_t port = 0;      // of several machines: the supervisor's, on `leader`
     std::string leader;
     std::string webhook, metrics;  // see SuperviseOptions
     std::string etcd;              // any machine may lead; see SuperviseOptions

@@ -147,7 +147,7 @@ Status Job::lead_crew() {
   const uint16_t port = o.control_port > 0 ? o.control_port : neighbour_port(plan_.port, 2);
   if (o.nodes > 1 && o.node_rank == 0 && o.etcd.empty() && !can_lead_others(port))
     return ok_status();
-  if (o.node_rank > 0) first_worker_ = uint64_t{std::random_device{}() & 0xfffffU} << 12U;
+  if (o.nodes > 1) first_worker_ = uint64_t{std::random_device{}() & 0xfffffU} << 12U;
   std::vector<std::string> environment = plan_.inherited;
   environment.emplace_back("GRPC_VERBOSITY=NONE");  // unless the caller has set it
   CONVOY_ASSIGN_OR_RETURN(
@@ -164,6 +164,7 @@ Status Job::lead_crew() {
                     .min_dp = o.min_dp,
                     .nodes = o.nodes,
                     .node = o.node_rank,
+                    .launcher = first_worker_,
                     .port = port,
                     .leader = o.master_addr,
                     .webhook = o.webhook,

@@ -34,7 +34,7 @@ class Cluster {
     std::set<int> done{};
     std::optional<proto::End> end{};
     bool is_gone = false, has_line = true, is_silent = false;
-    uint64_t last = 0;
+    uint64_t last = 0, launcher = 0;
   };
 
   Cluster(std::string run_dir, std::string mesh, int spares, uint64_t seed, int min_dp = 1)
@@ -74,6 +74,7 @@ class Cluster {
     hello.set_version(kProtocolVersion);
     hello.set_name("machine" + std::to_string(node));
     hello.set_address("10.0.0." + std::to_string(node));
+    hello.set_launcher(m.launcher);
     for (const int rank : m.done) hello.add_done(rank);
     for (const auto& [id, w] : m.workers) {
       proto::Worker& told = *hello.add_workers();
@@ -102,6 +103,7 @@ class Cluster {
   void come_back(int node) {
     Machine& m = machines[static_cast<size_t>(node)];
     m.is_gone = false;
+    ++m.launcher;
     m.done.clear();
     for (int r = 0; r < kRanks; ++r) start(node, node * kRanks + r);
     mend(node);

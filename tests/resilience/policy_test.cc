@@ -174,6 +174,23 @@ TEST_CASE("recoveries that bring no step: begin anew, then stop") {
   CHECK(decide(job, history, fault_of(FaultKind::kExit, {3})).action == Action::kReplace);
 }
 
+TEST_CASE("what is done to a job from outside, however often, does not speak against its state") {
+  const Job job = job_of(4, 1, 4);
+  History history;
+  const auto add = [&](FaultKind kind, int block) {
+    history.push_back(incident_of(fault_of(kind, {block}), {block}, 101, 990));
+    history.back().is_over = false;
+  };
+  for (int b = 0; b < 4; ++b) add(FaultKind::kKilled, b);
+  CHECK(decide(job, history, fault_of(FaultKind::kHang, {3})).action == Action::kReplace);
+  add(FaultKind::kKilled, 0);
+  CHECK(decide(job, history, fault_of(FaultKind::kHang, {3})).action == Action::kStop);
+  // Asked for: no failure at all.
+  history.clear();
+  for (int i = 0; i < 6; ++i) add(FaultKind::kReturned, 0);
+  CHECK(decide(job, history, fault_of(FaultKind::kExit, {3})).action == Action::kReplace);
+}
+
 TEST_CASE("maintenance: blocks move at a step's border, and no step is lost") {
   Job job = job_of(1, 2, 1);  // no replica to load from: those who leave hand over
   const Plan plan = decide(job, {}, fault_of(FaultKind::kDrain, {}, {0}));

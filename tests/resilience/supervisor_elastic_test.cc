@@ -46,6 +46,47 @@ TEST_CASE("fewer replicas while a machine is missing, and all of them when it is
   }
 }
 
+TEST_CASE(
+    "a machine that comes back in the middle of a recovery of the others does not disturb it") {
+  const TempFolder folder;
+  Cluster job(folder.path(), "tp=2,dp=4", 0, 1);
+  job.settle();
+  job.let_time_pass(seconds(3));
+  job.lose(1);
+  job.let_time_pass(seconds(5));
+  job.kill(1);
+  job.come_back(1);
+  job.let_time_pass(seconds(5));
+  CHECK(job.ranks == kRanks * kNodes);
+  CHECK(job.trains());
+  const auto records = read_incidents(folder.path());
+  REQUIRE(records.ok());
+  REQUIRE(records->size() == 3);
+  CHECK(records->at(1).action == "respawn");
+  CHECK(records->at(1).faults == 1);
+  CHECK(records->at(2).action == "grow");
+}
+
+TEST_CASE("a machine that is started again before it is missed has lost its ranks all the same") {
+  for (const bool is_replaced : {false, true}) {
+    CAPTURE(is_replaced);
+    const TempFolder folder;
+    Cluster job(folder.path(), "tp=2,dp=4", 0, 1);
+    job.settle();
+    job.let_time_pass(seconds(3));
+    job.lose(1);
+    if (is_replaced) job.replace_supervisor();
+    job.come_back(1);
+    job.let_time_pass(seconds(8));
+    CHECK(job.ranks == kRanks * kNodes);
+    CHECK(job.trains());
+    CHECK(job.newest > 0);
+    const auto records = read_incidents(folder.path());
+    REQUIRE(records.ok());
+    CHECK_THAT(records->at(0).what, Catch::Contains("machine1"));
+  }
+}
+
 TEST_CASE("another mesh where no whole replica is left, and its own when there is room again") {
   struct Case {
     const char* mesh;

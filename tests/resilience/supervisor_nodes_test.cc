@@ -147,7 +147,7 @@ TEST_CASE("all launchers end together: with success, by one of them, and with th
 
 TEST_CASE("whatever is killed or cut on two machines, whenever, the job comes together or ends") {
   int ends = 0;
-  for (uint64_t seed = 1; seed <= 300; ++seed) {
+  for (uint64_t seed = 1; seed <= 1000; ++seed) {
     CAPTURE(seed);
     const TempFolder folder;
     std::mt19937_64 random(seed);
@@ -155,11 +155,11 @@ TEST_CASE("whatever is killed or cut on two machines, whenever, the job comes to
     Cluster job(folder.path(), meshes[random() % 4], static_cast<int>(random() % 6), seed);
     job.takes_any_mesh = seed % 2 == 0;
     job.let_time_pass(seconds(1));
-    for (int faults = 0; faults < 4; ++faults) {
+    for (int faults = 0; faults < 7; ++faults) {
       ++job.step;
       for (uint64_t moves = random() % 12; moves > 0 && job.move(); --moves) {
       }
-      const uint64_t what = random() % 8;
+      const uint64_t what = random() % 9;
       if (what == 0) {
         job.replace_supervisor();
       } else if (what == 1 && job.machines[1].has_line) {
@@ -170,6 +170,10 @@ TEST_CASE("whatever is killed or cut on two machines, whenever, the job comes to
         job.come_back(1);
       } else if (what == 3 && random() % 2 == 0) {
         job.lose(1);
+      } else if (what == 4 && !job.machines[1].is_gone) {  // before anyone can miss it
+        job.lose(1);
+        if (random() % 2 == 0) job.replace_supervisor();
+        job.come_back(1);
       } else {
         job.kill(static_cast<int>(random() % (kRanks * kNodes)));
       }
@@ -178,9 +182,13 @@ TEST_CASE("whatever is killed or cut on two machines, whenever, the job comes to
     job.let_time_pass(seconds(12));
     const bool has_ended = job.machines[0].end.has_value();
     ends += has_ended ? 1 : 0;
-    if (has_ended) CHECK(job.machines[1].is_gone);
+    if (has_ended) {
+      const std::string why = job.machines[0].end->text();
+      CAPTURE(why);
+      CHECK((job.machines[1].is_gone || why.find("brought no step") != std::string::npos));
+    }
     if (!has_ended) CHECK(job.trains());
   }
   CHECK(ends > 0);
-  CHECK(ends < 150);
+  CHECK(ends < 500);
 }

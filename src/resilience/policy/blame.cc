@@ -74,10 +74,16 @@ std::string program_to_blame(const History& history, const Fault& fault) {
          "rd time, wherever they ran";
 }
 
-int recoveries_without_a_step(const History& history) {
-  int count = 1;
-  for (auto i = history.rbegin(); i != history.rend() && !i->is_over; ++i) ++count;
-  return count;
+Fruitless recoveries_without_a_step(const History& history, const Fault& fault) {
+  Fruitless found;
+  const auto count = [&](FaultKind kind) {
+    if (kind == FaultKind::kReturned || kind == FaultKind::kDrain) return;
+    ++found.all;
+    if (kind != FaultKind::kKilled && kind != FaultKind::kNodeLost) ++found.from_inside;
+  };
+  count(fault.kind);
+  for (auto i = history.rbegin(); i != history.rend() && !i->is_over; ++i) count(i->fault.kind);
+  return found;
 }
 
 std::vector<int> unfit_nodes(const Job& job, const History& history, const Fault& fault) {

@@ -15,7 +15,12 @@ std::vector<int> nodes_of(const Job& job, const Fault& fault);
 std::string program_to_blame(const History& history, const Fault& fault);
 
 // Recoveries in a row, the coming one among them, that brought no step.
-int recoveries_without_a_step(const History& history);
+struct Fruitless {
+  int all = 0;  // but those that were asked for
+  int from_inside =
+      0;  // whatever was done to the job from outside does not speak against its state
+};
+Fruitless recoveries_without_a_step(const History& history, const Fault& fault);
 
 // Nodes that this fault makes unfit, until they have passed their checks.
 std::vector<int> unfit_nodes(const Job& job, const History& history, const Fault& fault);

@@ -256,11 +256,11 @@ Plan decide(const Job& job, const History& history, const Fault& fault) {
   const Damage damage = damage_of(job, fault, unfit);
   if (fault.kind == FaultKind::kReturned) return grow(damage.job, risk);
   if (fault.kind == FaultKind::kSlow) return leave_slow(damage, risk, fault);
-  const int fruitless = recoveries_without_a_step(history);
-  if (fruitless >= kFruitlessStop) {
-    return stop(job, std::to_string(fruitless) + " recoveries in a row brought no step");
+  const Fruitless fruitless = recoveries_without_a_step(history, fault);
+  if (fruitless.all >= kFruitlessStop) {
+    return stop(job, std::to_string(fruitless.all) + " recoveries in a row brought no step");
   }
-  if (fruitless >= kFruitlessMax) {
+  if (fruitless.from_inside >= kFruitlessMax) {
     const auto whole = keep_mesh(damage, risk);
     if (whole) {
       Plan p = restart(damage);

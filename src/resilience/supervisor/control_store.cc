@@ -113,6 +113,8 @@ Result<ControlState> control_state_of(const std::string& text, const std::string
     }
     state.home = json.value("home", kNone);
     json.at("had_all_nodes").get_to(state.had_all_nodes);
+    state.launchers = json.value("launchers", state.launchers);
+    state.unwanted = json.value("unwanted", state.unwanted);
     json.at("lost_nodes").get_to(state.lost_nodes);
     json.at("quarantined").get_to(state.quarantined);
     state.quarantines = json.value("quarantines", state.quarantines);
@@ -150,6 +152,8 @@ std::string text_of(const ControlState& s) {
                              {"incident", std::move(incident)},
                              {"home", s.home},
                              {"had_all_nodes", s.had_all_nodes},
+                             {"launchers", s.launchers},
+                             {"unwanted", s.unwanted},
                              {"lost_nodes", s.lost_nodes},
                              {"quarantined", s.quarantined},
                              {"quarantines", s.quarantines},

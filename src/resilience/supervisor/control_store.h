@@ -29,8 +29,10 @@ struct ControlState {
   Account account{};
   int64_t again_until = 0;  // steps up to this one had been done before a fault lost them
   Tally tally{};
-  int home = kNone;            // the node of the supervisor that wrote this
-  bool had_all_nodes = false;  // all had come, so one that is not there is missed
+  int home = kNone;                     // the node of the supervisor that wrote this
+  bool had_all_nodes = false;           // all had come, so one that is not there is missed
+  std::map<int, uint64_t> launchers{};  // by node
+  std::set<uint64_t> unwanted{};  // workers that a machine brought which came back, until they end
   std::set<int> lost_nodes{}, quarantined{};
   std::map<int, int> quarantines{};  // how often, by node
   std::set<int> draining{};          // to be freed, as soon as their ranks are elsewhere

@@ -34,7 +34,17 @@ void Supervisor::node_said(int node, const proto::NodeHello& hello) {
     CONVOY_LOG(Error) << "node " << hello.name() << " speaks version " << hello.version();
     return;
   }
-  if (is_lost(node)) return take_back(node, hello);
+  if (is_another_launcher(node, hello)) {
+    std::erase_if(workers_, [&](const auto& entry) { return entry.second.node == node; });
+    take_back(node, hello);
+    return look_at_all(node, hello.name() + " has begun anew");
+  }
+  is_lost(node) ? take_back(node, hello) : take_in(node, hello);
+  look_at_all(node);
+}
+
+void Supervisor::take_in(int node, const proto::NodeHello& hello) {
+  state_.launchers[node] = hello.launcher();
   nodes_[node] = hello;
   for (const auto& [other, known] : nodes_) {
     if (other != node && known.name() == hello.name()) {
@@ -49,14 +59,25 @@ void Supervisor::node_said(int node, const proto::NodeHello& hello) {
     if (rank >= 0 && rank < layout_.ranks()) done_.insert(rank);
   }
   reconcile(node, hello);
-  look_at_all();
+}
+
+// A machine that was started again before it was missed, perhaps while no supervisor was there. Its
+// ranks are gone, and those that its launcher has begun know nothing of the job.
+bool Supervisor::is_another_launcher(int node, const proto::NodeHello& hello) const {
+  const auto known = state_.launchers.find(node);
+  return state_.had_all_nodes && !is_lost(node) && node != options_.home &&
+         known != state_.launchers.end() && known->second != hello.launcher();
 }
 
 // What was said while its line was away is in its hello; what it was told then it may not know.
 void Supervisor::reconcile(int node, const proto::NodeHello& hello) {
-  std::erase_if(starting_, [&](int rank) { return place_[static_cast<size_t>(rank)] == node; });
+  std::erase_if(starting_, [&](const auto& entry) { return entry.second == node; });
   std::set<uint64_t> there;
   for (const proto::Worker& told : hello.workers()) {
+    if (state_.unwanted.contains(told.worker())) {
+      kill_unwanted(node, told.worker());
+      continue;
+    }
     there.insert(told.worker());
     Worker* known = find(told.worker());
     if (known == nullptr) {
@@ -75,9 +96,30 @@ void Supervisor::reconcile(int node, const proto::NodeHello& hello) {
   });
 }
 
-// Once all nodes are there: whoever is missing has died.
-void Supervisor::look_at_all() {
+// Of two processes with one rank: a supervisor has died between its orders to two machines. One
+// that has trained has the state.
+void Supervisor::drop_doubles() {
+  std::map<int, Worker*> of;
+  const auto is_better = [&](const Worker& a, const Worker& b) {
+    const bool a_trained = state_.veterans.contains(a.id),
+               b_trained = state_.veterans.contains(b.id);
+    return a_trained != b_trained ? a_trained : a.has_joined && !b.has_joined;
+  };
+  for (auto& [id, w] : workers_) {
+    if (w.rank == kNone || w.is_condemned) continue;
+    Worker*& kept = of[w.rank];
+    Worker* const other = kept;
+    if (kept == nullptr || is_better(w, *kept)) kept = &w;
+    if (other != nullptr) condemn(kept == &w ? *other : w);
+    place_[static_cast<size_t>(kept->rank)] = kept->node;
+  }
+}
+
+// Once all nodes are there: whoever is missing has died. A machine that has come in the middle of a
+// recovery has missed what the others were told, if it has a part in it.
+void Supervisor::look_at_all(int come, const std::string& why) {
   if (!is_complete()) return;
+  drop_doubles();
   if (options_.nodes > 1) {
     if (!state_.had_all_nodes) {
       state_.had_all_nodes = true;
@@ -94,13 +136,15 @@ void Supervisor::look_at_all() {
     }
   }
   if (!lost.empty()) {
-    fault(FaultKind::kKilled, lost, names("rank", lost) + " ended while no supervisor was there");
+    fault(FaultKind::kKilled, lost,
+          why.empty() ? names("rank", lost) + " ended while no supervisor was there"
+                      : why + ", so " + names("rank", lost) + " ended there");
   } else if (!held_.empty()) {
     fault(FaultKind::kNetwork, {}, std::string(held_));
-  } else if (state_.is_recovering) {
-    fault(FaultKind::kNetwork, {},
-          phase_ != Phase::kSteady ? "a machine was away in the middle of a recovery"
-                                   : "a supervisor died in the middle of a recovery");
+  } else if (state_.is_recovering && phase_ == Phase::kSteady) {
+    fault(FaultKind::kNetwork, {}, "a supervisor died in the middle of a recovery");
+  } else if (state_.is_recovering && come != kNone && !ranks_on(come).empty()) {
+    fault(FaultKind::kNetwork, {}, "a machine was away in the middle of a recovery");
   }
   finish();
 }
@@ -198,12 +242,14 @@ void Supervisor::lose(const std::vector<int>& nodes, const std::string& what) {
   std::vector<int> ranks;
   for (const int node : nodes) {
     state_.lost_nodes.insert(node);
+    std::erase_if(state_.unwanted,
+                  [&](uint64_t worker) { return static_cast<int>(worker >> 32U) == node; });
     presence_.erase(node);
     for (const int rank : ranks_on(node)) {
       if (done_.contains(rank)) continue;
       ranks.push_back(rank);
-      starting_.erase(rank);
     }
+    std::erase_if(starting_, [&](const auto& entry) { return entry.second == node; });
     std::erase_if(workers_, [&](const auto& entry) { return entry.second.node == node; });
   }
   save();

@@ -306,7 +306,7 @@ void Supervisor::give_rank(int rank, int node) {
     return send_(node, order);
   }
   ++incident_->processes_started;
-  starting_.insert(rank);
+  starting_[rank] = node;
   event("a process is started for rank " + std::to_string(rank) + place_of(node));
   proto::ToNode order;
   order.mutable_spawn()->set_rank(rank);

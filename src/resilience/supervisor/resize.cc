@@ -93,21 +93,24 @@ void Supervisor::take_back(int node, const proto::NodeHello& hello) {
   state_.lost_nodes.erase(node);
   state_.draining.erase(node);
   asked_at_.erase(node);
+  for (const proto::Worker& worker : hello.workers()) state_.unwanted.insert(worker.worker());
   save();
   proto::ToNode whole;
   whole.set_whole(true);  // so that its launcher does not take what is ended for a failure
   send_(node, whole);
-  for (const proto::Worker& worker : hello.workers()) {
-    proto::ToNode order;
-    order.mutable_kill()->set_worker(worker.worker());
-    send_(node, order);
-  }
+  for (const proto::Worker& worker : hello.workers()) kill_unwanted(node, worker.worker());
   proto::NodeHello empty = hello;
   empty.clear_workers();
   empty.clear_done();
   empty.set_generation(0);
-  node_said(node, empty);
+  take_in(node, empty);
   say(node_name(node) + " is there again.");
+}
+
+void Supervisor::kill_unwanted(int node, uint64_t worker) {
+  proto::ToNode order;
+  order.mutable_kill()->set_worker(worker);
+  send_(node, order);
 }
 
 }  // namespace convoy::resilience

@@ -144,6 +144,7 @@ void Supervisor::started(int node, const proto::Worker& told) {
 }
 
 void Supervisor::ended(const proto::Ended& ended) {
+  state_.unwanted.erase(ended.worker());
   Worker* found = find(ended.worker());
   if (found == nullptr) return;
   const Worker worker = *found;

@@ -128,7 +128,11 @@ class Supervisor {
 
   // Nodes, in nodes.cc.
   void reconcile(int node, const proto::NodeHello& hello);
-  void look_at_all();
+  bool is_another_launcher(int node, const proto::NodeHello& hello) const;
+  void kill_unwanted(int node, uint64_t worker);
+  void drop_doubles();
+  void take_in(int node, const proto::NodeHello& hello);
+  void look_at_all(int come = kNone, const std::string& why = "");
   void look_for_lost_nodes();
   Nanos comes_back(int node) const;
   void lose(const std::vector<int>& nodes, const std::string& what);
@@ -285,8 +289,9 @@ class Supervisor {
   bool all_new_ = false;  // nobody of the generation before is left
   uint16_t store_port_ = 0;
   std::string store_host_;
-  int server_ = kNone;      // the rank that serves the store
-  std::set<int> starting_;  // ranks for which a process was ordered that is not there yet
+  int server_ = kNone;  // the rank that serves the store
+  std::map<int, int>
+      starting_;  // ranks for which a process was ordered that is not there yet: where
   int spare_deaths_ = 0;
   std::map<int, int> spares_used_;     // of the incident, by node
   std::map<int, TimePoint> asked_at_;  // for spares to grow with, by node
