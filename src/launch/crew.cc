@@ -190,6 +190,7 @@ void Crew::started(uint64_t worker, int rank, pid_t pid) {
   w.set_worker(worker);
   w.set_rank(rank);
   w.set_pid(pid);
+  out.mutable_started()->set_generation(generation_);
   to_supervisor(out);
 }
 
@@ -451,7 +452,7 @@ void Crew::carry_out(const proto::ToNode& order) {
   switch (order.what_case()) {
     case proto::ToNode::kSpawn:
       generation_ = std::max(generation_, order.spawn().generation());
-      return orders_.spawn(order.spawn().rank(), order.spawn().generation());
+      return orders_.spawn(order.spawn().rank());
     case proto::ToNode::kKill:
       return orders_.kill(order.kill().worker());
     case proto::ToNode::kTell: {

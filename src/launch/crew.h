@@ -50,7 +50,7 @@ class Crew {
   };
   // What the supervisor wants of the launcher.
   struct Orders {
-    std::function<void(int rank, uint64_t generation)> spawn;  // rank -1: a spare
+    std::function<void(int rank)> spawn;  // rank -1: a spare
     std::function<void(uint64_t worker)> kill;
     std::function<void(uint64_t worker, int rank)> place;
     std::function<void()> renumber;  // all ranks are placed anew, or are none any more

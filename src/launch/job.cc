@@ -172,7 +172,7 @@ Status Job::lead_crew() {
                     .etcd = o.etcd,
                     .protection = o.protection,
                     .tiers = [this] { return agent_line_.tiers.steps(); }},
-                   {.spawn = [this](int rank, uint64_t g) { respawn(rank, g); },
+                   {.spawn = [this](int rank) { respawn(rank); },
                     .kill = [this](uint64_t worker) { kill_worker(worker); },
                     .place = [this](uint64_t worker, int rank) { place_worker(worker, rank); },
                     .renumber = [this] { forget_ranks(); },
@@ -198,7 +198,7 @@ bool Job::can_lead_others(uint16_t port) {
   return true;
 }
 
-void Job::respawn(int rank, uint64_t /*generation*/) {
+void Job::respawn(int rank) {
   if (ending_) return;
   const Status started = start_rank(rank, true);
   if (started.ok()) return;

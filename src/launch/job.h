@@ -54,7 +54,7 @@ class Job {
   Status start_rank(int rank, bool standby);
   Status watch(Rank& rank);
   // What the supervisor orders.
-  void respawn(int rank, uint64_t generation);
+  void respawn(int rank);
   void kill_worker(uint64_t worker);
   void forget_ranks();
   void place_worker(uint64_t worker, int rank);

@@ -203,6 +203,7 @@ class Cluster {
       proto::FromNode message;
       message.mutable_started()->mutable_worker()->set_worker(last_);
       message.mutable_started()->mutable_worker()->set_rank(order.spawn().rank());
+      message.mutable_started()->set_generation(order.spawn().generation());
       tell(node, message);
       act(last_);
       return;

@@ -29,8 +29,10 @@ TIMES = 1000  # of the difference that the order of sums makes; anything but tha
 SMALLEST = 1e-12
 
 
-def losses(run: Run) -> dict[int, float]:
-    lines = (run.out / "metrics.jsonl").read_text().splitlines()
+def losses(*folders: pathlib.Path) -> dict[int, float]:
+    """By step. Each machine has a folder of its own, and the rank that writes may be on any of them."""
+    files = [folder / "metrics.jsonl" for folder in folders]
+    lines = [line for file in files if file.exists() for line in file.read_text().splitlines()]
     return {m["step"]: m["loss"] for m in map(json.loads, lines) if "loss" in m and "step" in m and m.get("event", "step") == "step"}
 
 
@@ -40,8 +42,19 @@ class Disturbed:
     def __init__(self, folder: pathlib.Path, seed: int):
         self.draw = random.Random(seed)
         self.job = Job(folder, f"seed-{seed}", ["--spares", str(self.draw.choice((0, 1, 2)))], mesh=REPLICAS, steps=FOR_EVER)
+        self.seen = list(self.job.machines)
         self.is_there = True
         self.done: list[str] = []
+
+    def losses(self) -> dict[int, float]:
+        return losses(*{machine.out for machine in self.seen})
+
+    def await_steps(self, count: int) -> None:
+        goal = max(self.losses(), default=0) + count
+        deadline = time.monotonic() + 120
+        while max(self.losses(), default=0) < goal:
+            assert time.monotonic() < deadline, f"step {goal} never came:\n{self.job.text()}"
+            time.sleep(0.2)
 
     def strike(self) -> None:
         kinds = [self.rank, self.halt, self.line, self.supervisor, self.machine, self.machine, self.drain] if self.is_there else [
@@ -93,6 +106,7 @@ class Disturbed:
 
     def back(self) -> str:
         self.job.second = self.job.machines[1] = self.job.second.again()
+        self.seen.append(self.job.second)
         self.is_there = True
         return "back"
 
@@ -106,7 +120,7 @@ def undisturbed(folder: pathlib.Path, steps: int) -> tuple[dict[int, float], dic
     one.await_step(steps)
     one.job.send_signal(signal.SIGINT)
     one.job.wait(timeout=60)
-    reference, other = losses(both.first), losses(one)
+    reference, other = losses(both.first.out), losses(one.out)
     steps = sorted(set(reference) & set(other))
     apart = itertools.accumulate((abs(reference[s] - other[s]) for s in steps), max)
     return reference, dict(zip(steps, (max(SMALLEST, TIMES * a) for a in apart)))
@@ -121,10 +135,10 @@ def disturbed(folder: pathlib.Path, seed: int, faults: int, reference: dict[int,
             run.strike()
         if not run.is_there:
             run.done.append(run.back())
-        step = job.await_ranks()["step"]
-        job.await_step(step + 3)
+        job.await_ranks()
+        run.await_steps(3)
         job.stop()
-        found = losses(job.first)
+        found = run.losses()
         assert set(range(1, max(found) + 1)) == set(found), f"steps without a line: {set(range(1, max(found) + 1)) - set(found)}"
         wrong = [s for s in found if s in bound and abs(found[s] - reference[s]) > bound[s]]
         assert not wrong, f"losses differ from step {wrong[0]} on: {found[wrong[0]]}, undisturbed {reference[wrong[0]]}\n{job.text()}"

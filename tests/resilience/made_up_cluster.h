@@ -226,6 +226,7 @@ class Cluster {
       started.mutable_started()->mutable_worker()->set_worker((static_cast<uint64_t>(node) << 32U) +
                                                               m.last);
       started.mutable_started()->mutable_worker()->set_rank(order.spawn().rank());
+      started.mutable_started()->set_generation(order.spawn().generation());
       tell(node, started);
     } else if (order.has_kill()) {
       if (m.workers.contains(order.kill().worker())) die(node, order.kill().worker(), SIGKILL);
@@ -245,7 +246,7 @@ class Cluster {
         CHECK(s.generation() > w.generation);
         newest = std::max(newest, s.generation());
         if (s.generation() == newest) ranks = static_cast<int>(s.world_size());
-        CHECK(static_cast<int>(s.rank()) < ranks);
+        CHECK(s.rank() < s.world_size());
         w.generation = s.generation();
         w.rank = static_cast<int>(s.rank());
         w.local_rank = s.local_rank(), w.local_size = s.local_world_size();

@@ -174,6 +174,22 @@ TEST_CASE("recoveries that bring no step: begin anew, then stop") {
   CHECK(decide(job, history, fault_of(FaultKind::kExit, {3})).action == Action::kReplace);
 }
 
+TEST_CASE("no whole replica lives, and there is not room for all: fewer, with new processes") {
+  Job job = job_of(2, 2, 0);  // a block on each of four nodes
+  job.blocks[0].is_alive = false;
+  const Fault fault = fault_of(FaultKind::kNodeLost, {}, {2});  // so part 0 lives nowhere
+  const Plan plan = decide(job, {}, fault);
+  REQUIRE(plan.action == Action::kShrink);
+  REQUIRE(plan.moves.size() == 1);
+  CHECK(plan.moves[0].block == 0);
+  CHECK(plan.moves[0].node == 0);
+  CHECK(plan.dropped.size() == 2);
+  CHECK(plan.dropped.front() != 0);
+  CHECK(plan.resume == 0);
+  job.replicas_min = 2;
+  CHECK(decide(job, {}, fault).action == Action::kWait);
+}
+
 TEST_CASE("what is done to a job from outside, however often, does not speak against its state") {
   const Job job = job_of(4, 1, 4);
   History history;

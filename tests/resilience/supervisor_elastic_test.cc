@@ -67,6 +67,25 @@ TEST_CASE(
   CHECK(records->at(2).action == "grow");
 }
 
+TEST_CASE("fewer replicas with new processes, where the machine that is left lacks some") {
+  for (const char* mesh : {"tp=2,dp=4", "dp=8", "pp=2,tp=2,dp=2,order=tp-pp-dp"}) {
+    CAPTURE(mesh);
+    const TempFolder folder;
+    Cluster job(folder.path(), mesh, 0, 1);
+    job.settle();
+    job.let_time_pass(seconds(3));
+    job.lose(1);
+    for (int rank = 0; rank < kRanks; ++rank) job.kill(rank);
+    job.let_time_pass(seconds(5));
+    CHECK(job.ranks == kRanks);
+    CHECK(job.trains());
+    job.come_back(1);
+    job.let_time_pass(seconds(5));
+    CHECK(job.ranks == kRanks * kNodes);
+    CHECK(job.trains());
+  }
+}
+
 TEST_CASE("a machine that is started again before it is missed has lost its ranks all the same") {
   for (const bool is_replaced : {false, true}) {
     CAPTURE(is_replaced);

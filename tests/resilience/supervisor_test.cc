@@ -176,6 +176,7 @@ class Crew {
       proto::FromNode started;
       started.mutable_started()->mutable_worker()->set_worker(id);
       started.mutable_started()->mutable_worker()->set_rank(order.spawn().rank());
+      started.mutable_started()->set_generation(order.spawn().generation());
       tell(started);
     } else if (order.has_kill()) {
       if (workers.contains(order.kill().worker())) die(order.kill().worker(), kKilled);

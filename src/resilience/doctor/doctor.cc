@@ -12,8 +12,8 @@ namespace convoy::resilience {
 namespace {
 
 // Time a check has beyond what it measures for: it ends long before, unless something hangs.
-constexpr int64_t kPatienceMs = 3000;
-constexpr int64_t kQuickPatienceMs = 1500;
+constexpr int64_t kPatienceMs = 10000;
+constexpr int64_t kQuickPatienceMs = 5000;
 
 class Doctor {
  public:

@@ -5,6 +5,7 @@
 #include <convoy/resilience/policy.h>
 
 #include <algorithm>
+#include <map>
 #include <set>
 
 namespace convoy::resilience {
@@ -119,6 +120,12 @@ std::optional<Plan> keep_mesh(const Damage& d, const std::vector<double>& risk) 
   return p;
 }
 
+// Of replicas, until there is room for them, and to take them in then.
+Seconds without(const Job& job, int missing, int of, bool is_room) {
+  const Seconds time = is_room ? job.costs.respawn : job.costs.repair;
+  return time * static_cast<double>(missing) / of + job.costs.reconfigure + job.costs.replica_load;
+}
+
 // Whole replicas of what lives. What is given up comes back once there is room for it.
 std::optional<Plan> fewer_replicas(const Damage& d, const std::vector<double>& risk) {
   if (d.job.shrinking == Shrinking::kNever || d.lost.empty()) return std::nullopt;
@@ -131,12 +138,55 @@ std::optional<Plan> fewer_replicas(const Damage& d, const std::vector<double>& r
   Plan p{.action = Action::kShrink, .at_border = d.at_border, .dropped = *dropped, .heal = d.heal};
   p.resume = resume.step;
   p.down = d.job.costs.reconfigure + (d.job.is_replicated && d.heal.empty() ? 0 : resume.load);
-  const bool comes_back = place(d.job, d.lost, risk).has_value();
-  const Seconds without = comes_back ? d.job.costs.respawn : d.job.costs.repair;
-  const Seconds grow = d.job.costs.reconfigure + d.job.costs.replica_load;
-  p.cost = p.down + redone(d.job, p.resume) + grow +
-           without * static_cast<double>(before - after) / before;
+  p.cost = p.down + redone(d.job, p.resume) +
+           without(d.job, before - after, before, place(d.job, d.lost, risk).has_value());
   return p;
+}
+
+// Of `lost`, as many as a mesh of `replicas` lacks, rather where they were.
+std::vector<int> lacking(const Damage& d, int replicas) {
+  std::map<int, int> needed;  // by part
+  for (int part = 0; part < d.job.parts; ++part) needed[part] = replicas;
+  for (size_t b = 0; b < d.job.blocks.size(); ++b) {
+    const bool is_lost = std::binary_search(d.lost.begin(), d.lost.end(), static_cast<int>(b));
+    if (d.job.blocks[b].node != kNone && !is_lost) --needed[d.job.blocks[b].part];
+  }
+  std::vector<int> candidates = d.lost, chosen;
+  std::stable_partition(candidates.begin(), candidates.end(), [&](int b) {
+    const int node = d.job.blocks[static_cast<size_t>(b)].node;
+    return node != kNone && is_fit(d.job.nodes[static_cast<size_t>(node)]);
+  });
+  for (const int b : candidates) {
+    if (needed[d.job.blocks[static_cast<size_t>(b)].part]-- > 0) chosen.push_back(b);
+  }
+  return chosen;
+}
+
+// Where no whole replica lives, and there is not room for all: as many as there is room for, with
+// new processes for what they lack.
+std::optional<Plan> fewer_with_new(const Damage& d, const std::vector<double>& risk) {
+  if (d.job.shrinking == Shrinking::kNever) return std::nullopt;
+  const int before = placed(d.job) / std::max(1, d.job.parts);
+  for (int after = before - 1; after >= std::max(1, d.job.replicas_min); --after) {
+    const std::vector<int> revived = lacking(d, after);
+    const auto moves = place(d.job, revived, risk);
+    if (!moves) continue;
+    Job then = d.job;
+    for (const int b : revived) then.blocks[static_cast<size_t>(b)].is_alive = true;
+    std::vector<int> lost = d.lost;
+    std::erase_if(
+        lost, [&](int b) { return std::find(revived.begin(), revived.end(), b) != revived.end(); });
+    const auto dropped = shrink(then, lost);
+    if (!dropped) continue;
+    const Resume resume = resume_after(d);
+    Plan p{.action = Action::kShrink, .moves = *moves, .dropped = *dropped, .heal = d.heal};
+    p.resume = resume.step;
+    p.down = d.job.costs.reconfigure + d.job.costs.respawn + resume.load;
+    p.cost = p.down + redone(d.job, p.resume) +
+             without(d.job, before - after, before, /*is_room=*/false);
+    return p;
+  }
+  return std::nullopt;
 }
 
 // Blocks without a place get one again, a whole replica at a time: one block of each part.
@@ -221,6 +271,7 @@ Plan cheapest(const Damage& d, const std::vector<double>& risk, const Fault& fau
   const bool may_shrink = !best || d.job.shrinking == Shrinking::kToBridge;
   const std::optional<Plan> smaller = may_shrink ? fewer_replicas(d, risk) : std::nullopt;
   if (smaller && (!best || smaller->cost < best->cost)) best = smaller;
+  if (!best) best = fewer_with_new(d, risk);
   if (!best) return wait(d);
   best->quarantined = d.unfit;
   best->reason = reason_of(d, fault, *best);

@@ -37,7 +37,7 @@ void Supervisor::node_said(int node, const proto::NodeHello& hello) {
   if (is_another_launcher(node, hello)) {
     std::erase_if(workers_, [&](const auto& entry) { return entry.second.node == node; });
     take_back(node, hello);
-    return look_at_all(node, hello.name() + " has begun anew");
+    return look_at_all(node, node_name(node) + " has begun anew");
   }
   is_lost(node) ? take_back(node, hello) : take_in(node, hello);
   look_at_all(node);
@@ -311,7 +311,6 @@ void Supervisor::take_places(const Plan& plan) {
       place_[static_cast<size_t>(rank)] = move.node;
     }
   }
-  quarantine(plan.quarantined);
 }
 
 // So that each launcher knows which ranks are not its own any more.

@@ -192,9 +192,10 @@ void Supervisor::carry_out(const Plan& plan, const std::vector<int>& ranks) {
     case Action::kRestart:
       event("decided: all processes anew: " + plan.reason);
       take_places(plan);
+      quarantine(plan.quarantined);
       return restart_all();
     case Action::kShrink:
-      shrink(plan.dropped);
+      shrink(plan);
       break;
     case Action::kGrow:
       grow(plan.moves);
@@ -206,7 +207,8 @@ void Supervisor::carry_out(const Plan& plan, const std::vector<int>& ranks) {
     default:
       break;
   }
-  take_places(plan);
+  if (plan.action != Action::kShrink) take_places(plan);  // which knows blocks by other numbers
+  quarantine(plan.quarantined);
   std::vector<int> lost;
   for (int rank = 0; rank < layout_.ranks(); ++rank) {
     Worker* w = of_rank(rank);

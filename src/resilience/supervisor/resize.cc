@@ -14,15 +14,23 @@ constexpr Nanos kAskAgain = std::chrono::seconds(30);
 // --- fewer ---
 
 // Who keeps its part of the model may get another replica's number, so that none is left out.
-void Supervisor::shrink(const std::vector<int>& dropped) {
-  const std::map<int, int> replica_of = close_gaps(job({}).blocks, dropped);
+void Supervisor::shrink(const Plan& plan) {
+  const std::map<int, int> replica_of = close_gaps(job({}).blocks, plan.dropped);
   const int replicas = static_cast<int>(replica_of.size()) / layout_.parts();
   for (auto& [id, w] : workers_) {
     if (w.rank == kNone || w.is_condemned) continue;
     // It could wait as a spare, but holds the memory of a trainer.
     if (!replica_of.contains(layout_.block_of(w.rank))) condemn(w);
   }
-  renumber(layout_.with_replicas(replicas), replica_of);
+  const Layout next = layout_.with_replicas(replicas);
+  std::map<int, int> node_of;  // ranks that get another process
+  for (const Move& move : plan.moves) {
+    for (const int rank : layout_.ranks_of(move.block)) {
+      node_of[layout_.rank_in(next, rank, replica_of.at(move.block))] = move.node;
+    }
+  }
+  renumber(next, replica_of);
+  for (const auto& [rank, node] : node_of) place_[static_cast<size_t>(rank)] = node;
 }
 
 // --- more ---
@@ -42,6 +50,7 @@ void Supervisor::renumber(const Layout& next, const std::map<int, int>& replica_
   layout_ = next;
   place_.assign(static_cast<size_t>(layout_.ranks()), 0);
   starting_.clear();
+  renumbered_ = state_.generation + 1;
   for (auto& [id, w] : workers_) {
     const auto at = ranks.find(id);
     w.rank = at == ranks.end() ? kNone : at->second;

@@ -105,7 +105,7 @@ void Supervisor::take(int node, const proto::FromNode& message) {
     case proto::FromNode::kHello:
       return node_said(node, message.hello());
     case proto::FromNode::kStarted:
-      return started(node, message.started().worker());
+      return was_started(node, message.started());
     case proto::FromNode::kEnded:
       return ended(message.ended());
     case proto::FromNode::kVitals:
@@ -126,6 +126,14 @@ void Supervisor::take(int node, const proto::FromNode& message) {
     default:
       CONVOY_LOG(Debug) << "a message of node " << node << " that says nothing was dropped";
   }
+}
+
+// A process that was ordered before ranks got other numbers waits as a spare, as its launcher
+// knows.
+void Supervisor::was_started(int node, const proto::Started& told) {
+  proto::Worker worker = told.worker();
+  if (told.generation() < renumbered_) worker.set_rank(kNone);
+  started(node, worker);
 }
 
 void Supervisor::started(int node, const proto::Worker& told) {

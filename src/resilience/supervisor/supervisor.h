@@ -103,6 +103,7 @@ class Supervisor {
 
   // Events.
   void node_said(int node, const proto::NodeHello& hello);
+  void was_started(int node, const proto::Started& told);
   void started(int node, const proto::Worker& started);
   void ended(const proto::Ended& ended);
   void worker_said(Worker& worker, const proto::FromWorker& message);
@@ -178,7 +179,7 @@ class Supervisor {
   void restart_all();
 
   // More or fewer replicas, in resize.cc.
-  void shrink(const std::vector<int>& dropped);
+  void shrink(const Plan& plan);
   void grow(const std::vector<Move>& moves);
   void renumber(const Layout& next, const std::map<int, int>& replica_of_block);
   void look_for_growth();
@@ -289,9 +290,9 @@ class Supervisor {
   bool all_new_ = false;  // nobody of the generation before is left
   uint16_t store_port_ = 0;
   std::string store_host_;
-  int server_ = kNone;  // the rank that serves the store
-  std::map<int, int>
-      starting_;  // ranks for which a process was ordered that is not there yet: where
+  int server_ = kNone;           // the rank that serves the store
+  uint64_t renumbered_ = 0;      // the generation in which ranks got the numbers that they have
+  std::map<int, int> starting_;  // ranks whose process was ordered and is not there yet: the node
   int spare_deaths_ = 0;
   std::map<int, int> spares_used_;     // of the incident, by node
   std::map<int, TimePoint> asked_at_;  // for spares to grow with, by node
