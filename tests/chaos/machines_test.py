@@ -158,11 +158,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--faults", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=300, help="whose losses are compared")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         prepare_text(folder)
-        reference, bound = undisturbed(folder, 300)
+        reference, bound = undisturbed(folder, arguments.steps)
         for seed in range(arguments.seed, arguments.seed + arguments.rounds):
             disturbed(folder, seed, arguments.faults, reference, bound)
 
