@@ -102,7 +102,7 @@ def short_cuts(folder: pathlib.Path) -> None:
     job = Job(folder, "short")
     job.await_step(3)
     # Steps are done between a slow link, over which none comes to its end, and a cut: both together would count as a hang.
-    report = chaos(folder, job, [{"kind": "cut_link", "seconds": 0.3, "after_s": 0.2}, {"kind": "slow_link", "amount": 20000, "seconds": 1, "after_s": 0.2},
+    report = chaos(folder, job, [{"kind": "cut_link", "seconds": 0.3, "after_s": 0.2}, {"kind": "slow_link", "amount": 20000, "seconds": 0.6, "after_s": 0.2},
                                  {"kind": "cut_link", "seconds": 0.6, "after_s": 1.5}])
     assert report["incidents"] == 0, report
     job.stop(143, 143)

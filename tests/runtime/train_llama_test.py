@@ -140,7 +140,7 @@ def halted_rank(folder: pathlib.Path, data: str) -> None:
     code, text, pid = disturbed(folder, data, "pp=4", 2, signal.SIGSTOP, "15s")
     check(code == 75, "a halted rank: exit code 75", f"{code}\n{text}")
     errors = [line for line in text.splitlines() if "error: deadline exceeded" in line]
-    waits = r"rank 2 has not .* after .*(stage \d|joined all_reduce)|ranks [\d,]*2[\d,]* have not joined"
+    waits = r"rank 2 has not (.* after .*stage \d|joined all_reduce .* after)|ranks [\d,]*2[\d,]* have not joined"
     check(any(re.search(waits, line) and f"rank 2 (pid {pid}) is stopped" in line for line in errors),
           "a halted rank: a rank that waited for it names it and what it waited for", text)
     check(f"rank 2 (pid {pid}) was halted then" in text, "a halted rank: the launcher names it", text)

@@ -15,6 +15,7 @@ namespace {
 
 constexpr double kSeenS = 5;
 constexpr useconds_t kTickUs = 5000;
+constexpr useconds_t kDrainUs = 20000;
 constexpr long kLookMs = 100;
 
 struct Answer {
@@ -69,6 +70,10 @@ void keep_shaped(const std::string& device, int64_t kbit_per_s) {
                      : "tbf rate 8bit burst 10 limit 1";
   if (!tc("add", device, rate).is_ok) return;
   while (!is_told_to_end(kLookMs)) continue;
+  // What still waits in the queue of a slow link gets through: deleting it would be a loss besides.
+  if (kbit_per_s > 0 && tc("change", device, "tbf rate 10gbit burst 4mb latency 500ms").is_ok) {
+    ::usleep(kDrainUs);
+  }
   tc("del", device);
 }
 
