@@ -55,8 +55,8 @@ class Led {
 
   // The store of the generation that the environment names.
   StorePtr first_store() {
-    if (runtime::meets_in_file(environment_)) {
-      return led(runtime::file_store(environment_, environment_.generation),
+    if (runtime::meets_in_folder(environment_)) {
+      return led(runtime::folder_store(environment_, environment_.generation),
                  environment_.generation);
     }
     c10d::TCPStoreOptions options;
@@ -80,7 +80,7 @@ class Led {
     environment_.local_world_size = summons.local_world_size;
     StorePtr store;
     resilience::StorePlace place;
-    if (summons.serves_store && !runtime::meets_in_file(environment_)) {
+    if (summons.serves_store && !runtime::meets_in_folder(environment_)) {
       const auto served = runtime::serve_next_store(environment_);
       place = {value_of(host::choose_address("")), served->getPort()};
       store = served;

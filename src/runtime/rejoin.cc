@@ -106,7 +106,7 @@ Status Runtime::enter(const resilience::Summons& summons) {
   return attempt([&]() -> Status {
     c10::intrusive_ptr<c10d::TCPStore> server;
     resilience::StorePlace place;
-    if (summons.serves_store && !meets_in_file(environment_)) {
+    if (summons.serves_store && !meets_in_folder(environment_)) {
       server = serve_next_store(environment_);
       CONVOY_ASSIGN_OR_RETURN(place.host, host::choose_address(""));
       place.port = server->getPort();

@@ -144,9 +144,9 @@ Status Runtime::choose_device(const std::string& name) {
 Status Runtime::connect() {
   const auto timeout = std::chrono::duration_cast<std::chrono::milliseconds>(environment_.timeout);
   const std::string generation = prefix_of(environment_.generation);
-  if (size() > 1 && meets_in_file(environment_)) {
+  if (size() > 1 && meets_in_folder(environment_)) {
     store_ = c10::make_intrusive<c10d::PrefixStore>(
-        generation, file_store(environment_, environment_.generation));
+        generation, folder_store(environment_, environment_.generation));
   } else if (size() > 1) {
     c10d::TCPStoreOptions options;
     options.port = environment_.master_port;

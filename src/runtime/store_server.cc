@@ -1,5 +1,6 @@
 #include "src/runtime/store_server.h"
 
+#include "src/runtime/folder_store.h"
 #include <convoy/base/socket.h>
 
 #include <arpa/inet.h>
@@ -14,13 +15,14 @@ bool is_ipv4(const std::string& host) {
 
 }  // namespace
 
-bool meets_in_file(const launch::Environment& e) {
+bool meets_in_folder(const launch::Environment& e) {
   return !e.control.empty() && !e.run_dir.empty() && e.local_world_size == e.world_size;
 }
 
-c10::intrusive_ptr<c10d::Store> file_store(const launch::Environment& environment, int generation) {
-  auto store = c10::make_intrusive<c10d::FileStore>(
-      environment.run_dir + "/control/store." + std::to_string(generation), -1);
+c10::intrusive_ptr<c10d::Store> folder_store(const launch::Environment& environment,
+                                             int generation) {
+  auto store = c10::make_intrusive<FolderStore>(environment.run_dir + "/control/store." +
+                                                std::to_string(generation));
   store->setTimeout(std::chrono::duration_cast<std::chrono::milliseconds>(environment.timeout));
   return store;
 }
@@ -53,7 +55,7 @@ c10::intrusive_ptr<c10d::TCPStore> serve_next_store(const launch::Environment& e
 
 c10::intrusive_ptr<c10d::Store> reach_store(const launch::Environment& environment, int generation,
                                             const std::string& host, uint16_t port) {
-  if (meets_in_file(environment)) return file_store(environment, generation);
+  if (meets_in_folder(environment)) return folder_store(environment, generation);
   c10d::TCPStoreOptions options;
   options.port = port;
   options.timeout = std::chrono::duration_cast<std::chrono::milliseconds>(environment.timeout);

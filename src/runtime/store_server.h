@@ -3,7 +3,7 @@
 #include <convoy/launch/environment.h>
 
 #include <c10/util/intrusive_ptr.h>
-#include <torch/csrc/distributed/c10d/FileStore.hpp>
+#include <torch/csrc/distributed/c10d/Store.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include <cstdint>
@@ -11,11 +11,12 @@
 
 namespace convoy::runtime {
 
-// Where the ranks of one generation meet. On one machine under `convoy run` that is a file, which
+// Where the ranks of one generation meet. On one machine under `convoy run` that is a folder, which
 // outlives all of them and needs no port, else a TCPStore that one of the ranks serves.
-bool meets_in_file(const launch::Environment& environment);
+bool meets_in_folder(const launch::Environment& environment);
 // CONVOY_RUN_DIR/control/store.GENERATION, which the launcher keeps free of earlier runs' files.
-c10::intrusive_ptr<c10d::Store> file_store(const launch::Environment& environment, int generation);
+c10::intrusive_ptr<c10d::Store> folder_store(const launch::Environment& environment,
+                                             int generation);
 
 // How a rank that serves a store connects to it itself, wherever the job's first store was: an
 // address of the same kind.
