@@ -4,7 +4,6 @@
 
 #include "src/launch/rehearsal.h"
 #include <convoy/base/log.h>
-#include <convoy/base/socket.h>
 #include <convoy/base/units.h>
 
 #include <algorithm>
@@ -12,7 +11,6 @@
 #include <cerrno>
 #include <csignal>
 #include <map>
-#include <random>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
@@ -141,110 +139,6 @@ Status Job::start() {
   return ok_status();
 }
 
-Status Job::lead_crew() {
-  const LaunchOptions& o = plan_.options;
-  if (!o.recover || o.agent_program.empty()) return ok_status();
-  const uint16_t port = o.control_port > 0 ? o.control_port : neighbour_port(plan_.port, 2);
-  if (o.nodes > 1 && o.node_rank == 0 && o.etcd.empty() && !can_lead_others(port))
-    return ok_status();
-  if (o.nodes > 1) first_worker_ = uint64_t{std::random_device{}() & 0xfffffU} << 12U;
-  std::vector<std::string> environment = plan_.inherited;
-  environment.emplace_back("GRPC_VERBOSITY=NONE");  // unless the caller has set it
-  CONVOY_ASSIGN_OR_RETURN(
-      crew_,
-      Crew::create({.program = o.agent_program,
-                    .environment = std::move(environment),
-                    .job = plan_.job_id,
-                    .has_common_id = plan_.has_common_id,
-                    .run_dir = plan_.run_dir,
-                    .mesh = o.mesh,
-                    .address = o.node_rank == 0 ? o.master_addr : "",
-                    .ranks = o.ranks,
-                    .spares = o.spares,
-                    .min_dp = o.min_dp,
-                    .nodes = o.nodes,
-                    .node = o.node_rank,
-                    .launcher = first_worker_,
-                    .port = port,
-                    .leader = o.master_addr,
-                    .webhook = o.webhook,
-                    .metrics = o.metrics,
-                    .etcd = o.etcd,
-                    .protection = o.protection,
-                    .tiers = [this] { return agent_line_.tiers.steps(); }},
-                   {.spawn = [this](int rank) { respawn(rank); },
-                    .kill = [this](uint64_t worker) { kill_worker(worker); },
-                    .place = [this](uint64_t worker, int rank) { place_worker(worker, rank); },
-                    .renumber = [this] { forget_ranks(); },
-                    .end = [this](int code, int cause,
-                                  const std::string& why) { end_job(code, cause, why); }},
-                   *loop_, terminal_));
-  return ok_status();
-}
-
-bool Job::can_lead_others(uint16_t port) {
-  const LaunchOptions& o = plan_.options;
-  if (!listen_tcp(port).ok()) {
-    terminal_.say("convoy: no fault will be survived: port " + number(port) +
-                  ", where other machines would connect to the job's supervisor, is in use here; "
-                  "--control-port, the same on every machine, chooses another one.");
-    return false;
-  }
-  const bool is_loopback = o.master_addr.starts_with("127.") || o.master_addr == "localhost";
-  if (o.protection.empty() && !is_loopback) {
-    terminal_.say("convoy: whoever reaches port " + number(port) +
-                  " of this machine can end the job; --token-file and --tls-… keep others out.");
-  }
-  return true;
-}
-
-void Job::respawn(int rank) {
-  if (ending_) return;
-  const Status started = start_rank(rank, true);
-  if (started.ok()) return;
-  terminal_.say("convoy: no process can be started: " + started.message());
-  if (rank != kNoRank) end_job(kExitInternal, rank, "no process can be started in its place");
-}
-
-void Job::kill_worker(uint64_t worker) {
-  for (const auto& rank : ranks_) {
-    if (rank->worker != worker || rank->exit) continue;
-    rank->is_replaced = true;
-    ::kill(-rank->child.pid, SIGKILL);
-  }
-}
-
-// The ranks of a job with another mesh are told next.
-void Job::forget_ranks() {
-  for (const auto& rank : ranks_) rank->rank = kNoRank;
-}
-
-// A rank that another machine has now is none of ours any more.
-void Job::place_worker(uint64_t worker, int rank) {
-  for (const auto& r : ranks_) {
-    if (r->worker == worker) {
-      r->rank = rank;
-    } else if (r->rank == rank && worker >> 32U != static_cast<uint64_t>(plan_.options.node_rank)) {
-      r->rank = kNoRank;
-    }
-  }
-}
-
-// What can't be survived, or several machines' success: the supervisor knows the cause, and the
-// exit code.
-void Job::end_job(int code, int cause, const std::string& why) {
-  if (ending_) return;
-  verdict_ = code;
-  if (code != kExitOk) terminal_.say("convoy: the job ends: " + why);
-  for (const auto& rank : ranks_) {
-    if (cause != kNoRank && rank->rank == cause && rank->exit) cause_ = rank.get();
-  }
-  note_halted();
-  end_ranks(SIGTERM, kDeathGrace);
-  if (running_ == 0) loop_->stop();
-}
-
-// The caller's environment, what the contract says, and the user's own, in rising order.
 std::vector<std::string> Job::rank_environment(int rank, uint64_t worker, bool standby) const {
   const Plan& plan = plan_;
   const LaunchOptions& o = plan.options;
@@ -480,6 +374,22 @@ void Job::on_signal(int signal) {
   if (crew_ != nullptr) crew_->leave(kExitSignalBase + signal, signal_name(signal));
   end_ranks(signal, grace);
 }
+
+// What can't be survived, or several machines' success: the supervisor knows the cause, and the
+// exit code.
+void Job::end_job(int code, int cause, const std::string& why) {
+  if (ending_) return;
+  verdict_ = code;
+  if (code != kExitOk) terminal_.say("convoy: the job ends: " + why);
+  for (const auto& rank : ranks_) {
+    if (cause != kNoRank && rank->rank == cause && rank->exit) cause_ = rank.get();
+  }
+  note_halted();
+  end_ranks(SIGTERM, kDeathGrace);
+  if (running_ == 0) loop_->stop();
+}
+
+// The caller's environment, what the contract says, and the user's own, in rising order.
 
 void Job::end_ranks(int signal, Nanos grace) {
   ending_ = true;

@@ -24,22 +24,7 @@ constexpr Nanos kLookLast = std::chrono::milliseconds(10);
 
 std::atomic<uint64_t> drafts{0};
 
-}  // namespace
-
-FolderStore::FolderStore(std::string folder) : folder_(std::move(folder)) {
-  std::error_code error;
-  std::filesystem::create_directories(folder_, error);
-  TORCH_CHECK_WITH(DistStoreError, !error, "the store ", folder_,
-                   " can't be made: ", error.message());
-}
-
-c10::intrusive_ptr<c10d::Store> FolderStore::clone() {
-  auto store = c10::make_intrusive<FolderStore>(folder_);
-  store->setTimeout(timeout_);
-  return store;
-}
-
-std::string FolderStore::path_of(const std::string& key) const {
+std::string file_of(const std::string& key) {
   std::string name = "key=";
   for (const char c : key) {
     if (c == '/') {
@@ -56,14 +41,34 @@ std::string FolderStore::path_of(const std::string& key) const {
   return name;
 }
 
+}  // namespace
+
+FolderStore::FolderStore(std::string folder) : folder_(std::move(folder)) {
+  std::error_code error;
+  std::filesystem::create_directories(folder_, error);
+  TORCH_CHECK_WITH(DistStoreError, !error, "the store ", folder_,
+                   " can't be made: ", error.message());
+}
+
+c10::intrusive_ptr<c10d::Store> FolderStore::clone() {
+  auto store = c10::make_intrusive<FolderStore>(folder_);
+  store->setTimeout(timeout_);
+  return store;
+}
+
+std::string FolderStore::path_of(const std::string& key) const {
+  return folder_ + "/" + file_of(key);
+}
+
 FolderStore::Value FolderStore::read(const std::string& key) const {
-  std::ifstream file(folder_ + "/" + path_of(key), std::ios::binary);
+  std::ifstream file(path_of(key), std::ios::binary);
   if (!file) return std::nullopt;
   return std::vector<uint8_t>(std::istreambuf_iterator<char>(file), {});
 }
 
+// Not an AtomicFile: that waits for the disk, which ranks that form groups need not.
 void FolderStore::set(const std::string& key, const std::vector<uint8_t>& value) {
-  const std::string path = folder_ + "/" + path_of(key);
+  const std::string path = path_of(key);
   const std::string draft = folder_ + "/" + kHidden + std::to_string(::getpid()) + "." +
                             std::to_string(drafts.fetch_add(1));
   std::ofstream file(draft, std::ios::binary);
@@ -76,7 +81,7 @@ void FolderStore::set(const std::string& key, const std::vector<uint8_t>& value)
 
 std::vector<uint8_t> FolderStore::change(
     const std::string& key, const std::function<std::vector<uint8_t>(const Value&)>& next) {
-  const std::string path = folder_ + "/" + kHidden + "lock." + path_of(key);
+  const std::string path = folder_ + "/" + kHidden + "lock." + file_of(key);
   const UniqueFd lock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   TORCH_CHECK_WITH(DistStoreError, lock && ::flock(lock.get(), LOCK_EX) == 0, "the key ", key,
                    " can't be locked in the store ", folder_);
@@ -112,12 +117,12 @@ int64_t FolderStore::add(const std::string& key, int64_t value) {
 }
 
 bool FolderStore::deleteKey(const std::string& key) {
-  return ::unlink((folder_ + "/" + path_of(key)).c_str()) == 0;
+  return ::unlink(path_of(key).c_str()) == 0;
 }
 
 bool FolderStore::check(const std::vector<std::string>& keys) {
   return std::all_of(keys.begin(), keys.end(), [&](const std::string& key) {
-    return ::access((folder_ + "/" + path_of(key)).c_str(), F_OK) == 0;
+    return ::access(path_of(key).c_str(), F_OK) == 0;
   });
 }
 

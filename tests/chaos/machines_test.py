@@ -121,9 +121,9 @@ def undisturbed(folder: pathlib.Path, steps: int) -> tuple[dict[int, float], dic
     one.job.send_signal(signal.SIGINT)
     one.job.wait(timeout=60)
     reference, other = losses(both.first.out), losses(one.out)
-    steps = sorted(set(reference) & set(other))
-    apart = itertools.accumulate((abs(reference[s] - other[s]) for s in steps), max)
-    return reference, dict(zip(steps, (max(SMALLEST, TIMES * a) for a in apart)))
+    common = sorted(set(reference) & set(other))
+    apart = itertools.accumulate((abs(reference[s] - other[s]) for s in common), max)
+    return reference, dict(zip(common, (max(SMALLEST, TIMES * a) for a in apart)))
 
 
 def disturbed(folder: pathlib.Path, seed: int, faults: int, reference: dict[int, float], bound: dict[int, float]) -> None:

@@ -11,6 +11,18 @@ using namespace convoy;
 using namespace convoy::resilience;
 using std::chrono::seconds;
 
+namespace {
+
+// Until it is missed, and the others have gone on.
+void train_and_lose_second(Cluster& job) {
+  job.settle();
+  job.let_time_pass(seconds(3));
+  job.lose(1);
+  job.let_time_pass(seconds(5));
+}
+
+}  // namespace
+
 TEST_CASE("fewer replicas while a machine is missing, and all of them when it is back") {
   struct Case {
     const char* mesh;
@@ -22,10 +34,7 @@ TEST_CASE("fewer replicas while a machine is missing, and all of them when it is
     for (const bool is_replaced : {false, true}) {
       const TempFolder folder;
       Cluster job(folder.path(), c.mesh, c.spares, 1);
-      job.settle();
-      job.let_time_pass(seconds(3));
-      job.lose(1);
-      job.let_time_pass(seconds(5));
+      train_and_lose_second(job);
       CHECK(job.ranks == c.alone);
       CHECK(job.trains());
       if (is_replaced) job.replace_supervisor();  // the next one knows the mesh from the file
@@ -50,10 +59,7 @@ TEST_CASE(
     "a machine that comes back in the middle of a recovery of the others does not disturb it") {
   const TempFolder folder;
   Cluster job(folder.path(), "tp=2,dp=4", 0, 1);
-  job.settle();
-  job.let_time_pass(seconds(3));
-  job.lose(1);
-  job.let_time_pass(seconds(5));
+  train_and_lose_second(job);
   job.kill(1);
   job.come_back(1);
   job.let_time_pass(seconds(5));
@@ -119,10 +125,7 @@ TEST_CASE("another mesh where no whole replica is left, and its own when there i
       const TempFolder folder;
       Cluster job(folder.path(), c.mesh, c.spares, 1);
       job.takes_any_mesh = true;
-      job.settle();
-      job.let_time_pass(seconds(3));
-      job.lose(1);
-      job.let_time_pass(seconds(5));
+      train_and_lose_second(job);
       CHECK(job.ranks == 4);
       CHECK(job.trains());
       CHECK_THAT(job.status(), Catch::Contains(std::string("\"") + c.alone + "\""));

@@ -15,10 +15,10 @@ std::vector<int> nodes_of(const Job& job, const Fault& fault);
 std::string program_to_blame(const History& history, const Fault& fault);
 
 // Recoveries in a row, the coming one among them, that brought no step.
+// What was done to the job from outside does not speak against its state.
 struct Fruitless {
   int all = 0;  // but those that were asked for
-  int from_inside =
-      0;  // whatever was done to the job from outside does not speak against its state
+  int from_inside = 0;
 };
 Fruitless recoveries_without_a_step(const History& history, const Fault& fault);
 

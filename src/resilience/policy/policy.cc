@@ -5,7 +5,6 @@
 #include <convoy/resilience/policy.h>
 
 #include <algorithm>
-#include <map>
 #include <set>
 
 namespace convoy::resilience {
@@ -145,11 +144,13 @@ std::optional<Plan> fewer_replicas(const Damage& d, const std::vector<double>& r
 
 // Of `lost`, as many as a mesh of `replicas` lacks, rather where they were.
 std::vector<int> lacking(const Damage& d, int replicas) {
-  std::map<int, int> needed;  // by part
-  for (int part = 0; part < d.job.parts; ++part) needed[part] = replicas;
+  std::vector<int> needed(static_cast<size_t>(d.job.parts), replicas);
+  const auto needed_of = [&](size_t block) -> int& {
+    return needed[static_cast<size_t>(d.job.blocks[block].part)];
+  };
   for (size_t b = 0; b < d.job.blocks.size(); ++b) {
     const bool is_lost = std::binary_search(d.lost.begin(), d.lost.end(), static_cast<int>(b));
-    if (d.job.blocks[b].node != kNone && !is_lost) --needed[d.job.blocks[b].part];
+    if (d.job.blocks[b].node != kNone && !is_lost) --needed_of(b);
   }
   std::vector<int> candidates = d.lost, chosen;
   std::stable_partition(candidates.begin(), candidates.end(), [&](int b) {
@@ -157,7 +158,7 @@ std::vector<int> lacking(const Damage& d, int replicas) {
     return node != kNone && is_fit(d.job.nodes[static_cast<size_t>(node)]);
   });
   for (const int b : candidates) {
-    if (needed[d.job.blocks[static_cast<size_t>(b)].part]-- > 0) chosen.push_back(b);
+    if (needed_of(static_cast<size_t>(b))-- > 0) chosen.push_back(b);
   }
   return chosen;
 }

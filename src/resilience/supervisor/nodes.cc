@@ -34,13 +34,9 @@ void Supervisor::node_said(int node, const proto::NodeHello& hello) {
     CONVOY_LOG(Error) << "node " << hello.name() << " speaks version " << hello.version();
     return;
   }
-  if (is_another_launcher(node, hello)) {
-    std::erase_if(workers_, [&](const auto& entry) { return entry.second.node == node; });
-    take_back(node, hello);
-    return look_at_all(node, node_name(node) + " has begun anew");
-  }
-  is_lost(node) ? take_back(node, hello) : take_in(node, hello);
-  look_at_all(node);
+  const bool is_anew = is_another_launcher(node, hello);
+  is_anew || is_lost(node) ? take_back(node, hello) : take_in(node, hello);
+  look_at_all(node, is_anew ? node_name(node) + " has begun anew" : "");
 }
 
 void Supervisor::take_in(int node, const proto::NodeHello& hello) {
@@ -75,7 +71,7 @@ void Supervisor::reconcile(int node, const proto::NodeHello& hello) {
   std::set<uint64_t> there;
   for (const proto::Worker& told : hello.workers()) {
     if (state_.unwanted.contains(told.worker())) {
-      kill_unwanted(node, told.worker());
+      kill(node, told.worker());
       continue;
     }
     there.insert(told.worker());
@@ -305,8 +301,8 @@ Node Supervisor::node_for_policy(int node, bool is_home, int spares) const {
   return told;
 }
 
-void Supervisor::take_places(const Plan& plan) {
-  for (const Move& move : plan.moves) {
+void Supervisor::take_places(const std::vector<Move>& moves) {
+  for (const Move& move : moves) {
     for (const int rank : layout_.ranks_of(move.block)) {
       place_[static_cast<size_t>(rank)] = move.node;
     }

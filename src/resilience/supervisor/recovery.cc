@@ -174,6 +174,7 @@ void Supervisor::carry_out(const Plan& plan, const std::vector<int>& ranks) {
   char expected[64];
   std::snprintf(expected, sizeof expected, "%.2f s", plan.down);
   const std::set<uint64_t> blamed = blame(ranks);  // before ranks are numbered anew
+  std::vector<Move> moves = plan.moves;
   switch (plan.action) {
     case Action::kStop:
       event("decided: stop: " + plan.reason);
@@ -191,11 +192,11 @@ void Supervisor::carry_out(const Plan& plan, const std::vector<int>& ranks) {
                   "more each may run");
     case Action::kRestart:
       event("decided: all processes anew: " + plan.reason);
-      take_places(plan);
+      take_places(plan.moves);
       quarantine(plan.quarantined);
       return restart_all();
     case Action::kShrink:
-      shrink(plan);
+      moves = shrink(plan);
       break;
     case Action::kGrow:
       grow(plan.moves);
@@ -207,7 +208,7 @@ void Supervisor::carry_out(const Plan& plan, const std::vector<int>& ranks) {
     default:
       break;
   }
-  if (plan.action != Action::kShrink) take_places(plan);  // which knows blocks by other numbers
+  take_places(moves);
   quarantine(plan.quarantined);
   std::vector<int> lost;
   for (int rank = 0; rank < layout_.ranks(); ++rank) {
@@ -241,10 +242,14 @@ std::set<uint64_t> Supervisor::blame(const std::vector<int>& ranks) {
   return ids;
 }
 
-void Supervisor::condemn(Worker& worker) {
+void Supervisor::kill(int node, uint64_t worker) {
   proto::ToNode order;
-  order.mutable_kill()->set_worker(worker.id);
-  send_(worker.node, order);
+  order.mutable_kill()->set_worker(worker);
+  send_(node, order);
+}
+
+void Supervisor::condemn(Worker& worker) {
+  kill(worker.node, worker.id);
   worker.is_condemned = true;
   worker.rank = kNone;
 }
@@ -259,7 +264,10 @@ void Supervisor::begin_generation(const std::vector<int>& lost, bool is_resized)
     if (w.rank != kNone && !(layout_.is_full() && has_own_mesh())) state_.ranks[id] = w.rank;
   }
   save();  // before anyone hears of it: the number must never be used again
-  if (is_resized) tell_places(/*is_resized=*/true);
+  if (is_resized) {
+    renumbered_ = state_.generation;
+    tell_places(/*is_resized=*/true);
+  }
   phase_ = Phase::kGathering;
   is_held_ = false;
   hold_asked_at_.reset();

@@ -61,7 +61,6 @@ void Supervisor::reshape(const Mesh& mesh) {
     }
   }
   starting_.clear();
-  renumbered_ = state_.generation + 1;
   for (Incident& i : state_.history) i.fault.blocks.clear();  // which had other numbers
   state_.mesh = has_own_mesh() ? "" : mesh.to_string();
   state_.mesh_ranks = has_own_mesh() ? 0 : mesh.size();

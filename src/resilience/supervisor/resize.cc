@@ -14,7 +14,8 @@ constexpr Nanos kAskAgain = std::chrono::seconds(30);
 // --- fewer ---
 
 // Who keeps its part of the model may get another replica's number, so that none is left out.
-void Supervisor::shrink(const Plan& plan) {
+// Returns the plan's moves, with the blocks' new numbers.
+std::vector<Move> Supervisor::shrink(const Plan& plan) {
   const std::map<int, int> replica_of = close_gaps(job({}).blocks, plan.dropped);
   const int replicas = static_cast<int>(replica_of.size()) / layout_.parts();
   for (auto& [id, w] : workers_) {
@@ -23,14 +24,13 @@ void Supervisor::shrink(const Plan& plan) {
     if (!replica_of.contains(layout_.block_of(w.rank))) condemn(w);
   }
   const Layout next = layout_.with_replicas(replicas);
-  std::map<int, int> node_of;  // ranks that get another process
-  for (const Move& move : plan.moves) {
-    for (const int rank : layout_.ranks_of(move.block)) {
-      node_of[layout_.rank_in(next, rank, replica_of.at(move.block))] = move.node;
-    }
+  std::vector<Move> moves = plan.moves;
+  for (Move& move : moves) {
+    const int rank = layout_.ranks_of(move.block).front();
+    move.block = next.block_of(layout_.rank_in(next, rank, replica_of.at(move.block)));
   }
   renumber(next, replica_of);
-  for (const auto& [rank, node] : node_of) place_[static_cast<size_t>(rank)] = node;
+  return moves;
 }
 
 // --- more ---
@@ -50,7 +50,6 @@ void Supervisor::renumber(const Layout& next, const std::map<int, int>& replica_
   layout_ = next;
   place_.assign(static_cast<size_t>(layout_.ranks()), 0);
   starting_.clear();
-  renumbered_ = state_.generation + 1;
   for (auto& [id, w] : workers_) {
     const auto at = ranks.find(id);
     w.rank = at == ranks.end() ? kNone : at->second;
@@ -107,7 +106,7 @@ void Supervisor::take_back(int node, const proto::NodeHello& hello) {
   proto::ToNode whole;
   whole.set_whole(true);  // so that its launcher does not take what is ended for a failure
   send_(node, whole);
-  for (const proto::Worker& worker : hello.workers()) kill_unwanted(node, worker.worker());
+  for (const proto::Worker& worker : hello.workers()) kill(node, worker.worker());
   proto::NodeHello empty = hello;
   empty.clear_workers();
   empty.clear_done();
@@ -115,11 +114,4 @@ void Supervisor::take_back(int node, const proto::NodeHello& hello) {
   take_in(node, empty);
   say(node_name(node) + " is there again.");
 }
-
-void Supervisor::kill_unwanted(int node, uint64_t worker) {
-  proto::ToNode order;
-  order.mutable_kill()->set_worker(worker);
-  send_(node, order);
-}
-
 }  // namespace convoy::resilience

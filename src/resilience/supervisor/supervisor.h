@@ -130,7 +130,6 @@ class Supervisor {
   // Nodes, in nodes.cc.
   void reconcile(int node, const proto::NodeHello& hello);
   bool is_another_launcher(int node, const proto::NodeHello& hello) const;
-  void kill_unwanted(int node, uint64_t worker);
   void drop_doubles();
   void take_in(int node, const proto::NodeHello& hello);
   void look_at_all(int come = kNone, const std::string& why = "");
@@ -172,14 +171,14 @@ class Supervisor {
   // `homes`: where blocks are that lost only some of their ranks.
   Job job(const std::set<int>& homes) const;
   void carry_out(const Plan& plan, const std::vector<int>& lost);
-  void take_places(const Plan& plan);
+  void take_places(const std::vector<Move>& moves);
   void tell_places(bool is_resized);
   // `is_resized`: ranks have other numbers, which launchers don't know yet.
   void begin_generation(const std::vector<int>& lost, bool is_resized);
   void restart_all();
 
   // More or fewer replicas, in resize.cc.
-  void shrink(const Plan& plan);
+  std::vector<Move> shrink(const Plan& plan);
   void grow(const std::vector<Move>& moves);
   void renumber(const Layout& next, const std::map<int, int>& replica_of_block);
   void look_for_growth();
@@ -212,6 +211,7 @@ class Supervisor {
   void look_for_hang();
   void look_for_late();
   std::set<uint64_t> blame(const std::vector<int>& ranks);
+  void kill(int node, uint64_t worker);
   void condemn(Worker& worker);
 
   // Books.
