@@ -56,7 +56,8 @@ struct Mapping {
   bool reserved_huge = false;
 };
 
-// Maps at a multiple of the huge page's size, without which the processor can't use one.
+// Maps ordinary pages at a multiple of the huge page's size, without which the processor can't use
+// huge ones. (Reserved huge pages are aligned by the kernel.)
 void* map_aligned(int fd, size_t bytes, int protection) {
   void* room = ::mmap(nullptr, bytes + kHugePage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (room == MAP_FAILED) return room;
@@ -64,15 +65,18 @@ void* map_aligned(int fd, size_t bytes, int protection) {
   const size_t before = (kHugePage - reinterpret_cast<uintptr_t>(room) % kHugePage) % kHugePage;
   void* at = ::mmap(begin + before, bytes, protection, MAP_SHARED | MAP_FIXED, fd, 0);
   const int error = errno;
-  if (at == MAP_FAILED) {
-    ::munmap(room, bytes + kHugePage);
-  } else {
-    if (before > 0) ::munmap(begin, before);
-    const size_t used = round_up(before + bytes, page_size());
-    if (used < bytes + kHugePage) ::munmap(begin + used, bytes + kHugePage - used);
-  }
+  // Of a failed MAP_FIXED the kernel leaves a gap, where another thread may have mapped something
+  // by now: what lies there is not ours to unmap.
+  if (before > 0) ::munmap(begin, before);
+  const size_t used = round_up(before + bytes, page_size());
+  if (used < bytes + kHugePage) ::munmap(begin + used, bytes + kHugePage - used);
   errno = error;
   return at;
+}
+
+void* map_memory(const Mapping& m, int protection) {
+  if (!m.reserved_huge) return map_aligned(m.fd.get(), m.bytes, protection);
+  return ::mmap(nullptr, m.bytes, protection, MAP_SHARED, m.fd.get(), 0);
 }
 
 Result<Mapping> make_memory(size_t bytes, unsigned extra_flags, size_t unit) {
@@ -84,7 +88,7 @@ Result<Mapping> make_memory(size_t bytes, unsigned extra_flags, size_t unit) {
     return errno_status("cannot make an arena of " + format_bytes(m.bytes), errno);
   }
   // Reserved huge pages are taken from the pool here, so a pool that is too small fails here.
-  void* at = map_aligned(m.fd.get(), m.bytes, PROT_READ | PROT_WRITE);
+  void* at = map_memory(m, PROT_READ | PROT_WRITE);
   if (at == MAP_FAILED) return errno_status("cannot map " + format_bytes(m.bytes), errno);
   m.data = static_cast<std::byte*>(at);
   if (::fcntl(m.fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
@@ -264,8 +268,7 @@ Result<std::shared_ptr<Arena>> Arena::map(int fd, size_t bytes, bool writable,
   impl->map.bytes = round_up(bytes, impl->map.reserved_huge ? kHugePage : page_size());
   impl->map.fd.reset(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
   if (!impl->map.fd) return errno_status("cannot duplicate the descriptor of an arena", errno);
-  void* at =
-      map_aligned(impl->map.fd.get(), impl->map.bytes, PROT_READ | (writable ? PROT_WRITE : 0));
+  void* at = map_memory(impl->map, PROT_READ | (writable ? PROT_WRITE : 0));
   if (at == MAP_FAILED) return errno_status("cannot map an arena", errno);
   impl->map.data = static_cast<std::byte*>(at);
   impl->try_collapse = writable && options.huge_pages && !impl->map.reserved_huge;

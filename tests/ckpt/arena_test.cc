@@ -6,10 +6,12 @@
 #include <catch2/catch.hpp>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
+#include <thread>
 #include <unistd.h>
 #include <vector>
 
@@ -85,6 +87,33 @@ TEST_CASE("what can't be an arena is refused") {
   REQUIRE(::ftruncate(unsealed, 8192) == 0);
   REQUIRE(Arena::map(unsealed, 4096, false).status().code() == Code::kInvalidArgument);
   ::close(unsealed);
+}
+
+// Huge pages are tried first, and where none are reserved that mapping fails: what other threads
+// map meanwhile must stay. (It didn't: their memory was unmapped, or became a part of the arena.)
+TEST_CASE("making arenas leaves what other threads map alone") {
+  std::atomic<bool> stop{false};
+  std::atomic<int> lost{0};
+  std::vector<std::thread> others;
+  for (int i = 0; i < 4; ++i) {
+    others.emplace_back([&] {
+      while (!stop) {
+        constexpr size_t kBytes = size_t{4} << 20;
+        void* at = ::mmap(nullptr, kBytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        std::this_thread::yield();
+        // A range with a hole is refused. Access rights are asked for instead of used: a lost page
+        // would end the test.
+        if (at == MAP_FAILED || ::mprotect(at, kBytes, PROT_READ) != 0) ++lost;
+        ::munmap(at, kBytes);
+      }
+    });
+  }
+  for (int i = 0; i < 20000 && lost == 0; ++i) {
+    REQUIRE(Arena::create(size_t{4} << 20, {.touch_threads = 0}).ok());
+  }
+  stop = true;
+  for (std::thread& other : others) other.join();
+  REQUIRE(lost == 0);
 }
 
 TEST_CASE("an arena may be dropped while its pages are being touched") {
