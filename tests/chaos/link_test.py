@@ -50,8 +50,9 @@ def join_namespaces() -> bool:
 def in_machine(folder: pathlib.Path, number: int) -> str:
     """A `convoy` that runs in that machine's namespace."""
     path = folder / f"convoy-{number}"
-    path.write_text(f'#!/bin/sh\nexec ip netns exec {NAMES[number]} {CONVOY} "$@"\n')
-    path.chmod(0o755)
+    if not path.exists():  # written once: a shell that just starts must not find it empty
+        path.write_text(f'#!/bin/sh\nexec ip netns exec {NAMES[number]} {CONVOY} "$@"\n')
+        path.chmod(0o755)
     return str(path)
 
 
@@ -102,7 +103,7 @@ def short_cuts(folder: pathlib.Path) -> None:
     job = Job(folder, "short")
     job.await_step(3)
     # Steps are done between a slow link, over which none comes to its end, and a cut: both together would count as a hang.
-    report = chaos(folder, job, [{"kind": "cut_link", "seconds": 0.3, "after_s": 0.2}, {"kind": "slow_link", "amount": 20000, "seconds": 0.6, "after_s": 0.2},
+    report = chaos(folder, job, [{"kind": "cut_link", "seconds": 0.3, "after_s": 0.2}, {"kind": "slow_link", "amount": 20000, "seconds": 1, "after_s": 0.2},
                                  {"kind": "cut_link", "seconds": 0.6, "after_s": 1.5}])
     assert report["incidents"] == 0, report
     job.stop(143, 143)
