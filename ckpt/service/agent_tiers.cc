@@ -30,12 +30,15 @@ Result<std::shared_ptr<AgentJob>> Agent::job_for(const Workers& workers) {
   if (job_ != nullptr && job_->workers().job == workers.job &&
       job_->workers().generation == workers.generation) {
     return Status(Code::kMismatch,
-                  "the ranks of " + job_text(workers) + " asked for different checkpoint settings");
+                  "the ranks of " + job_text(workers) +
+                      " asked for different checkpoint settings. If they were started anew: "
+                      "CONVOY_GENERATION must be higher than before");
   }
   if (job_ != nullptr &&
       (job_->workers().job != workers.job || job_->workers().generation > workers.generation)) {
     return Status(Code::kFailedPrecondition,
-                  "this agent serves " + job_text(job_->workers()) + ", not " + job_text(workers));
+                  "this agent serves " + job_text(job_->workers()) + ", not " + job_text(workers) +
+                      ". Ranks that are started anew need a higher CONVOY_GENERATION");
   }
   if (disk_ == nullptr || folder_ != workers.folder) {
     folder_ = workers.folder;

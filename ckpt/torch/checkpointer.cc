@@ -1,4 +1,5 @@
 // Which thread copies, and what waits for what.
+#include <convoy/base/vitals.h>
 #include <convoy/ckpt/checkpointer.h>
 
 #include <c10/core/StreamGuard.h>
@@ -78,7 +79,10 @@ Result<SaveOutcome> Checkpointer::save_async(uint64_t step, TensorState state,
   Result<SaveOutcome> before = outcome();  // and its pinned memory is free
   if (!device_of(state)) {
     copied_.reset();
-    if (!options_.spread) return last_ = save_host(step, state, notes, everywhere);
+    if (!options_.spread) {
+      const WaitingForSave waiting;
+      return last_ = save_host(step, state, notes, everywhere);
+    }
     going_ =
         std::async(std::launch::async, [this, step, notes, everywhere, state = std::move(state)] {
           return save_host(step, state, notes, everywhere);
@@ -105,7 +109,10 @@ void Checkpointer::fence() {
 }
 
 Result<SaveOutcome> Checkpointer::outcome() {
-  if (going_.valid()) last_ = going_.get();
+  if (going_.valid()) {
+    const WaitingForSave waiting;
+    last_ = going_.get();
+  }
   return last_;
 }
 

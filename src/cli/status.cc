@@ -59,6 +59,7 @@ std::string text_of(const nlohmann::json& s) {
   text += mesh_map(s);
   for (const auto& r : s.at("ranks")) {
     const char* does = r.value("halted", false)    ? "halted"
+                       : r.value("saving", false)  ? "waits for a save"
                        : r.value("waiting", false) ? "waits for others"
                                                    : "computes";
     std::snprintf(line, sizeof line, "  rank %-4d pid %-8d %-20s step %-8d %s%s\n",

@@ -66,7 +66,8 @@ Crew::Crew(Options options, Orders orders, EventLoop& loop, Terminal& terminal)
       orders_(std::move(orders)),
       loop_(loop),
       terminal_(terminal),
-      name_("convoy-crew-" + random_hex()) {}
+      name_("convoy-crew-" + random_hex()),
+      generation_(options_.generation) {}
 
 Result<std::unique_ptr<Crew>> Crew::create(Options options, Orders orders, EventLoop& loop,
                                            Terminal& terminal) {
@@ -226,6 +227,7 @@ void Crew::tell_vitals() {
     v.set_step_ns(worker.vitals->step_ns.load(std::memory_order_relaxed));
     v.set_waiting(worker.vitals->waiting.load(std::memory_order_relaxed) > 0);
     v.set_training(worker.vitals->training.load(std::memory_order_relaxed) != 0);
+    v.set_saving(worker.vitals->saving.load(std::memory_order_relaxed) > 0);
     v.set_takes_any_mesh(worker.vitals->takes_any_mesh.load(std::memory_order_relaxed) != 0);
   }
   for (const int64_t step : options_.tiers()) out.mutable_vitals()->add_tiers(step);

@@ -39,8 +39,9 @@ class Crew {
     int spares = 0;
     int min_dp = 1;
     int nodes = 1, node = 0;
-    uint64_t launcher = 0;  // of several machines: another number than its predecessor's here
-    uint16_t port = 0;      // of several machines: the supervisor's, on `leader`
+    uint64_t generation = 0;  // that the ranks start in
+    uint64_t launcher = 0;    // of several machines: another number than its predecessor's here
+    uint16_t port = 0;        // of several machines: the supervisor's, on `leader`
     std::string leader;
     std::string webhook, metrics;  // see SuperviseOptions
     std::string etcd;              // any machine may lead; see SuperviseOptions
@@ -133,7 +134,7 @@ class Crew {
   std::map<uint64_t, Worker> workers_;
   std::map<uint64_t, int> requests_;  // operators' sockets
   uint64_t next_request_ = 1;
-  uint64_t generation_ = 0;
+  uint64_t generation_;
   std::set<int> done_;     // ranks that have ended with success here
   bool is_whole_ = false;  // the supervisor has seen all machines
   bool is_led_ = false;    // it can be reached

@@ -30,6 +30,7 @@ Status Job::lead_crew() {
                     .min_dp = o.min_dp,
                     .nodes = o.nodes,
                     .node = o.node_rank,
+                    .generation = plan_.generation,
                     .launcher = first_worker_,
                     .port = port,
                     .leader = o.master_addr,

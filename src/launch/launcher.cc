@@ -68,6 +68,16 @@ int choose_threads(const LaunchOptions& o) {
   return inherited > 0 ? inherited : std::max(1, cores() / o.ranks);
 }
 
+// What the ranks will read, and complain of where it is no number.
+uint64_t choose_generation(const LaunchOptions& o) {
+  const char* inherited = std::getenv("CONVOY_GENERATION");
+  std::string text = inherited == nullptr ? "" : inherited;
+  for (const auto& [name, value] : o.environment) {
+    if (name == "CONVOY_GENERATION") text = value;
+  }
+  return std::strtoull(text.c_str(), nullptr, 10);
+}
+
 std::string new_job_id() {
   const std::time_t now = std::time(nullptr);
   std::tm local{};
@@ -113,6 +123,7 @@ Result<Plan> plan_launch(const LaunchOptions& options) {
   plan.job_id = is_given ? job_id : new_job_id();
   plan.has_common_id = is_given || options.nodes == 1;
   plan.threads = choose_threads(options);
+  plan.generation = choose_generation(options);
   for (char** entry = environ; *entry != nullptr; ++entry) plan.inherited.emplace_back(*entry);
   CONVOY_ASSIGN_OR_RETURN(plan.run_dir, make_run_dir(options, plan.job_id));
   return plan;

@@ -17,6 +17,7 @@ struct Plan {
   std::string run_dir;         // absolute; exists, with logs/ in it
   uint16_t port = 0;
   int threads = 1;
+  uint64_t generation = 0;  // that the ranks start in: of a job that goes on under another launcher
   std::vector<std::string> preloaded;  // the stand-in's libraries, when this is a rehearsal
   std::vector<std::string> inherited;  // "NAME=value" of the caller
 };

@@ -117,15 +117,27 @@ ckpt::ClientOptions client_options(const TrainOptions& options, Runtime& runtime
   return client;
 }
 
+// Each piece of a snapshot needs a machine of its own. A job that was started with too few is
+// wrong; one that has lost some goes on with its other tiers until they are there again.
+Status check_replicas(const Runtime& runtime, ckpt::ClientOptions& client) {
+  const uint32_t pieces = client.replica_k + client.replica_m;
+  if (client.replica_m == 0 || pieces <= client.nodes) return ok_status();
+  const std::string needs = "--checkpoint-replicas " + std::to_string(client.replica_k) + "," +
+                            std::to_string(client.replica_m) + " needs " + std::to_string(pieces) +
+                            " machines, one for each piece; this job has " +
+                            std::to_string(client.nodes);
+  if (runtime.generation() == runtime.environment().generation) {
+    return {Code::kInvalidArgument, needs + "."};
+  }
+  if (runtime.rank() == 0) {
+    CONVOY_LOG(Warn) << needs << " now. Until there are more it is off";
+  }
+  client.replica_k = client.replica_m = 0;
+  return ok_status();
+}
+
 // What depends on how many machines there are.
 Status check_nodes(const CheckpointOptions& o, uint32_t nodes) {
-  const int pieces = o.replica_k + o.replica_m;
-  if (o.replica_m > 0 && static_cast<uint32_t>(pieces) > nodes) {
-    return {Code::kInvalidArgument,
-            "--checkpoint-replicas " + std::to_string(o.replica_k) + "," +
-                std::to_string(o.replica_m) + " needs " + std::to_string(pieces) +
-                " machines, one for each piece; this job has " + std::to_string(nodes) + "."};
-  }
   if (nodes > 1 && !o.remote.where.empty() && o.folder.where.empty()) {
     return {Code::kInvalidArgument,
             "--checkpoint-remote needs --checkpoint FOLDER, too, where a job has several machines: "
@@ -174,6 +186,7 @@ Result<Checkpoints> Checkpoints::open(const TrainOptions& options, Runtime& runt
     out.places_.coordinator = client.coordinator;
     out.places_.generation = client.generation;
   }
+  CONVOY_RETURN_IF_ERROR(check_replicas(runtime, client));
   CONVOY_RETURN_IF_ERROR(check_nodes(options.checkpoint, client.nodes));
   auto checkpointer = ckpt::Checkpointer::create({std::move(client), options.checkpoint.spread});
   CONVOY_RETURN_IF_ERROR(agree(checkpointer.status()));

@@ -54,7 +54,7 @@ class Campaign:
         (folder / "text.txt").write_text("".join(f"{i} times {i} is {i * i}. " for i in range(3000)))
         subprocess.run([self.convoy, "data", "prepare", str(folder / "text.txt"), "-o", self.tokens], check=True, capture_output=True)
         self.done: list[dict] = []
-        self.next_step: list[float] = []
+        self.next_step: list[tuple[float, int]] = []  # seconds, the job's seed
         self.lost = self.recoveries = 0
         self.elapsed = self.trained = 0.0
         self.failed: list[str] = []
@@ -144,7 +144,7 @@ class Campaign:
         else:
             report = json.loads(done.stdout)
             self.done += [f for f in report["faults"] if f["happened"]]
-            self.next_step += report["next_step_s"]
+            self.next_step += [(seconds, seed) for seconds in report["next_step_s"]]
             self.lost += report["steps_lost"]
             self.recoveries += report["incidents"]
             self.elapsed += report["elapsed_s"]
@@ -173,11 +173,12 @@ class Campaign:
             print(f"{kind:<18}{count:>5}{back:>6}")
         several = sum(1 for f in self.done if len(f.get("ranks", [])) > 1)
         print(f"{several} struck several ranks; {sum(f['was_recovering'] for f in doubles)} of {len(doubles)} came while the job was recovering")
-        times = sorted(self.next_step) or [0.0]
+        most, slowest = max(self.next_step, default=(0.0, 0))
+        times = sorted(seconds for seconds, _ in self.next_step) or [0.0]
         p95 = times[min(len(times) - 1, int(0.95 * len(times)))]
         share = self.trained / self.elapsed if self.elapsed else 0
         print(f"{len(self.done)} faults, {self.recoveries} recoveries: median {statistics.median(times):.2f} s, p95 {p95:.2f} s, most "
-              f"{times[-1]:.2f} s to the next step; {self.lost} steps lost; goodput {100 * share:.1f} % of {self.elapsed:.0f} s")
+              f"{most:.2f} s (seed {slowest}) to the next step; {self.lost} steps lost; goodput {100 * share:.1f} % of {self.elapsed:.0f} s")
         print("BROKEN: " + ", ".join(self.failed) if self.failed else "everything held")
 
 

@@ -92,6 +92,18 @@ TEST_CASE("ranks that all wait for each other blame nobody") {
   CHECK(hang->culprits.empty());
 }
 
+TEST_CASE("ranks that wait for a save have not hung, unless they are halted") {
+  Job job(3, milliseconds(100));
+  REQUIRE_FALSE(job.look_for(seconds(2)));
+  job.stuck = true;
+  job.vitals[1].saving = true;
+  CHECK_FALSE(job.look_for(seconds(60)));
+  job.vitals[1].halted = true;
+  const auto hang = job.look_for(seconds(10));
+  REQUIRE(hang);
+  CHECK(hang->culprits == std::vector{1});
+}
+
 TEST_CASE("what is no training, and a machine that was halted itself, are no hang") {
   Job job(3, milliseconds(100));
   REQUIRE_FALSE(job.look_for(seconds(2)));

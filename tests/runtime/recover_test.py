@@ -125,6 +125,11 @@ def a_rank(run: Run) -> dict:
     return {"incidents": 1, "lost": 0, "started": 1, "kept": 7}
 
 
+def of_an_older_job(run: Run) -> dict:
+    """The ranks begin in a later generation than 0: their supervisor counts on from there."""
+    return a_rank(run) | {"generation": 7}
+
+
 def rank_zero(run: Run) -> dict:
     """The rank that writes metrics and served the first store; a spare takes its place."""
     kill(run, 0)
@@ -269,6 +274,7 @@ MEMORY = ["--checkpoint", "{out}/checkpoints", "--checkpoint-every", "1", "--che
 # fault: mesh, options of the launcher, of the trainer.
 FAULTS = {
     a_rank: (MESH, [], []),
+    of_an_older_job: (MESH, ["--env", "CONVOY_GENERATION=7"], []),
     rank_zero: (MESH, ["--spares", "1"], []),
     crash: ("dp=8", [], ["--dropout", "0.1"]),
     a_halt: (MESH, ["--spares", "1"], ["--schedule", "interleaved"]),
@@ -309,6 +315,7 @@ def check(fault, folder: pathlib.Path, reference: dict) -> None:
     for name, key in (("started", "processes_started"), ("spares", "spares_used"), ("kept", "processes_kept")):
         assert all(r[key] == expected.get(name, r[key]) for r in records), (name, expected, records)
     assert expected.get("what", "") in records[0]["what"], records[0]
+    assert records[0]["generation"] == expected.get("generation", 0), records[0]
     assert records[0]["step"] <= AT + 10 + expected.get("within", STEPS), records[0]
     assert expected.get("said", "") in run.text(), run.text()
     story = subprocess.run([CONVOY, "why", str(run.out)], capture_output=True, text=True, check=True).stdout

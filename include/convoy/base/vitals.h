@@ -19,6 +19,8 @@ struct Vitals {
   std::atomic<uint64_t> gradients{0}, gradient_bytes{0};
   // 1: the job may go on with another mesh; this process takes any place in any.
   std::atomic<uint32_t> takes_any_mesh{0};
+  // Not 0: a save waits for room or is copied, which has deadlines of its own and is no hang.
+  std::atomic<uint32_t> saving{0};
 };
 
 // One page for a process, also for libraries that hide what they don't mean to export.
@@ -41,6 +43,18 @@ class WaitingForOthers {
   ~WaitingForOthers() { on_.waiting.fetch_sub(1, std::memory_order_relaxed); }
   WaitingForOthers(const WaitingForOthers&) = delete;
   WaitingForOthers& operator=(const WaitingForOthers&) = delete;
+
+ private:
+  Vitals& on_;
+};
+
+// While it lives, this process's work waits for a save.
+class WaitingForSave {
+ public:
+  WaitingForSave() : on_(vitals()) { on_.saving.fetch_add(1, std::memory_order_relaxed); }
+  ~WaitingForSave() { on_.saving.fetch_sub(1, std::memory_order_relaxed); }
+  WaitingForSave(const WaitingForSave&) = delete;
+  WaitingForSave& operator=(const WaitingForSave&) = delete;
 
  private:
   Vitals& on_;

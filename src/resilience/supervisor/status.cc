@@ -93,6 +93,7 @@ std::string Supervisor::status() const {
                      {"node", node == nodes_.end() ? "" : node->second.name()},
                      {"step", w.vitals.step},
                      {"waiting", w.vitals.waiting},
+                     {"saving", w.vitals.saving},
                      {"halted", w.vitals.halted},
                      {"new", w.is_new}});
   }

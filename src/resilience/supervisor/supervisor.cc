@@ -284,8 +284,13 @@ void Supervisor::vitals(int node, const proto::Vitals& told) {
     if (step > worker->vitals.step && worker->vitals.training) {
       worker->stepped_at = clock_->now();
     }
-    worker->vitals = {
-        step, v.waiting(), v.training(), v.halted(), Nanos(sane(v.step_ns())), v.takes_any_mesh()};
+    worker->vitals = {.step = step,
+                      .waiting = v.waiting(),
+                      .training = v.training(),
+                      .halted = v.halted(),
+                      .took = Nanos(sane(v.step_ns())),
+                      .takes_any_mesh = v.takes_any_mesh(),
+                      .saving = v.saving()};
   }
   has_new_vitals_ = true;
 }

@@ -67,7 +67,10 @@ std::optional<HangWatch::Hang> HangWatch::look(TimePoint now) {
   if (!limit || told_ || ranks_.empty() || now - seen_ > kFresh) return std::nullopt;
   const bool training =
       std::all_of(ranks_.begin(), ranks_.end(), [](const auto& r) { return r.second.training; });
-  if (!training) {
+  const bool saving = std::any_of(ranks_.begin(), ranks_.end(), [](const auto& r) {
+    return r.second.saving && !r.second.halted;
+  });
+  if (!training || saving) {
     at_ = now;
     return std::nullopt;
   }

@@ -18,6 +18,7 @@ struct RankVitals {
   bool halted = false;    // SIGSTOP, a debugger
   Nanos took{};           // the last step, by its own clock
   bool takes_any_mesh = false;
+  bool saving = false;  // its work waits for a save, which has a deadline of its own
 };
 
 // Finds hangs: no rank has done a step for far longer than steps of this job take. Pure.
