@@ -191,3 +191,4 @@ class Training:
         else:
             self.data_parallel()
         dist.barrier()
+        dist.destroy_process_group()  # says goodbye: to those that are still in the barrier a rank that just ends has died
