@@ -119,7 +119,7 @@ ckpt::ClientOptions client_options(const TrainOptions& options, Runtime& runtime
 
 // Each piece of a snapshot needs a machine of its own. A job that was started with too few is
 // wrong; one that has lost some goes on with its other tiers until they are there again.
-Status check_replicas(const Runtime& runtime, ckpt::ClientOptions& client) {
+Status fit_replicas(const Runtime& runtime, ckpt::ClientOptions& client) {
   const uint32_t pieces = client.replica_k + client.replica_m;
   if (client.replica_m == 0 || pieces <= client.nodes) return ok_status();
   const std::string needs = "--checkpoint-replicas " + std::to_string(client.replica_k) + "," +
@@ -186,7 +186,7 @@ Result<Checkpoints> Checkpoints::open(const TrainOptions& options, Runtime& runt
     out.places_.coordinator = client.coordinator;
     out.places_.generation = client.generation;
   }
-  CONVOY_RETURN_IF_ERROR(check_replicas(runtime, client));
+  CONVOY_RETURN_IF_ERROR(fit_replicas(runtime, client));
   CONVOY_RETURN_IF_ERROR(check_nodes(options.checkpoint, client.nodes));
   auto checkpointer = ckpt::Checkpointer::create({std::move(client), options.checkpoint.spread});
   CONVOY_RETURN_IF_ERROR(agree(checkpointer.status()));

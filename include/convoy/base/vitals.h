@@ -36,28 +36,25 @@ inline void show_vitals(Vitals* page) {
   shown_vitals.store(page, std::memory_order_release);
 }
 
-// While it lives, this process waits for others.
-class WaitingForOthers {
+// While it lives, one of this process's counts is higher by one.
+class Counted {
  public:
-  WaitingForOthers() : on_(vitals()) { on_.waiting.fetch_add(1, std::memory_order_relaxed); }
-  ~WaitingForOthers() { on_.waiting.fetch_sub(1, std::memory_order_relaxed); }
-  WaitingForOthers(const WaitingForOthers&) = delete;
-  WaitingForOthers& operator=(const WaitingForOthers&) = delete;
+  explicit Counted(std::atomic<uint32_t>& count) : count_(count) {
+    count_.fetch_add(1, std::memory_order_relaxed);
+  }
+  ~Counted() { count_.fetch_sub(1, std::memory_order_relaxed); }
+  Counted(const Counted&) = delete;
+  Counted& operator=(const Counted&) = delete;
 
  private:
-  Vitals& on_;
+  std::atomic<uint32_t>& count_;
 };
 
-// While it lives, this process's work waits for a save.
-class WaitingForSave {
- public:
-  WaitingForSave() : on_(vitals()) { on_.saving.fetch_add(1, std::memory_order_relaxed); }
-  ~WaitingForSave() { on_.saving.fetch_sub(1, std::memory_order_relaxed); }
-  WaitingForSave(const WaitingForSave&) = delete;
-  WaitingForSave& operator=(const WaitingForSave&) = delete;
-
- private:
-  Vitals& on_;
+struct WaitingForOthers : Counted {
+  WaitingForOthers() : Counted(vitals().waiting) {}
+};
+struct WaitingForSave : Counted {
+  WaitingForSave() : Counted(vitals().saving) {}
 };
 
 }  // namespace convoy
