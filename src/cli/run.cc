@@ -225,8 +225,9 @@ void add_run(CLI::App& root, Invocation& invocation) {
                           ->check(CLI::Range(1, 65535))
                           ->type_name("P");
   CLI::Option* rendezvous =
-      app->add_option("--rdzv", arguments->rendezvous,
-                      "several machines: the first one's address, and a free port there")
+      app->add_option(
+             "--rdzv", arguments->rendezvous,
+             "several machines: the first one's address, and a free port there, below 32768")
           ->type_name("HOST:PORT")
           ->excludes(port);
   app->add_option("--nnodes", o.nodes, "machines of the job, each with N ranks")

@@ -82,9 +82,14 @@ class Job:
 
     def await_step(self, step: int) -> None:
         path, deadline = self.first.out / "metrics.jsonl", time.monotonic() + 120
-        while not (path.exists() and f'"step":{step},' in path.read_text()):
+        while not (path.exists() and f'"step":{step},' in path.read_text() and self.is_whole()):
             assert time.monotonic() < deadline and self.first.job.poll() is None, f"step {step} never came"
             time.sleep(0.05)
+
+    def is_whole(self) -> bool:
+        """Until both machines have reached the supervisor a death ends the job."""
+        status = self.first.status()
+        return status is not None and all(node["state"] == "there" for node in status["nodes"])
 
 
 def chaos(folder: pathlib.Path, job: Job, faults: list[dict]) -> dict:

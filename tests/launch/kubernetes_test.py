@@ -27,7 +27,7 @@ except ImportError as missing:
 
 sys.path[:0] = [str(pathlib.Path(__file__).resolve().parent.parent / folder) for folder in (".", "runtime")]
 from certificate import make_certificate  # noqa: E402
-from recover_nodes_test import free_port  # noqa: E402
+from ports import free_port  # noqa: E402
 
 CONVOY, TRAIN, MANIFEST = map(os.path.abspath, sys.argv[1:4])
 PATIENCE_S = 90
@@ -182,7 +182,7 @@ class Start:
 
     def __init__(self, manifest, alone):
         self.manifest = manifest
-        rendezvous = f"127.0.0.1:{free_port()}"
+        rendezvous = f"127.0.0.1:{free_port(neighbours=2)}"
         self.pods = [Pod(manifest, index, rendezvous, alone) for index in range(int(manifest.environment(0)["MACHINES"]))]
 
     def newest_step(self):
@@ -223,6 +223,7 @@ def evicted_and_lost(manifest, alone):
     second.wait_until("another start", second.resumed_from)
     assert second.resumed_from() >= (newest - 1) // SAVE_EVERY * SAVE_EVERY, f"step {newest} was done\n{second.text()}"
     newest = second.await_step(newest + 12)
+    second.wait_until("readiness", lambda: [manifest.probe(index) for index in (0, 1)] == [0, 0])
     second.pods[1].send(signal.SIGKILL)
     codes = second.end()  # of the second one: unshare's, which makes an error of it
     assert codes[0] == 69 and manifest.restarts(69) and manifest.restarts(137), f"{codes}\n{second.text()}"

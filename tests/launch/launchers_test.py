@@ -18,6 +18,9 @@ import sys
 import tempfile
 import time
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from ports import free_port  # noqa: E402
+
 SKIPPED = 77
 RANKS = 3
 LINE = re.compile(r"worker rank=(\d+) size=(\d+) local=(\d+)/(\d+) master=([^:]+):(\d+) by=(.+)")
@@ -84,17 +87,6 @@ def under_mpirun(worker, _):
     check(run(["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", str(RANKS), worker]), "mpirun", "127.0.0.1")
 
 
-def free_ports(count):
-    with contextlib.ExitStack() as open_ones:
-        sockets = [open_ones.enter_context(socket.socket()) for _ in range(count)]
-        for s in sockets:
-            s.bind(("", 0))
-        return [s.getsockname()[1] for s in sockets]
-
-
-def free_port():
-    return free_ports(1)[0]
-
 
 class Slurm:
     """A Slurm cluster of this machine alone, with one slurmd for each of its nodes."""
@@ -138,7 +130,7 @@ SchedulerParameters=sched_interval=1,bf_interval=1
         (self.folder / "munge.key").write_bytes(os.urandom(1024))
         os.chmod(self.folder / "munge.key", 0o400)
         self.config = self.folder / "slurm.conf"
-        controller, *ports = free_ports(1 + nodes)
+        controller, *ports = [free_port() for _ in range(1 + nodes)]
         self.config.write_text(self.CONFIG.format(host=self.host, folder=folder, controller_port=controller)
                                + "".join(self.NODE.format(name=n, host=self.host, port=p) for n, p in zip(self.nodes, ports))
                                + self.PARTITION.format(names=",".join(self.nodes)))

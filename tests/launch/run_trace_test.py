@@ -23,6 +23,7 @@ sys.argv, WORKER, PYTHON = sys.argv[:2], os.path.abspath(sys.argv[2]), sys.argv[
 
 from certificate import make_certificate  # noqa: E402
 from jobs import CONVOY, PATIENCE_S, JobTest, environment  # noqa: E402
+from ports import free_port  # noqa: E402
 
 COUNT = 100  # collectives of a rank, half a second
 SCRIPT = """
@@ -35,18 +36,6 @@ for _ in range(30):
 dist.destroy_process_group()
 """
 
-
-def two_free_ports():
-    """The first of two neighbours."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = first.getsockname()[1]
-            try:
-                second.bind(("127.0.0.1", port + 1))
-                return port
-            except (OSError, OverflowError):
-                pass
 
 
 class RunTraceTest(JobTest):
@@ -147,7 +136,7 @@ class RunTraceTest(JobTest):
     # Several machines.
     def two_machines(self, *options, first=()):
         """What each said, the first machine's last, and the port of their store. `first`: its own options."""
-        port = two_free_ports()
+        port = free_port(neighbours=1)
         machine = ["--trace", "--nnodes", "2", "--rdzv", f"127.0.0.1:{port}", *options]
         jobs = [self.start(*self.words(2, *machine, *own, "--node-rank", str(k), output=f"node{k}")) for k, own in ((1, ()), (0, first))]
         said = [job.communicate(timeout=PATIENCE_S)[1] for job in jobs]

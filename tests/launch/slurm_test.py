@@ -20,8 +20,8 @@ import time
 
 import launchers_test as launchers
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "runtime"))
-from recover_nodes_test import free_port  # noqa: E402
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from ports import free_port  # noqa: E402
 
 CONVOY, TRAIN, SCRIPT = map(os.path.abspath, sys.argv[1:4])
 PATIENCE_S = 90
@@ -42,7 +42,7 @@ class Job:
         self.cluster, self.folder = cluster, folder / name
         self.folder.mkdir()
         settings = {"RUN_DIR": str(self.folder), "RANKS_PER_NODE": "2", "SPARES": "0", "CONVOY": str(folder / "convoy"),
-                    "RDZV": f"127.0.0.1:{free_port()}", "CONVOY_ADDRESS": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+                    "RDZV": f"127.0.0.1:{free_port(neighbours=2)}", "CONVOY_ADDRESS": "127.0.0.1", "OMP_NUM_THREADS": "1"}
         self.log = self.folder / "log"
         self.id = cluster.ask("sbatch", "--parsable", f"--output={self.log}", SCRIPT, *program,
                               **settings).strip()

@@ -6,18 +6,15 @@ one-process run to 1e-3. Checks the examples, and that the launchers' contracts 
 """
 import pathlib
 import re
-import socket
 import subprocess
 import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from ports import free_port  # noqa: E402
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
 STEPS = "20"
 
-
-def free_port() -> str:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return str(s.getsockname()[1])
 
 
 def final_loss(name: str, command: list[str]) -> float:
@@ -33,7 +30,7 @@ def final_loss(name: str, command: list[str]) -> float:
 
 def check(convoy: str, path: pathlib.Path) -> None:
     script = [str(path), "--steps", STEPS]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
     alone = final_loss(f"{path.name} alone", [sys.executable, *script])
     others = {
         "torchrun": [*torchrun, *script],

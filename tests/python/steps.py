@@ -13,11 +13,13 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from ports import free_port  # noqa: E402
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 RANKS, STEPS, AT = 4, 40, 12  # the fault comes once AT steps are done
@@ -136,11 +138,6 @@ def work(folder: pathlib.Path, backend: str, how: str) -> None:
 
 # --- the test ---
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
 
 class Run:
     """One job of workers; each of `machines` has its own launcher, on this one."""
@@ -157,7 +154,7 @@ class Run:
             return
         launcher = [*(torchrun or []), convoy, "run", "-n", str(RANKS // machines), "--spares", str(spares),
                     *(["--rehearse"] if "nccl" in backend else [])]
-        several = ["--nnodes", str(machines), "--rdzv", f"127.0.0.1:{free_port()}"] if machines > 1 else []
+        several = ["--nnodes", str(machines), "--rdzv", f"127.0.0.1:{free_port(neighbours=2)}"] if machines > 1 else []
         self.jobs = [self._start([*launcher, *several, *(["--node-rank", str(k)] if several else []), "--output",
                                   str(self.folder / ("out" if k == 0 else f"out{k}")), "--", sys.executable, *worker], k)
                      for k in range(machines)]

@@ -11,14 +11,16 @@ import pathlib
 import re
 import shutil
 import signal
-import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 import urllib.request
 
-from recover_test import CONVOY, Run, kill, prepare_text
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from ports import free_port  # noqa: E402
+from recover_test import CONVOY, Run, kill, prepare_text  # noqa: E402
 
 MESH = "dp=4"
 
@@ -54,11 +56,6 @@ class Listener:
         self.released.set()
         self.server.shutdown()
 
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def check_metrics(text: str) -> dict[str, float]:

@@ -15,8 +15,9 @@ import sys
 import tempfile
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from recover_nodes_test import FOR_EVER, RANKS, REPLICAS, Job, Machine, free_port, training  # noqa: E402
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from ports import free_port  # noqa: E402
+from recover_nodes_test import FOR_EVER, RANKS, REPLICAS, Job, Machine, training  # noqa: E402
 from recover_test import CONVOY, NUMBERS, prepare_text  # noqa: E402
 
 

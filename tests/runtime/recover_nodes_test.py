@@ -17,6 +17,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from certificate import make_certificate  # noqa: E402
+from ports import free_port  # noqa: E402
 from recover_test import NUMBERS, Run, prepare_text  # noqa: E402
 
 STEPS, AT = 60, 8  # of a run; the fault comes after this one
@@ -24,21 +25,6 @@ MESH = "tp=2,pp=2,dp=2"  # each machine has a stage of the pipeline
 REPLICAS = "tp=2,pp=2,dp=2,order=tp-pp-dp"  # each machine has all of the model
 RANKS = 4  # of a machine
 FOR_EVER = 100000  # steps
-
-
-def free_port() -> int:
-    """One whose two neighbours are free, too."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        try:
-            for near in (port, port + 1, port + 2):
-                with socket.socket() as other:
-                    other.bind(("127.0.0.1", near))
-            return port
-        except (OSError, OverflowError):
-            continue
 
 
 class Machine(Run):
@@ -105,7 +91,7 @@ class Job:
     def __init__(self, folder: pathlib.Path, name: str, launcher: list[str] = (), steps: int = STEPS, mesh: str = MESH, options: list[str] = (),
                  own: tuple = ((), ()), common: bool = False):
         """`own`: options of each launcher; `common`: all know the job by one name."""
-        port = free_port()
+        port = free_port(neighbours=2)
         self.machines = [Machine(folder, name, number, port, mesh, [*launcher, *own[number]],
                                  [o.format(folder=folder / name) for o in options], steps, common) for number in (0, 1)]
         self.first, self.second = self.machines
@@ -185,6 +171,8 @@ def training(job: Job, step: int = AT) -> Job:
     """Once it has done some steps, and both machines have reached the supervisor: until then a death ends the job."""
     job.await_step(step)
     job.await_ranks()
+    seen = job.second.status()  # over the line on which it was told before that all are there
+    assert seen is not None and len(seen["ranks"]) == 2 * RANKS, f"the second machine is not answered: {seen}\n{job.text()}"
     return job
 
 
@@ -253,8 +241,6 @@ def check(fault, folder: pathlib.Path, reference: dict) -> None:
     mesh, launcher, *options = FAULTS[fault]
     job = Job(folder, fault.__name__, launcher, mesh=mesh, options=sum(options, []))
     training(job)
-    seen = job.second.status()
-    assert seen is not None and len(seen["ranks"]) == 2 * RANKS, f"the second machine is not answered: {seen}\n{job.text()}"
     expected = fault(job)
     counts = job.ranks_after_recovery()
     job.end(expected.get("codes", (0, 0)))
@@ -275,8 +261,7 @@ def check(fault, folder: pathlib.Path, reference: dict) -> None:
 
 def no_room(folder: pathlib.Path) -> None:
     """A machine is lost and the other one has no spares: the job ends, and says why."""
-    job = Job(folder, "no-room", steps=FOR_EVER)
-    job.await_step(3)
+    job = training(Job(folder, "no-room", steps=FOR_EVER), 3)
     job.second.kill()
     job.end((69, -signal.SIGKILL))
     assert "no machine that is left has room" in job.first.text(), job.text()
@@ -285,8 +270,7 @@ def no_room(folder: pathlib.Path) -> None:
 
 def the_first_machine(folder: pathlib.Path) -> None:
     """It has the supervisor: the second one ends, too, after a while, and says so."""
-    job = Job(folder, "first", steps=FOR_EVER)
-    job.await_step(3)
+    job = training(Job(folder, "first", steps=FOR_EVER), 3)
     job.first.kill()
     begin = time.monotonic()
     job.end((-signal.SIGKILL, 69))
@@ -296,8 +280,7 @@ def the_first_machine(folder: pathlib.Path) -> None:
 
 def ended_by_hand(folder: pathlib.Path) -> None:
     """Ctrl-C on one machine ends both."""
-    job = Job(folder, "by-hand", steps=FOR_EVER)
-    job.await_step(3)
+    job = training(Job(folder, "by-hand", steps=FOR_EVER), 3)
     begin = time.monotonic()
     job.second.job.send_signal(signal.SIGINT)
     job.end((130, 130))

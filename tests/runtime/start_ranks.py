@@ -3,16 +3,16 @@
 launcher that starts no agent, for tests that start their own.
 """
 import os
-import socket
+import pathlib
 import subprocess
 import sys
 
-with socket.socket() as probe:
-    probe.bind(("127.0.0.1", 0))
-    port = probe.getsockname()[1]
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from ports import free_port  # noqa: E402
+
 ranks = int(os.environ["RANKS"])
 environment = {**os.environ, "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1",
-               "MASTER_PORT": str(port)}
+               "MASTER_PORT": str(free_port())}
 processes = [subprocess.Popen(sys.argv[1:], env={**environment, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(ranks)]
 codes = [process.wait() for process in processes]
 sys.exit(next((code for code in codes if code), 0))

@@ -14,25 +14,21 @@ import os
 import pathlib
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 
-from train_resume_test import CONVOY, ENVIRONMENT, STEPS, job, result, run, same, steps_in
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from ports import free_port  # noqa: E402
+from train_resume_test import CONVOY, ENVIRONMENT, STEPS, job, result, run, same, steps_in  # noqa: E402
 
 PATIENCE_S = 120
 MESH = "tp=2,dp=2"
 NODES, RANKS = 2, 2  # ranks: of a machine
+FOR_EVER = 100000  # steps
 SLOW = ["--checkpoint-replica-bandwidth", "8MiB"]  # some tenths of a second for a save
 _numbers = itertools.count()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Machine:
@@ -52,9 +48,9 @@ class Machine:
     def log(self) -> pathlib.Path:
         return self.folder / f"agent-{self.mark}.log"
 
-    def start(self, generation: int, port: int, *options: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
+    def start(self, generation: int, port: int, *options: str, launcher: tuple[str, ...] = (), steps: int = STEPS) -> subprocess.Popen:
         given = ["--env", f"CONVOY_AGENT={self.agent}"] if self.agent else []
-        words = job(self.folder, MESH, "--checkpoint", str(self.folder / "checkpoints"), "--checkpoint-every", "1", *options)
+        words = job(self.folder, MESH, "--checkpoint", str(self.folder / "checkpoints"), "--checkpoint-every", "1", *options, steps=steps)
         command = [CONVOY, "run", "-n", str(RANKS), "--nnodes", str(NODES), "--node-rank", str(self.number), "--rdzv",
                    f"127.0.0.1:{port}", "--mesh", MESH, "--no-prefix", "--output",
                    str(self.folder / f"out-{self.number}-{generation}"), *launcher, *given, *words[words.index("--"):]]
@@ -117,7 +113,7 @@ def lost_machine(folder: pathlib.Path, reference: dict, agents: bool, options: l
     make_place(folder)
     machines = [Machine(folder, number, agents) for number in range(NODES)]
     try:
-        port = free_port()
+        port = free_port(neighbours=2)
         jobs = [machine.start(0, port, *options, *SLOW, launcher=("--no-recover",)) for machine in machines]
         wait_until("a save", lambda: far_enough(machines[0]) >= STEPS // 3, jobs)
         saved = far_enough(machines[0])
@@ -127,7 +123,7 @@ def lost_machine(folder: pathlib.Path, reference: dict, agents: bool, options: l
         assert re.search("lost the connection to rank [23]", lost[0].stderr), lost[0].stderr  # whom it missed
         machines[1].end()
         machines[1] = Machine(folder, 1, agents)
-        port = free_port()
+        port = free_port(neighbours=2)
         resumed = all_went_well([machine.start(1, port, *options) for machine in machines])
         assert f"in {place}, saved by {NODES * RANKS} ranks" in resumed.stderr, resumed.stderr
         assert STEPS > result(resumed)["resumed_from"] >= saved, (resumed.stderr, saved)
@@ -143,7 +139,7 @@ def goes_on_with_one_machine(folder: pathlib.Path, reference: dict) -> None:
     place = make_place(folder / "alone")
     machines = [Machine(place, number, False) for number in range(NODES)]
     try:
-        port = free_port()
+        port = free_port(neighbours=2)
         jobs = [machine.start(0, port, "--checkpoint-replicas", "1,1", *SLOW) for machine in machines]
         wait_until("a save", lambda: max(steps_in(place / "checkpoints"), default=0) >= STEPS // 3, jobs)
         machines[1].lose()
@@ -164,6 +160,27 @@ def newest_in_peers(machine: Machine) -> int:
     return max(map(int, re.findall(r"checkpoint step (\d+) is in the memory of peers", machine.log().read_text())), default=0)
 
 
+def copies_again_when_it_is_back(folder: pathlib.Path, _: dict) -> None:
+    """As before, and the lost machine comes back: what is saved from then on is in both machines' memory again."""
+    place = make_place(folder / "back")
+    machines = [Machine(place, number, True) for number in range(NODES)]
+    port, options = free_port(neighbours=2), ["--checkpoint-replicas", "1,1"]
+    try:
+        jobs = [machine.start(0, port, *options, steps=FOR_EVER) for machine in machines]
+        wait_until("a copy", lambda: newest_in_peers(machines[0]) > 0, jobs)
+        machines[1].lose()
+        jobs.pop().communicate()
+        # Alone, it saves in the folder, and nothing more comes to peers' memory.
+        wait_until("two saves of one machine", lambda: max(steps_in(place / "checkpoints"), default=0) >= newest_in_peers(machines[0]) + 2, jobs)
+        alone = max(steps_in(place / "checkpoints"))
+        machines.append(Machine(place, 1, True))
+        jobs.append(machines[-1].start(0, port, *options, steps=FOR_EVER))
+        wait_until("a copy after the return", lambda: newest_in_peers(machines[0]) > alone, jobs)
+    finally:
+        for machine in machines:
+            machine.end()
+
+
 def goes_on_from_peer_memory(folder: pathlib.Path, reference: dict) -> None:
     """Agents of their own outlive the launchers. Only step 1 goes to the folder."""
     lost_machine(folder / "peers", reference, True, ["--checkpoint-replicas", "1,1", "--checkpoint-disk-every", "1000"], newest_in_peers,
@@ -181,7 +198,7 @@ def too_many_pieces(folder: pathlib.Path, reference: dict) -> None:
     folder = folder / "pieces"
     make_place(folder)
     machines = [Machine(folder, number, False) for number in range(NODES)]
-    port = free_port()
+    port = free_port(neighbours=2)
     done = ended([machine.start(0, port, "--checkpoint-replicas", "2,1") for machine in machines])
     assert [one.returncode for one in done] == [64] * NODES, [one.stderr for one in done]
     assert "--checkpoint-replicas 2,1 needs 3 machines" in done[0].stderr, done[0].stderr
@@ -193,7 +210,7 @@ def main() -> int:
         (folder / "text.txt").write_text("".join(f"{i} sheep and {i * i} stars went by the sea.\n" for i in range(900)))
         run([CONVOY, "data", "prepare", str(folder / "text.txt"), "-o", str(folder / "text.tokens")])
         reference = result(run(job(folder, "dp=1")))
-        for test in (too_many_pieces, goes_on_with_one_machine, goes_on_from_peer_memory, goes_on_from_the_folder):
+        for test in (too_many_pieces, goes_on_with_one_machine, copies_again_when_it_is_back, goes_on_from_peer_memory, goes_on_from_the_folder):
             print(test.__name__, flush=True)
             test(folder, reference)
     return 0
