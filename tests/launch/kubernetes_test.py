@@ -202,6 +202,9 @@ class Start:
     def end(self):
         return [pod.end() for pod in self.pods]
 
+    def await_ready(self):
+        self.wait_until("readiness", lambda: [self.manifest.probe(index) for index in range(len(self.pods))] == [0] * len(self.pods))
+
     def resumed_from(self):
         found = re.search(r"resumed from step (\d+) ", self.text())
         return int(found.group(1)) if found else 0
@@ -213,7 +216,7 @@ class Start:
 def evicted_and_lost(manifest, alone):
     first = Start(manifest, alone)
     newest = first.await_step(12)
-    first.wait_until("readiness", lambda: [manifest.probe(index) for index in (0, 1)] == [0, 0])
+    first.await_ready()
     first.pods[1].send(signal.SIGTERM)
     codes = first.end()
     assert codes == [143, 143] and all(manifest.restarts(code) for code in codes), f"{codes}\n{first.text()}"
@@ -223,7 +226,7 @@ def evicted_and_lost(manifest, alone):
     second.wait_until("another start", second.resumed_from)
     assert second.resumed_from() >= (newest - 1) // SAVE_EVERY * SAVE_EVERY, f"step {newest} was done\n{second.text()}"
     newest = second.await_step(newest + 12)
-    second.wait_until("readiness", lambda: [manifest.probe(index) for index in (0, 1)] == [0, 0])
+    second.await_ready()
     second.pods[1].send(signal.SIGKILL)
     codes = second.end()  # of the second one: unshare's, which makes an error of it
     assert codes[0] == 69 and manifest.restarts(69) and manifest.restarts(137), f"{codes}\n{second.text()}"

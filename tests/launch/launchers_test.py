@@ -87,7 +87,6 @@ def under_mpirun(worker, _):
     check(run(["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", str(RANKS), worker]), "mpirun", "127.0.0.1")
 
 
-
 class Slurm:
     """A Slurm cluster of this machine alone, with one slurmd for each of its nodes."""
 
@@ -130,7 +129,8 @@ SchedulerParameters=sched_interval=1,bf_interval=1
         (self.folder / "munge.key").write_bytes(os.urandom(1024))
         os.chmod(self.folder / "munge.key", 0o400)
         self.config = self.folder / "slurm.conf"
-        controller, *ports = [free_port() for _ in range(1 + nodes)]
+        controller = free_port(neighbours=nodes)
+        ports = range(controller + 1, controller + 1 + nodes)
         self.config.write_text(self.CONFIG.format(host=self.host, folder=folder, controller_port=controller)
                                + "".join(self.NODE.format(name=n, host=self.host, port=p) for n, p in zip(self.nodes, ports))
                                + self.PARTITION.format(names=",".join(self.nodes)))

@@ -37,7 +37,6 @@ dist.destroy_process_group()
 """
 
 
-
 class RunTraceTest(JobTest):
     said = ""  # by the last job
 

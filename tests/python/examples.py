@@ -16,7 +16,6 @@ EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
 STEPS = "20"
 
 
-
 def final_loss(name: str, command: list[str]) -> float:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     losses = re.findall(rf"step +{STEPS} +loss ([0-9.]+)", done.stdout)

@@ -57,7 +57,6 @@ class Listener:
         self.server.shutdown()
 
 
-
 def check_metrics(text: str) -> dict[str, float]:
     """By name and labels but the job's."""
     if shutil.which("promtool"):

@@ -86,7 +86,8 @@ class EtcdServer:
     """An etcd of one member, in a folder of the test's."""
 
     def __init__(self, folder: pathlib.Path):
-        self.folder, self.port, self.peer = folder / "etcd", free_port(), free_port()
+        self.folder, self.port = folder / "etcd", free_port(neighbours=1)
+        self.peer = self.port + 1
         self.start()
 
     def start(self) -> None:

@@ -6,14 +6,15 @@ import os
 import pathlib
 import select
 import signal
-import socket
 import subprocess
 import sys
 import time
 import traceback
 import urllib.request
 
-from training import MESHES, SIZE, Training
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+from ports import free_port  # noqa: E402
+from training import MESHES, SIZE, Training  # noqa: E402
 
 
 def die_with_parent() -> None:
@@ -95,9 +96,7 @@ class Ranks:
         self.codes: dict[int, int] = {}  # of those that have ended; -9: by signal 9
         self.pids: list[int] = []
         self.steps = memoryview(mmap.mmap(-1, 8 * SIZE)).cast("q")
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
-        given = {"WORLD_SIZE": SIZE, "LOCAL_WORLD_SIZE": SIZE, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+        given = {"WORLD_SIZE": SIZE, "LOCAL_WORLD_SIZE": SIZE, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(),
                  "CONVOY_JOB_ID": f"real-{os.getpid()}", "TORCH_FR_BUFFER_SIZE": 0}
         go, gone = os.pipe()
         sys.stdout.flush()
