@@ -27,8 +27,6 @@ set(CONVOY_COLD_CODE -O1)
 
 if(CONVOY_SANITIZE)
   set(CONVOY_COLD_CODE -O0)
-  # What the address sanitizer sees by itself is not checked twice.
-  add_compile_options(-fsanitize=${CONVOY_SANITIZE} -fno-sanitize=null,object-size,pointer-overflow -fno-omit-frame-pointer
-                      -fno-sanitize-recover=all)
+  add_compile_options(-fsanitize=${CONVOY_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${CONVOY_SANITIZE})
 endif()
